@@ -1,0 +1,25 @@
+# Two commands do all the set-up: `make demo` and `make test`. Each makes its own .venv first.
+PYTHON ?= python3
+RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+READY := .venv/ready
+
+.PHONY: demo test soak
+
+demo: $(READY)
+	.venv/bin/python train.py --out $(RUN)
+	.venv/bin/python sample.py $(RUN) --num-steps 1 --out $(RUN)/one-step.png
+	.venv/bin/python sample.py $(RUN) --num-steps 4 --out $(RUN)/four-steps.png
+	.venv/bin/python sample.py $(RUN) evaluate
+
+test: $(READY)
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/python -m pytest
+
+soak: $(READY)
+	.venv/bin/python -m pytest -m slow
+
+$(READY): requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet -r requirements.txt
+	touch $(READY)

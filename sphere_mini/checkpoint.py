@@ -1,0 +1,65 @@
+"""The run folder: made once, saved to as training goes, resumed from."""
+
+import dataclasses
+import itertools
+import os
+from pathlib import Path
+
+import torch
+
+from .errors import UserError, reading, require
+from .model import config_from_dict
+from .presets import Recipe
+from .training import TrainState, new_state
+
+STATE_FILE, METRICS_FILE, SAMPLES_FOLDER = "last.pt", "metrics.jsonl", "samples"
+STATE_PARTS = ("model", "ema", "optimizer")
+
+
+def free_path(path: Path) -> Path:
+    """`path`, or the first of path-2, path-3 ... that does not exist."""
+    names = (f"{path.stem}-{k}{path.suffix}" for k in itertools.count(2))
+    return path if not path.exists() else next(path.with_name(n) for n in names if not path.with_name(n).exists())
+
+
+def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:
+    """Where to write: `out` if given, which must not exist yet, else a free path like `default`.
+
+    Makes its parent folders or, where `subfolder` is given, the path itself as a folder with this one in it.
+    """
+    path = Path(out) if out else free_path(default)
+    require(not path.exists(), f"{path} exists already; choose another --out, nothing is written over")
+    try:
+        (path / subfolder if subfolder else path.parent).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be made ({error.strerror}); choose another --out") from error
+    return path
+
+
+def new_run_folder(out: str | None, recipe: Recipe) -> Path:
+    """A new run folder, `out` or runs/<dataset>-<model>[-2, -3 ...], with its folder for samples."""
+    return claim_path(out, Path("runs") / f"{recipe.dataset}-{recipe.model}", SAMPLES_FOLDER)
+
+
+def save_run(folder: Path, state: TrainState, recipe: Recipe) -> None:
+    """Write the averaged weights for use, and `last.pt` with everything that resuming needs."""
+    state.ema.save_pretrained(folder, training=dataclasses.asdict(recipe) | {"step": state.step})
+    config, recipe_fields = dataclasses.asdict(state.model.config), dataclasses.asdict(recipe)
+    content = {"step": state.step, "recipe": recipe_fields, "config": config}
+    content |= {name: getattr(state, name).state_dict() for name in STATE_PARTS}
+    temporary = folder / (STATE_FILE + ".tmp")
+    torch.save(content, temporary)
+    os.replace(temporary, folder / STATE_FILE)  # whole or not at all
+
+
+def load_run(folder: Path, device: torch.device) -> tuple[TrainState, Recipe]:
+    """The state and the recipe of a run; `UserError` where there is none or it cannot be read."""
+    path = folder / STATE_FILE
+    with reading(path):
+        content = torch.load(path, map_location=device, weights_only=True)
+        recipe = Recipe(**content["recipe"])
+        state = new_state(recipe, config_from_dict(content["config"]), device)
+        for name in STATE_PARTS:
+            getattr(state, name).load_state_dict(content[name])
+        state.step = content["step"]
+    return state, recipe

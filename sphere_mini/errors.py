@@ -1,0 +1,55 @@
+"""What a user can get wrong ends in one clear sentence and exit code 2; our own mistakes keep their traceback."""
+
+import argparse
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from safetensors import SafetensorError
+
+FORMAT_ERRORS = (SafetensorError, pickle.UnpicklingError)
+
+
+class UserError(ValueError):
+    """Something that the user can mend. The message is one sentence that says what to do."""
+
+
+def require(condition: bool, problem: str) -> None:
+    """Raise `UserError` with the problem unless the condition holds."""
+    if not condition:
+        raise UserError(problem)
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` without abbreviations, whose complaints are `UserError`s instead of a usage page."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `python {self.prog} --help` lists what there is")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while `path` is read and understood becomes one `UserError` that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; pass a run folder of train.py or a model folder") from None
+    except (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, *FORMAT_ERRORS) as error:
+        lines = [line.strip() for line in str(error).splitlines() if not line.startswith("Error(s)")]
+        reason = lines[0] if lines else type(error).__name__
+        raise UserError(f"{path} cannot be used ({reason}); restore it from a copy") from error
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's `main`; a `UserError` becomes one line on stderr and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,60 @@
+"""Measures of quality: PSNR, the Fréchet formula, and the judge of the handwritten digits."""
+
+from functools import cache
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.svm import SVC
+from torch import Tensor
+
+from .data import DIGIT_MAX
+
+JUDGE_GAMMA = 0.256
+
+
+def psnr(x: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, (B,), of images (B, 3, H, W) in [0, 1]."""
+    return -10 * (x - target).square().flatten(1).mean(1).clamp(min=1e-12).log10()
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Fréchet distance |μa - μb|² + tr(Ca + Cb - 2·√(Ca·Cb)) of Gaussians fitted to features (n, F), (m, F)."""
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    values, vectors = np.linalg.eigh(cov_a)
+    root_a = vectors * np.sqrt(values.clip(min=0)) @ vectors.T
+    # tr √(Ca·Cb) = tr √(√Ca·Cb·√Ca), whose matrix is symmetric: well behaved also where Ca is singular
+    cross = np.sqrt(np.linalg.eigvalsh(root_a @ cov_b @ root_a).clip(min=0)).sum()
+    return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a + cov_b) - 2 * cross)
+
+
+def digit_pixels(images: Tensor) -> np.ndarray:
+    """Images (B, 3, 8, 8) in [0, 1] → channel-averaged pixels (B, 64) in [0, 1]."""
+    return images.mean(1).flatten(1).double().cpu().numpy()
+
+
+@cache
+def digits_judge() -> tuple[SVC, np.ndarray, np.ndarray]:
+    """A support vector machine fitted on all real digits, and these: pixels (1797, 64) in [0, 1] and labels."""
+    digits = load_digits()
+    pixels = digits.data / DIGIT_MAX
+    return SVC(gamma=JUDGE_GAMMA).fit(pixels, digits.target), pixels, digits.target
+
+
+def within_class_deviation(pixels: np.ndarray, labels: np.ndarray) -> float:
+    """Root mean variance of a pixel within its class: near 0 shows a collapsed model that draws one image a class."""
+    return float(np.sqrt(np.mean([pixels[labels == label].var(axis=0).mean() for label in np.unique(labels)])))
+
+
+def judge_digits(images: Tensor, labels: Tensor) -> dict[str, float]:
+    """What the judge says of samples (B, 3, 8, 8) in [0, 1] that should show `labels` (B,).
+
+    `agreement` (share recognised), `frechet` (pixel Fréchet distance to the real digits, pixels in [-1, 1]),
+    `deviation` (within-class deviation of pixels in [0, 1]).
+    """
+    judge, real, _ = digits_judge()
+    pixels, labels = digit_pixels(images), labels.cpu().numpy()
+    return {
+        "agreement": float((judge.predict(pixels) == labels).mean()),
+        "frechet": frechet_distance(2 * pixels - 1, 2 * real - 1),
+        "deviation": within_class_deviation(pixels, labels),
+    }

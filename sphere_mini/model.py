@@ -1,0 +1,176 @@
+"""The model: its configuration, the size table, `SphereEncoder` with `encode` and `decode`, saving and loading."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .errors import UserError, reading, require
+from .vit import ViT, build_decoder, build_encoder
+
+SIZES = {  # name: (width, depth, num_heads); s to g are the paper's, the smaller ones ours for CPUs and classrooms
+    "nano": (64, 4, 4),
+    "tiny": (128, 4, 4),
+    "s": (512, 8, 8),
+    "b": (768, 12, 12),
+    "l": (1024, 24, 16),
+    "xl": (1152, 28, 16),
+    "h": (1280, 32, 16),
+    "g": (1664, 40, 16),
+}
+PIXEL_HEADS = ("conv", "linear")
+HUB_PREFIX = "hf://"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class SphereConfig:
+    """Everything that fixes the network. Raises `UserError` where the numbers do not fit together.
+
+    image_size and patch_size are in pixels; num_classes = 0 means unconditional; alpha_max_deg is the largest noise
+    angle of training and sampling, in degrees; class_names are for people and may be left empty.
+    """
+
+    image_size: int = 32
+    patch_size: int = 2
+    width: int = 512
+    depth: int = 8
+    num_heads: int = 8
+    latent_channels: int = 8
+    num_classes: int = 10
+    mixer_depth: int = 2
+    pixel_head: str = "conv"
+    alpha_max_deg: float = 80.0
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ["image_size", "patch_size", "width", "depth", "num_heads", "latent_channels"]:
+            require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
+        require(min(self.num_classes, self.mixer_depth) >= 0, "num_classes and mixer_depth must be 0 or more")
+        size, patch, heads = self.image_size, self.patch_size, 4 * self.num_heads
+        near = " or ".join(str(fit) for fit in (size - size % patch, size - size % patch + patch) if fit)
+        require(size % patch == 0, f"image size {size} is not divisible by patch size {patch}; try {near}")
+        require(self.width % heads == 0, f"width {self.width} must be a multiple of {heads}, 4 times num_heads")
+        require(0 < self.alpha_max_deg < 90, f"alpha_max_deg must lie between 0 and 90, not {self.alpha_max_deg}")
+        require(self.pixel_head in PIXEL_HEADS, f"pixel_head must be conv or linear, not {self.pixel_head!r}")
+        names = len(self.class_names)
+        require(names in (0, self.num_classes), f"{names} class names were given for {self.num_classes} classes")
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        """(N, D) of one latent: tokens, and channels per token."""
+        return (self.image_size // self.patch_size) ** 2, self.latent_channels
+
+    @property
+    def sigma_max(self) -> float:
+        """Largest noise strength, tan(alpha_max)."""
+        return math.tan(math.radians(self.alpha_max_deg))
+
+    @property
+    def null_label(self) -> int:
+        """Row of the embedding table that stands for "no class"."""
+        return self.num_classes
+
+
+class SphereEncoder(nn.Module):
+    """Autoencoder whose spherified latents are uniform on a sphere (Yue et al., 2026).
+
+    `encode` gives raw latents; `spherify` them before `decode`. State-dict keys are those of published checkpoints.
+    """
+
+    def __init__(self, config: SphereConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder = build_encoder(config), build_decoder(config)
+        initialize(self)
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Images x (B, 3, H, W) in [-1, 1] and labels y (B,) → raw latents z (B, N, D).
+
+        y None with classes means the null label; without classes y is not used.
+        """
+        return self.encoder(x, self._embed(self.encoder, y, len(x)))
+
+    def decode(self, v: Tensor, y: Tensor | None = None) -> Tensor:
+        """Points on the sphere v (B, N, D) and labels y (B,) → images (B, 3, H, W) in [-1, 1]; y as in `encode`."""
+        return self.decoder(v, self._embed(self.decoder, y, len(v)))
+
+    def _embed(self, vit: ViT, y: Tensor | None, batch_size: int) -> Tensor | None:
+        """Class embeddings (B, width) from one end's own table, or None without classes."""
+        if not self.config.num_classes:
+            return None
+        if y is None:
+            y = torch.full((batch_size,), self.config.null_label, device=vit.pos_embed.device)
+        return vit.y_embedder(y)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encoder.pos_embed.device
+
+    def save_pretrained(self, folder: str | Path, **extra: Any) -> None:
+        """Write `model.safetensors` and `config.json` (the config's fields, and `extra` JSON values) into `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), folder / WEIGHTS_FILE)
+        (folder / CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(self.config) | extra, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "SphereEncoder":
+        """Load a run folder, a model folder or "hf://owner/name": in eval mode, float32, on the CPU.
+
+        Raises `UserError` where the folder or a file in it is missing, cut short or of another shape.
+        """
+        folder = local_folder(folder)
+        with reading(folder / CONFIG_FILE):
+            model = cls(config_from_dict(json.loads((folder / CONFIG_FILE).read_text())))
+        with reading(folder / WEIGHTS_FILE):
+            model.load_state_dict(load_file(folder / WEIGHTS_FILE))  # fp16 files load into the float32 model
+        return model.eval()
+
+
+def initialize(model: SphereEncoder) -> None:
+    """The paper's initialization, in place: both ends give exactly zero at first, the latent input is amplified."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            if ".adaLN_modulation." in name or name.endswith(".ffn.linear"):
+                nn.init.zeros_(module.weight)
+            elif name.startswith("decoder.x_embedder"):
+                nn.init.normal_(module.weight)
+            else:
+                nn.init.xavier_uniform_(module.weight)
+        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            gain = 0.01 if name.startswith("decoder.out") else 1.0
+            nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1), gain=gain)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.bias)
+
+
+def local_folder(folder: str | Path) -> Path:
+    """The folder itself, or the local copy of "hf://owner/name"; raises `UserError` where there is none."""
+    if not str(folder).startswith(HUB_PREFIX):
+        require(Path(folder).is_dir(), f"there is no folder {folder}; pass a run folder of train.py or a model folder")
+        return Path(folder)
+    from huggingface_hub import snapshot_download  # here, since nothing else needs it and it is slow to import
+
+    try:
+        return Path(snapshot_download(folder.removeprefix(HUB_PREFIX), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    except Exception as error:  # the hub's own errors, and those of any network layer below it
+        advice = f"check the name and the network, or pass a local folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
+        raise UserError(f"{folder} could not be fetched ({type(error).__name__}); {advice}") from error
+
+
+def config_from_dict(values: dict[str, Any]) -> SphereConfig:
+    """A configuration from JSON values, of which those that are no fields of it (on the training) are left alone."""
+    names = {field.name for field in dataclasses.fields(SphereConfig)}
+    missing = sorted(names - values.keys())
+    require(not missing, f"it lacks {', '.join(missing)}")
+    return SphereConfig(**{name: values[name] for name in names} | {"class_names": tuple(values["class_names"])})

@@ -1,0 +1,101 @@
+"""The geometry of the method: pure functions of tensors.
+
+A latent `v` of shape (B, N, D) is one point on one sphere in L = N·D dimensions: its root mean square is 1, so its
+radius is √L. Gaussian noise `e` of the same shape is nearly perpendicular to `v` and as long, so adding `sigma·e`
+tilts `v` by the angle atan(sigma). Everything here is computed in at least float32, whatever autocast says.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+EPS = 1e-6  # inside the root: a latent of all zeros maps to zeros, not to NaN
+HARD_EXTRA_DEG = 5.0  # hard cases reach this far beyond alpha_max ...
+HARD_LIMIT_DEG = 89.0  # ... but never to 90 degrees, where sigma is infinite
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x itself in float32 or float64, anything smaller as float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def spherify(z: Tensor) -> Tensor:
+    """Project raw latents onto the sphere: f(z) = z / sqrt(mean(z²) + 1e-6) (the paper's spherify).
+
+    z: (B, ...), any floating dtype. Returns the same shape with RMS 1 per sample, in at least float32. The mean runs
+    over all dimensions but the batch: one global sphere, not one per token.
+    """
+    z = at_least_float32(z)
+    return z * torch.rsqrt(z.square().mean(dim=tuple(range(1, z.dim())), keepdim=True) + EPS)
+
+
+def random_point(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+    """Points uniform on the sphere, of shape (B, ...), on the generator's device: f(e), e ~ N(0, I)."""
+    device = generator.device if generator else None
+    return spherify(torch.randn(shape, generator=generator, device=device))
+
+
+def sigma_from_angle(alpha_deg: float) -> float:
+    """Noise strength that tilts a latent by `alpha_deg` degrees, in [0°, 90°): sigma = tan(alpha)."""
+    return math.tan(math.radians(alpha_deg))
+
+
+def angle_from_sigma(sigma: float) -> float:
+    """The angle in degrees by which noise of strength `sigma` tilts a latent: alpha = atan(sigma)."""
+    return math.degrees(math.atan(sigma))
+
+
+def angle_between(u: Tensor, v: Tensor) -> Tensor:
+    """Angle in degrees, (B,), between latents u and v of shape (B, ...), each taken as one long vector.
+
+    2·atan2(|û - v̂|, |û + v̂|), which unlike acos is exact for small angles too.
+    """
+    u, v = spherify(u).flatten(1), spherify(v).flatten(1)
+    return torch.rad2deg(2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1)))
+
+
+def perturb(v: Tensor, sigma: Tensor | float, e: Tensor) -> Tensor:
+    """Tilt a point by noise and return to the sphere: f(v + sigma·e) (the paper's v_NOISY).
+
+    v, e: (B, N, D); sigma: a number or (B,). sigma = 0 returns v to 1e-6.
+    """
+    if isinstance(sigma, Tensor):
+        sigma = sigma.view(-1, *[1] * (v.dim() - 1))
+    return spherify(v + sigma * e)
+
+
+def jitter(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
+    """Stratified noise levels r in [0, 1], shape (B,), shuffled (the paper's jittered sigma).
+
+    Exactly one 0, exactly one 1, and one draw in each of B-2 equal strata between them, so that every batch sees the
+    whole range. Uniform in sigma = r·sigma_max, hence not in the angle. B = 1 is a plain uniform draw.
+    """
+    device = generator.device if generator else None
+    if batch_size == 1:
+        return torch.rand(1, generator=generator, device=device)
+    strata = batch_size - 2
+    u = torch.rand(strata, generator=generator, device=device).clamp_(min=1e-3)  # keeps the 0 above the only 0
+    inner = (torch.arange(strata, device=device) + u) / max(strata, 1)
+    r = torch.cat([torch.tensor([0.0, 1.0], device=device), inner.clamp_(max=1 - 2**-24)])
+    return r[torch.randperm(batch_size, generator=generator, device=device)]
+
+
+def hard_band(alpha_max_deg: float) -> float:
+    """Upper end of the hard cases' noise level: r in [1, tan(alpha_hard) / tan(alpha_max)].
+
+    alpha_hard = min(alpha_max + 5°, 89°); for alpha_max = 80° that is 85° and a ratio of about 2.02.
+    """
+    alpha_hard_deg = max(alpha_max_deg, min(alpha_max_deg + HARD_EXTRA_DEG, HARD_LIMIT_DEG))
+    return sigma_from_angle(alpha_hard_deg) / sigma_from_angle(alpha_max_deg)
+
+
+def with_hard_cases(
+    r: Tensor, alpha_max_deg: float, fraction: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Replace each level of r (B,) with probability `fraction` by a draw from the hard band beyond alpha_max.
+
+    The whole band is filled (the paper's recipe: 80° to 85° on CIFAR-10).
+    """
+    chosen, u = torch.rand((2, len(r)), generator=generator, device=r.device)
+    return torch.where(chosen < fraction, 1 + u * (hard_band(alpha_max_deg) - 1), r)

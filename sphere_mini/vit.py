@@ -1,0 +1,238 @@
+"""The Vision Transformer that both ends of the autoencoder are made of, from its smallest layers up.
+
+Attribute names are those of published checkpoints, so that these load: `qkv` and `proj` are attention's input and
+output maps; `w12` is SwiGLU's gate and value in one map, `w3` its output; `ffn` is the last (modulated) Linear of a
+network; `tok_mixer` and `chn_mixer` mix tokens and channels, each an MLP called `mix`; `out` is what follows `ffn`.
+"""
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .model import SphereConfig
+
+NORM_EPS = 1e-6
+BASE = 10000.0  # of the frequencies of rotary and sin-cos positions
+HEAD_CHANNELS = 32  # channels per token that the convolutional pixel head starts from
+
+
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm over the last dimension with a learned scale, in the weights' precision whatever autocast says."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
+def named(**layers: nn.Module) -> nn.Sequential:
+    """Layers in a row under the names that checkpoints know them by."""
+    return nn.Sequential(OrderedDict(layers))
+
+
+def axial_angles(side: int, n: int) -> tuple[Tensor, Tensor]:
+    """Row and column of each of side² tokens (row-major) times n frequencies 10000^(-k/n): two tensors (N, n)."""
+    frequencies = BASE ** -(torch.arange(n, dtype=torch.float64) / n)
+    rows, columns = torch.meshgrid(*[torch.arange(side, dtype=torch.float64)] * 2, indexing="ij")
+    return torch.outer(rows.flatten(), frequencies), torch.outer(columns.flatten(), frequencies)
+
+
+def sincos_positions(width: int, side: int) -> Tensor:
+    """Fixed position table (1, N, width) as in MAE and DiT: column first, then row, each as [sin | cos]."""
+    row, column = axial_angles(side, width // 4)
+    return torch.cat([column.sin(), column.cos(), row.sin(), row.cos()], dim=1)[None].float()
+
+
+def rope_table(head_dim: int, side: int) -> Tensor:
+    """Cosines and sines (2, N, head_dim) of rotary positions: the first half of the channels turns with the row, the
+    second with the column, two neighbouring channels at one frequency."""
+    angles = torch.cat(axial_angles(side, head_dim // 4), dim=1).repeat_interleave(2, dim=1)  # (N, head_dim)
+    return torch.stack([angles.cos(), angles.sin()]).float()
+
+
+def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
+    """Rotate neighbouring channel pairs of x (..., N, d): (x0, x1) → (x0·cos - x1·sin, x1·cos + x0·sin)."""
+    cos, sin = rope
+    x0, x1 = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([-x1, x0], dim=-1).flatten(-2)
+    return (x * cos + turned * sin).type_as(x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with rotary positions on queries and keys: (B, N, width) → (B, N, width)."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, heads, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 × (B, heads, N, d)
+        q, k = apply_rope(q, rope), apply_rope(k, rope)
+        out = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, d)
+        return self.proj(out.transpose(1, 2).flatten(2))  # (B, N, width)
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer, w3(silu(gate) · value): (B, N, width) → (B, N, width)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = int(width * (2 / 3 * 4.0))
+        self.w12 = nn.Linear(width, 2 * hidden)
+        self.w3 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, dim=-1)  # 2 × (B, N, hidden)
+        return self.w3(F.silu(gate) * value)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x·(1 + scale) + shift; x: (B, N, width), shift and scale: (B, 1, width)."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; a class embedding c (B, width) shifts, scales and gates its branches (AdaLN-Zero)."""
+
+    def __init__(self, width: int, num_heads: int, conditional: bool) -> None:
+        super().__init__()
+        self.norm1, self.attn = RMSNorm(width, NORM_EPS), Attention(width, num_heads)
+        self.norm2, self.mlp = RMSNorm(width, NORM_EPS), SwiGLU(width)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width)) if conditional else None
+
+    def forward(self, x: Tensor, c: Tensor | None, rope: Tensor) -> Tensor:
+        if c is None:
+            x = x + self.attn(self.norm1(x), rope)
+            return x + self.mlp(self.norm2(x))
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c)[:, None].chunk(6, dim=-1)
+        x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1), rope))
+        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
+
+
+class FinalLinear(nn.Module):
+    """Last Linear of a network, (B, N, width) → (B, N, out_channels); with classes behind RMSNorm and AdaLN."""
+
+    def __init__(self, width: int, out_channels: int, conditional: bool) -> None:
+        super().__init__()
+        self.norm = RMSNorm(width, NORM_EPS) if conditional else None
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width)) if conditional else None
+        self.linear = nn.Linear(width, out_channels)
+
+    def forward(self, x: Tensor, c: Tensor | None) -> Tensor:
+        if c is not None:
+            shift, scale = self.adaLN_modulation(c)[:, None].chunk(2, dim=-1)
+            x = modulate(self.norm(x), shift, scale)
+        return self.linear(x)
+
+
+def mix_mlp(channels: int, hidden: int) -> nn.Sequential:
+    """Linear → SiLU → Linear over the last dimension."""
+    return named(mix=nn.Sequential(nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, channels)))
+
+
+class MixerBlock(nn.Module):
+    """Mixes the tokens, then the channels of (B, N, channels); branches scaled by learned numbers that start at 0."""
+
+    def __init__(self, num_tokens: int, channels: int) -> None:
+        super().__init__()
+        self.norm1, self.tok_mixer = RMSNorm(channels, NORM_EPS), mix_mlp(num_tokens, num_tokens)
+        self.norm2, self.chn_mixer = RMSNorm(channels, NORM_EPS), mix_mlp(channels, 2 * channels)
+        self.alpha1 = nn.Parameter(torch.zeros(1))
+        self.alpha2 = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.alpha1 * self.tok_mixer(self.norm1(x).transpose(1, 2)).transpose(1, 2)
+        return x + self.alpha2 * self.chn_mixer(self.norm2(x))
+
+
+class MLPMixer(nn.Module):
+    """Mixer blocks and a final norm: lets every part of the latent see every other part at once."""
+
+    def __init__(self, num_tokens: int, channels: int, depth: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(MixerBlock(num_tokens, channels) for _ in range(depth))
+        self.norm = RMSNorm(channels, NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class ToTokens(nn.Module):
+    """Feature map (B, C, h, w) → tokens (B, h·w, C), row-major."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2).transpose(1, 2)
+
+
+class ToImage(nn.Module):
+    """Tokens (B, N, C·p²), channels ordered (C, p, p), → image (B, C, side·p, side·p); p = 1 gives a feature map."""
+
+    def __init__(self, side: int, patch_size: int) -> None:
+        super().__init__()
+        self.side, self.patch_size = side, patch_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(1, 2).unflatten(2, (self.side, self.side))  # (B, C·p², side, side)
+        return F.pixel_shuffle(x, self.patch_size)
+
+
+def pixel_head(kind: str, side: int, patch_size: int) -> tuple[int, nn.Sequential]:
+    """The decoder's last layers, `conv` or `linear`: (channels per token that they take, module to (B, 3, H, W))."""
+    reflect = nn.ReflectionPad2d(1)
+    if kind == "linear":
+        unpatchify = ToImage(side, patch_size)
+        return 3 * patch_size**2, nn.Sequential(unpatchify, reflect, nn.Conv2d(3, 3, 3), nn.Tanh())
+    upsample = nn.ConvTranspose2d(HEAD_CHANNELS, 3, patch_size + 2, stride=patch_size, padding=1)
+    conv = nn.Conv2d(HEAD_CHANNELS, HEAD_CHANNELS, 3)
+    return HEAD_CHANNELS, nn.Sequential(ToImage(side, 1), reflect, conv, nn.SiLU(), upsample, nn.Tanh())
+
+
+class ViT(nn.Module):
+    """Vision Transformer between two ends: `x_embedder` makes tokens (B, N, width), `out` follows the last Linear.
+
+    c: class embeddings (B, width) from the end's own table, whose last row is the null class; None without classes.
+    """
+
+    def __init__(self, config: "SphereConfig", x_embedder: nn.Module, out: nn.Module, out_channels: int) -> None:
+        super().__init__()
+        width, num_heads, num_classes = config.width, config.num_heads, config.num_classes
+        side = config.image_size // config.patch_size
+        self.x_embedder = x_embedder
+        self.y_embedder = named(embedding_table=nn.Embedding(num_classes + 1, width)) if num_classes else None
+        self.pos_embed = nn.Parameter(sincos_positions(width, side), requires_grad=False)
+        self.register_buffer("rope", rope_table(width // num_heads, side), persistent=False)
+        self.blocks = nn.ModuleList(Block(width, num_heads, num_classes > 0) for _ in range(config.depth))
+        self.ffn = FinalLinear(width, out_channels, num_classes > 0)
+        self.out = out
+
+    def forward(self, x: Tensor, c: Tensor | None) -> Tensor:
+        x = self.x_embedder(x) + self.pos_embed  # (B, N, width)
+        for block in self.blocks:
+            x = block(x, c, self.rope)
+        return self.out(self.ffn(x, c))
+
+
+def build_encoder(config: "SphereConfig") -> ViT:
+    """Images (B, 3, H, W) → raw latents (B, N, D): patches in, an MLP-Mixer over (N, D) out (none at depth 0)."""
+    num_tokens, channels = config.latent_shape
+    patches = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
+    x_embedder = nn.Sequential(patches, nn.Conv2d(config.width, config.width, 1), ToTokens())
+    out = MLPMixer(num_tokens, channels, config.mixer_depth) if config.mixer_depth else nn.Identity()
+    return ViT(config, x_embedder, out, channels)
+
+
+def build_decoder(config: "SphereConfig") -> ViT:
+    """Points (B, N, D) → images (B, 3, H, W): a Linear and an MLP-Mixer over (N, width) in, a pixel head out."""
+    num_tokens, channels = config.latent_shape
+    x_embedder = nn.Linear(channels, config.width)
+    if config.mixer_depth:
+        x_embedder = nn.Sequential(x_embedder, MLPMixer(num_tokens, config.width, config.mixer_depth))
+    pixel_channels, out = pixel_head(config.pixel_head, config.image_size // config.patch_size, config.patch_size)
+    return ViT(config, x_embedder, out, pixel_channels)

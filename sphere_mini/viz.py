@@ -1,0 +1,73 @@
+"""Every picture that scripts and notebooks make."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from .model import SphereEncoder
+from .sampling import generate
+
+MIN_TILE, GAP, FONT_SIZE = 48, 4, 14  # pixels
+GRID_ROWS = GRID_COLUMNS = 10
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Images (..., 3, H, W) in [0, 1] → uint8 (..., H, W, 3), quantised as floor(255·x), the field's convention."""
+    return (images.float().clamp(0, 1) * 255).floor().to(torch.uint8).movedim(-3, -1).cpu().numpy()
+
+
+def image_grid(rows: Sequence[Tensor], labels: Sequence[str]) -> Image.Image:
+    """Rows of images, each (C, 3, H, W) in [0, 1], as one picture with a label left of each row.
+
+    Small images are enlarged by a whole factor, without smoothing, so that every pixel can be seen.
+    """
+    enlarge = -(-MIN_TILE // rows[0].shape[-1])
+    images = torch.cat(list(rows)).cpu().repeat_interleave(enlarge, 2).repeat_interleave(enlarge, 3)
+    grid = Image.fromarray(to_uint8(make_grid(images, nrow=len(rows[0]), padding=GAP, pad_value=1.0)))
+    font = ImageFont.load_default(FONT_SIZE)
+    margin = max(int(font.getlength(label)) + 2 * GAP for label in labels)
+    canvas = Image.new("RGB", (margin + grid.width, grid.height), "white")
+    canvas.paste(grid, (margin, 0))
+    for r, label in enumerate(labels):
+        middle = (GAP + grid.height * (2 * r + 1)) // (2 * len(rows))
+        ImageDraw.Draw(canvas).text((GAP, middle), label, "black", font, anchor="lm")
+    return canvas
+
+
+def grid_labels(model: SphereEncoder) -> list[int | None]:
+    """The classes to show, at most ten and evenly spaced; ten times None without classes."""
+    num_classes = model.config.num_classes
+    if not num_classes:
+        return [None] * GRID_ROWS
+    return sorted({round(k) for k in np.linspace(0, num_classes - 1, min(num_classes, GRID_ROWS))})
+
+
+def class_rows(
+    model: SphereEncoder, labels: Sequence[int | None], columns: int, seed: int = 0, **sampling
+) -> tuple[list[Tensor], list[str]]:
+    """One row (columns, 3, H, W) of samples per class, and the rows' names.
+
+    A column is one point of the sphere under every class: its seed is `seed` plus its number. Without classes (None)
+    every image has its own seed. `sampling` goes to `generate`.
+    """
+    rows, names = [], []
+    for r, label in enumerate(labels):
+        first = seed if label is not None else seed + r * columns
+        y = None if label is None else torch.full((columns,), label)
+        rows.append(generate(model, y, seeds=range(first, first + columns), **sampling))
+        names.append("" if label is None else (model.config.class_names or [*map(str, labels)])[label])
+    return rows, names
+
+
+def save_training_grid(model: SphereEncoder, path: Path) -> None:
+    """The picture of a training run: one row a class, one step above four steps."""
+    rows, names = [], []
+    for num_steps in (1, 4):
+        more, labels = class_rows(model, grid_labels(model), GRID_COLUMNS, num_steps=num_steps)
+        rows, names = rows + more, names + [f"{label} · {num_steps} step{'s' * (num_steps > 1)}" for label in labels]
+    image_grid(rows, names).save(path)

@@ -1,0 +1,90 @@
+"""What the tests share: small models, the shipped digits model, real photographs, the scripts as a user runs them."""
+
+import contextlib
+import io
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.datasets import load_digits, load_sample_images
+
+from sphere_mini import SphereConfig, SphereEncoder
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(__file__).parent / "data"
+DIGITS_MODEL = ROOT / "checkpoints" / "digits"
+TINY = {"image_size": 8, "patch_size": 2, "width": 16, "depth": 1, "num_heads": 2, "latent_channels": 4}
+
+
+def run_process(*args: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """Run a script of the repository as a user would, `run_process("train.py", "--steps", "5")`."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / args[0]), *map(str, args[1:])], cwd=cwd, capture_output=True, text=True
+    )
+
+
+def run(*args: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """The same within this process, which saves the seconds of a start. An uncaught error is the test's failure."""
+    script, out, err = str(ROOT / args[0]), io.StringIO(), io.StringIO()
+    argv, sys.argv = sys.argv, [script, *map(str, args[1:])]
+    code = 0
+    try:
+        with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(script, run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code or 0
+    finally:
+        sys.argv = argv
+    return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
+
+
+def parity_case(name: str) -> tuple[SphereEncoder, dict[str, torch.Tensor], int]:
+    """A model with the fixture's weights, its inputs and outputs, and its number of parameters."""
+    fields = json.loads((DATA / f"{name}.json").read_text())
+    count, alpha = fields.pop("num_parameters"), fields.pop("max_angle_deg")
+    model = SphereEncoder(SphereConfig(**fields, alpha_max_deg=alpha)).eval()
+    model.load_state_dict(load_file(DATA / f"{name}.weights.safetensors"), strict=True)
+    return model, load_file(DATA / f"{name}.io.safetensors"), count
+
+
+def random_model(seed: int = 0, **fields) -> SphereEncoder:
+    """A tiny model whose layers that start at zero are filled too, so that every part of it matters."""
+    torch.manual_seed(seed)
+    model = SphereEncoder(SphereConfig(**TINY | fields)).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.fixture(scope="session")
+def digits_model() -> SphereEncoder:
+    return SphereEncoder.from_pretrained(DIGITS_MODEL)
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of real colour images: 40-pixel crops of scikit-learn's photographs, split into train and test."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for name, photo in zip(("china", "flower"), load_sample_images().images, strict=True):
+        for split, count in (("train", 24), ("test", 6)):
+            (root / split / name).mkdir(parents=True)
+            for k in range(count):
+                top, left = (rng.integers(side - 40) for side in photo.shape[:2])
+                Image.fromarray(photo[top : top + 40, left : left + 40]).save(root / split / name / f"{k}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """The real digits as images (1797, 3, 8, 8) in [-1, 1], and their labels."""
+    digits = load_digits()
+    x = torch.from_numpy(digits.images / 8 - 1).float()[:, None].expand(-1, 3, -1, -1)
+    return x, torch.from_numpy(digits.target)

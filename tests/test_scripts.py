@@ -1,0 +1,252 @@
+"""The two scripts as a user runs them: every flag changes something, every mistake is one sentence."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import DIGITS_MODEL, run, run_process
+from PIL import Image
+
+TINY = ("--set", "width=16", "--set", "depth=1", "--set", "num_heads=2", "--set", "mixer_depth=1", "--batch-size", "16")
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def config(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "base"
+    done = run(
+        "train.py", *TINY, "--steps", 6, "--log-every", 2, "--sample-every", 3, "--save-every", 4, "--out", folder
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_run_folder_holds_what_the_readme_says(digits_run):
+    assert {p.name for p in digits_run.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "last.pt",
+        "metrics.jsonl",
+        "samples",
+    }
+    assert [row["step"] for row in rows(digits_run)] == [2, 4, 6]
+    for row in rows(digits_run):
+        assert {"loss", "pix_recon", "pix_con", "lat_con", "grad_norm", "lr", "images_per_s"} <= row.keys()
+    assert [p.name for p in sorted((digits_run / "samples").iterdir())] == ["step0000003.png", "step0000006.png"]
+    state = torch.load(digits_run / "last.pt", weights_only=True)
+    assert state["step"] == 6 and state["model"].keys() == state["ema"].keys()
+    assert config(digits_run)["class_names"] == list("0123456789") and config(digits_run)["training"]["steps"] == 6
+
+
+@pytest.mark.parametrize(
+    ("flags", "field", "value"),
+    [
+        (["--epochs", "0.02"], "epochs", 0.02),
+        (["--steps", "2", "--lr", "0.5"], "lr", 0.5),
+        (["--steps", "2", "--seed", "7"], "seed", 7),
+        (["--steps", "2", "--model", "tiny"], "model", "tiny"),
+        (["--steps", "2", "--dtype", "bfloat16"], "dtype", "bfloat16"),
+        (["--steps", "2", "--unconditional"], "conditional", False),
+        (["--steps", "2", "--set", "alpha_max_deg=60"], "alpha_max_deg", 60.0),
+        (["--steps", "2", "--batch-size", "17"], "batch_size", 17),
+    ],
+)
+def test_each_flag_of_training_changes_the_run(digits_run, tmp_path, flags, field, value):
+    tiny = [] if "tiny" in flags else TINY
+    done = run("train.py", *tiny, "--log-every", 1, "--out", tmp_path / "run", *flags)
+    assert done.returncode == 0, done.stderr
+    found = config(tmp_path / "run")
+    assert found["training"][field] == value != config(digits_run)["training"][field]
+    if field == "epochs":
+        assert len(rows(tmp_path / "run")) == 3  # 0.02 · 1797 / 16, rounded up
+    if field == "model":
+        assert found["width"] == 128
+    if field == "conditional":
+        assert found["num_classes"] == 0 and run("sample.py", tmp_path / "run").returncode == 0
+    if field == "alpha_max_deg":
+        assert found["alpha_max_deg"] == 60
+    if field in ("lr", "seed", "dtype"):
+        assert rows(tmp_path / "run")[1]["loss"] != rows(digits_run)[0]["loss"]
+
+
+def test_a_folder_of_photographs_trains_and_reports_held_out_images(photo_folder, tmp_path):
+    done = run(
+        *("train.py", "--dataset", "folder", "--data-dir", photo_folder, "--image-size", 16, *TINY),
+        *("--steps", 4, "--sample-every", 4, "--device", "cpu", "--out", tmp_path / "run"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        config(tmp_path / "run")["class_names"] == ["china", "flower"] and config(tmp_path / "run")["image_size"] == 16
+    )
+    assert rows(tmp_path / "run")[-1]["held_out_psnr"] > 3
+    done = run(
+        "sample.py", tmp_path / "run", "--classes", "flower", 0, "--per-class", 3, "--out", tmp_path / "grid.png"
+    )
+    assert done.returncode == 0, done.stderr
+    assert Image.open(tmp_path / "grid.png").height < Image.open(tmp_path / "grid.png").width
+
+
+def test_the_default_run_folder_is_named_and_numbered(tmp_path):
+    for name in ("digits-nano", "digits-nano-2"):
+        assert run("train.py", *TINY, "--steps", 1, cwd=tmp_path).returncode == 0
+        assert (tmp_path / "runs" / name / "model.safetensors").is_file()
+
+
+def test_resume_goes_on_to_the_end(tmp_path):
+    options = [*TINY, "--steps", 6, "--log-every", 1, "--save-every", 3]
+    assert run("train.py", *options, "--out", tmp_path / "run").returncode == 0
+    done = run("train.py", "--resume", tmp_path / "run")
+    assert done.returncode == 0 and "done" in done.stdout
+
+
+def picture(tmp_path, *flags, name="picture.png"):
+    done = run("sample.py", DIGITS_MODEL, *flags, "--out", tmp_path / name)
+    assert done.returncode == 0, done.stderr
+    return Image.open(tmp_path / name)
+
+
+def test_each_flag_of_sampling_changes_the_picture(tmp_path):
+    base = picture(tmp_path, name="base.png")
+    assert picture(tmp_path, "--device", "cpu", name="same.png").tobytes() == base.tobytes()
+    guided = ["--guidance", 3]
+    changed = [["--num-steps", 1], ["--seed", 9], guided, [*guided, "--guidance-place", "pixel"]]
+    changed += [[*guided, "--guidance-place", "latent"], ["--classes", *"1234567890"]]
+    pictures = [picture(tmp_path, *flags, name=f"{k}.png") for k, flags in enumerate(changed)]
+    assert len({p.tobytes() for p in [base, *pictures]}) == 7
+    assert picture(tmp_path, "--per-class", 3, name="narrow.png").width < base.width
+
+
+def test_the_task_generate_may_be_named_or_left_out(tmp_path):
+    assert run("sample.py", DIGITS_MODEL, "generate", "--out", tmp_path / "new" / "a.png").returncode == 0
+    done = run("sample.py", DIGITS_MODEL, cwd=tmp_path)
+    assert done.returncode == 0 and "pictures/digits-generate.png" in done.stdout
+    a, b = tmp_path / "new" / "a.png", tmp_path / "pictures" / "digits-generate.png"
+    assert Image.open(a).tobytes() == Image.open(b).tobytes()
+
+
+def test_evaluate_states_the_judges_figures():
+    done = run("sample.py", DIGITS_MODEL, "evaluate")
+    assert done.returncode == 0, done.stderr
+    for words in ("1 step ", "2 steps", "4 steps", "agreement", "Fréchet distance", "deviation", "PSNR"):
+        assert words in done.stdout
+    assert run("sample.py", DIGITS_MODEL, "evaluate", "--seed", 5000).stdout != done.stdout
+
+
+@pytest.fixture
+def scene(tmp_path, photo_folder):
+    """A folder with every broken thing that a user may point at."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "no-images" / "cat").mkdir(parents=True)
+    shutil.copytree(photo_folder / "train", tmp_path / "bad-image")
+    (tmp_path / "bad-image" / "china" / "3.png").write_bytes(b"this is no image")
+    for name in ("cut-config", "cut-weights", "other-shape", "bad-angle", "no-weights"):
+        shutil.copytree(DIGITS_MODEL, tmp_path / name)
+    text = (DIGITS_MODEL / "config.json").read_text()
+    (tmp_path / "cut-config" / "config.json").write_text(text[:100])
+    weights = tmp_path / "cut-weights" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    changed = json.loads(text)
+    (tmp_path / "other-shape" / "config.json").write_text(json.dumps(changed | {"width": 32}))
+    (tmp_path / "bad-angle" / "config.json").write_text(json.dumps(changed | {"alpha_max_deg": 95.0}))
+    (tmp_path / "no-weights" / "model.safetensors").unlink()
+    return tmp_path
+
+
+FOLDER = "--dataset folder --image-size 32 --data-dir"
+MISTAKES = [  # command, what the one sentence says
+    ("train.py --colour red", "unrecognized arguments: --colour red"),
+    ("train.py --step 5", "unrecognized arguments: --step 5"),
+    ("train.py --dataset mnits", "invalid choice: 'mnits'"),
+    ("train.py --dataset mnits", "folder"),
+    ("train.py --model huge", "nano"),
+    ("train.py --dataset folder", "--data-dir PATH"),
+    (f"train.py {FOLDER} SCENE/nowhere", "no folder"),
+    (f"train.py {FOLDER} SCENE/file", "no folder"),
+    (f"train.py {FOLDER} SCENE/empty", "holds no images"),
+    (f"train.py {FOLDER} SCENE/no-images", "holds no images"),
+    (f"train.py {FOLDER} SCENE/bad-image", "china/3.png cannot be read as an image"),
+    ("train.py --dataset folder --data-dir PHOTOS --image-size 31", "try 30 or 32"),
+    ("train.py --dataset folder --data-dir PHOTOS --batch-size 49", "--batch-size 48 or less"),
+    ("train.py --image-size 16", "8 by 8"),
+    ("train.py --batch-size 0", "batch_size must be above 0"),
+    ("train.py --batch-size many", "invalid int value: 'many'"),
+    ("train.py --batch-size 5000", "--batch-size 1797 or less"),
+    ("train.py --steps 0", "--steps must be above 0"),
+    ("train.py --steps 2 --epochs 2", "not allowed with"),
+    ("train.py --epochs -1", "epochs must be above 0"),
+    ("train.py --lr 0", "lr must be above 0"),
+    ("train.py --lr nan", "lr must be above 0"),
+    ("train.py --save-every 0", "save_every must be above 0"),
+    ("train.py --seed -1", "0 or more"),
+    ("train.py --dtype float8", "float32"),
+    ("train.py --device toaster", "no device 'toaster'"),
+    ("train.py --set alpha_max_deg=95", "between 0 and 90"),
+    ("train.py --set alpha_max_deg=0", "between 0 and 90"),
+    ("train.py --set alpha_max=80", "alpha_max_deg"),
+    ("train.py --set depth=deep", "whole number"),
+    ("train.py --set flip=perhaps", "true or false"),
+    ("train.py --set latent=-1", "0 or more"),
+    ("train.py --set ema=1.5", "0 ... 1"),
+    ("train.py --set pixel_head=round", "conv, linear"),
+    ("train.py --set width=50", "multiple of"),
+    ("train.py --set patch_size=3", "not divisible by patch size 3; try 6 or 9"),
+    ("train.py --out SCENE/empty", "exists already"),
+    ("train.py --out SCENE/file/run", "cannot be made"),
+    ("train.py --resume SCENE/empty", "last.pt is missing"),
+    ("sample.py", "RUN"),
+    ("sample.py SCENE/nowhere", "no folder"),
+    ("sample.py SCENE/file", "no folder"),
+    ("sample.py SCENE/empty", "config.json is missing"),
+    ("sample.py SCENE/no-weights", "model.safetensors is missing"),
+    ("sample.py SCENE/cut-config", "config.json cannot be used"),
+    ("sample.py SCENE/cut-weights", "model.safetensors cannot be used"),
+    ("sample.py SCENE/other-shape", "model.safetensors cannot be used"),
+    ("sample.py SCENE/bad-angle", "between 0 and 90"),
+    ("sample.py DIGITS paint", "unrecognized arguments: paint"),
+    ("sample.py DIGITS --classes 10", "0 ... 9"),
+    ("sample.py DIGITS --classes cat", "no class 'cat'"),
+    ("sample.py DIGITS --guidance -1", "guidance must be 0 or more"),
+    ("sample.py DIGITS --guidance-place moon", "latent"),
+    ("sample.py DIGITS --num-steps 0", "num_steps must be at least 1"),
+    ("sample.py DIGITS --per-class 0", "--per-class must be above 0"),
+    ("sample.py DIGITS --device toaster", "no device 'toaster'"),
+    ("sample.py DIGITS --out SCENE/file", "exists already"),
+    ("sample.py DIGITS --out SCENE/file/a.png", "cannot be made"),
+]
+
+
+def every_file(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(("command", "message"), MISTAKES)
+def test_a_mistake_is_one_sentence_and_exit_code_2(scene, photo_folder, command, message):
+    words = [w.replace("SCENE", str(scene)).replace("PHOTOS", str(photo_folder)) for w in command.split()]
+    words = [w.replace("DIGITS", str(DIGITS_MODEL)) for w in words]
+    before = every_file(scene)
+    done = run(*words, cwd=scene)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and message in done.stderr
+    last = [line for line in done.stderr.splitlines() if "\r" not in line]
+    assert last[-1].startswith("error: ") and len(last) == 1
+    assert every_file(scene) == before
+
+
+def test_processes_end_with_the_right_code(tmp_path):
+    done = run_process("train.py", *TINY, "--steps", 1, "--out", tmp_path / "run")
+    assert done.returncode == 0 and "done" in done.stdout and "images/s" in done.stderr
+    done = run_process("train.py", "--out", tmp_path / "run")
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "")
+    code = "from sphere_mini.errors import run_script\nrun_script(lambda: 1 / 0)"
+    (tmp_path / "broken.py").write_text(code)
+    done = run_process(tmp_path / "broken.py")
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr and "Traceback" in done.stderr

@@ -1,0 +1,185 @@
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from conftest import DIGITS_MODEL
+
+from sphere_mini import UserError
+from sphere_mini.checkpoint import free_path, load_run, save_run
+from sphere_mini.data import load_data
+from sphere_mini.metrics import judge_digits
+from sphere_mini.presets import PRESETS, make_recipe, parse_override
+from sphere_mini.sampling import generate
+from sphere_mini.training import ema_decay, held_out_psnr, learning_rate, new_state, pick_device, train, train_step
+
+CPU = torch.device("cpu")
+SMALL = {"batch_size": 16, "width": 16, "depth": 1, "num_heads": 2, "steps": 12, "mixer_depth": 1}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_data(make_recipe("digits"), CPU)[0]
+
+
+def fresh(digits, **fields):
+    recipe = make_recipe("digits", **SMALL | fields).resolved(len(digits))
+    return new_state(recipe, recipe.sphere_config(digits.class_names), CPU), recipe
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(100, 10), (7, 0), (2, 1), (1, 0), (3, 5)])
+def test_schedule_is_valid_for_any_length(total, warmup):
+    recipe = make_recipe("digits", lr=1.0, min_lr=0.01, steps=total, warmup_steps=warmup, batch_size=256)
+    rates = [learning_rate(step, recipe) for step in range(total)]
+    assert all(0 < rate <= 1 for rate in rates)
+    if total > warmup + 1:
+        assert rates[-1] == pytest.approx(0.01) and max(rates) == rates[warmup] == 1.0
+        assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
+    for step in range(min(warmup, total)):
+        assert rates[step] == pytest.approx((step + 1) / (warmup + 1))
+
+
+def test_schedule_is_a_cosine_scaled_with_the_batch():
+    recipe = make_recipe("digits", lr=1.0, min_lr=0.0, steps=102, warmup_steps=11, batch_size=512)
+    assert learning_rate(11 + 30, recipe) == pytest.approx(2 * (1 + math.cos(math.pi / 3)) / 2)
+
+
+def test_lengths_in_steps():
+    recipe = make_recipe("digits", warmup_epochs=7.0, warmup_steps=0, steps=1000, batch_size=128)
+    assert recipe.resolved(1797).warmup_steps == round(7 * 1797 / 128)
+    assert dataclasses.replace(recipe, steps=50).resolved(1797).warmup_steps == 10  # at most a fifth
+    assert dataclasses.replace(recipe, steps=0, epochs=2).resolved(1797).steps == math.ceil(2 * 1797 / 128)
+    assert recipe.resolved(1797).resolved(1797) == recipe.resolved(1797)
+
+
+def test_ema_forgets_the_initial_weights(digits):
+    assert ema_decay(0, 0.9997) == 0.1 and ema_decay(10**6, 0.9997) == 0.9997
+    state, recipe = fresh(digits, ema=0.9997)
+    for average, weight in zip(state.ema.parameters(), state.model.parameters(), strict=True):
+        if weight.requires_grad:
+            average.fill_(1e6)  # what the average began with
+    for _ in train(state, recipe, digits):
+        pass
+    pairs = zip(state.model.parameters(), state.ema.parameters(), strict=True)
+    left = max((a - b).abs().max().item() for a, b in pairs)
+    assert left < 10.0  # of 1e6; a plain average of decay 0.9997 would keep 99.6% of it
+
+
+def test_encoder_learns_at_its_own_rate(digits):
+    state, recipe = fresh(digits, encoder_lr_factor=0.0)
+    before = [p.detach().clone() for p in state.model.parameters()]
+    for _ in train(state, recipe, digits):
+        pass
+    count = len(list(state.model.encoder.parameters()))
+    moved = [not torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True)]
+    assert not any(moved[:count]) and any(moved[count:])
+    assert [group["lr"] for group in state.optimizer.param_groups][0] == 0
+
+
+def test_gradients_are_clipped(digits):
+    x, y = digits.batch(torch.arange(16))
+    ends = []
+    for clip in (1e9, 1e-12):
+        state, recipe = fresh(digits, clip=clip)
+        start = torch.nn.utils.parameters_to_vector(state.model.parameters()).clone()
+        losses = train_step(state, recipe, x, y)
+        ends.append((torch.nn.utils.parameters_to_vector(state.model.parameters()) - start).norm().item())
+        assert losses["grad_norm"] > 0
+    assert ends[1] < ends[0] / 100
+
+
+def test_training_lowers_the_loss(digits):
+    state, recipe = fresh(digits, steps=150, batch_size=64, width=32, num_heads=4, depth=2)
+    losses = [row["pix_recon"].item() for row in train(state, recipe, digits)]
+    assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
+    assert state.step == 150
+
+
+def test_same_seed_same_weights_and_another_seed_others(digits):
+    ends = []
+    for seed in (0, 0, 1):
+        state, recipe = fresh(digits, seed=seed)
+        for _ in train(state, recipe, digits):
+            pass
+        ends.append(torch.nn.utils.parameters_to_vector(state.ema.parameters()))
+    assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
+
+
+def test_resumed_run_equals_the_uninterrupted_one(digits, tmp_path):
+    whole, recipe = fresh(digits)
+    for _ in train(whole, recipe, digits):
+        pass
+    half, _ = fresh(digits)
+    steps = train(half, recipe, digits)
+    for _ in range(5):
+        next(steps)
+    save_run(tmp_path, half, recipe)
+    again, recipe_again = load_run(tmp_path, CPU)
+    assert recipe_again == recipe and again.step == 5
+    for _ in train(again, recipe_again, digits):
+        pass
+    for name in ("model", "ema"):
+        pairs = zip(getattr(whole, name).parameters(), getattr(again, name).parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_flips_are_drawn_half_of_the_time(digits):
+    flipped = []
+    data = dataclasses.replace(digits)
+    data.batch = lambda indices, flip=None: flipped.append(flip) or digits.batch(indices, flip)
+    for flip in (True, False):
+        state, recipe = fresh(digits, flip=flip, steps=10)
+        for _ in train(state, recipe, data):
+            pass
+    assert torch.stack(flipped[:10]).float().mean().item() == pytest.approx(0.5, abs=0.15)
+    assert flipped[10:] == [None] * 10
+
+
+def test_bfloat16_changes_the_numbers_a_little_and_keeps_float32_weights(digits):
+    x, y = digits.batch(torch.arange(16))
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        state, recipe = fresh(digits, dtype=dtype)
+        for _ in range(3):
+            losses[dtype] = train_step(state, recipe, x, y)["loss"].item()
+        assert all(p.dtype == torch.float32 for p in state.model.parameters())
+    assert losses["float32"] != losses["bfloat16"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
+
+
+def test_devices():
+    assert pick_device("cpu") == CPU
+    assert pick_device("auto").type in ("cpu", "cuda", "mps", "xpu")
+    with pytest.raises(UserError, match="no device 'toaster'"):
+        pick_device("toaster")
+
+
+def test_presets_are_valid_and_overrides_are_typed():
+    for dataset in PRESETS:
+        make_recipe(dataset).sphere_config(["a", "b"])
+    assert parse_override("alpha_max_deg=70") == ("alpha_max_deg", 70.0)
+    assert parse_override("flip=False") == ("flip", False)
+    assert parse_override("pixel_head=conv") == ("pixel_head", "conv")
+    config = make_recipe("digits", width=32, num_heads=2, patch_size=4, compression_ratio=3).sphere_config(["a"])
+    assert (config.width, config.num_heads, config.patch_size, config.latent_channels) == (32, 2, 4, 16)
+    assert make_recipe("digits", conditional=False).sphere_config(["a"]).num_classes == 0
+
+
+def test_free_path_counts_up(tmp_path):
+    assert free_path(tmp_path / "run") == tmp_path / "run"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run-2").mkdir()
+    assert free_path(tmp_path / "run") == tmp_path / "run-3"
+    (tmp_path / "a.png").touch()
+    assert free_path(tmp_path / "a.png") == tmp_path / "a-2.png"
+
+
+def test_the_shipped_model_draws_digits(digits_model, digits):
+    labels = torch.arange(500) % 10
+    for num_steps, agreement in ((1, 0.97), (2, 0.98), (4, 0.96)):
+        scores = judge_digits(generate(digits_model, labels, num_steps, seeds=range(5000, 5500)), labels)
+        assert scores["agreement"] >= agreement and scores["deviation"] > 0.1 and scores["frechet"] < 2.5
+    assert held_out_psnr(digits_model, digits) > 20
+    assert (DIGITS_MODEL / "model.safetensors").stat().st_size <= 3e6
+    assert json.loads((DIGITS_MODEL / "config.json").read_text())["training"]["dataset"] == "digits"

@@ -1,0 +1,120 @@
+"""Train a sphere encoder: `python train.py` learns handwritten digits on a laptop in minutes.
+
+A preset per data set carries all settings; flags and --set override single ones. The run folder gets config.json and
+model.safetensors (averaged weights, for use), last.pt (for --resume), metrics.jsonl and samples/*.png.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from sphere_mini.checkpoint import METRICS_FILE, SAMPLES_FOLDER, load_run, new_run_folder, save_run
+from sphere_mini.data import ImageSet, load_data
+from sphere_mini.errors import Parser, require, run_script
+from sphere_mini.model import SIZES
+from sphere_mini.presets import DTYPES, PRESETS, Recipe, make_recipe, parse_override
+from sphere_mini.training import TrainState, held_out_psnr, new_state, pick_device, train
+from sphere_mini.viz import save_training_grid
+
+RECIPE_FLAGS = ("data_dir", "image_size", "model", "steps", "epochs", "batch_size", "lr", "dtype", "seed")
+RECIPE_FLAGS += ("save_every", "log_every", "sample_every")
+TERMS = ("loss", "pix_recon", "pix_con", "lat_con")  # of the losses, those shown in the progress bar
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line; a flag that is left out keeps the preset's value."""
+    parser = Parser(prog="train.py", description=__doc__)
+    add = parser.add_argument
+    add("--dataset", default="digits", choices=PRESETS, help="preset and source of images (default: digits)")
+    add("--data-dir", metavar="PATH", help="where the images are (default: data/<dataset>)")
+    add("--image-size", type=int, metavar="PX", help="side of the square images")
+    add("--model", choices=SIZES, help="network size")
+    add("--unconditional", action="store_true", help="ignore the classes")
+    add(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="override any field of the recipe; repeatable"
+    )
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, help="length of the run in steps")
+    length.add_argument("--epochs", type=float, help="length of the run in passes over the data")
+    add("--batch-size", type=int, help="global batch size")
+    add("--lr", type=float, help="peak learning rate of the decoder per 256 images of global batch")
+    add("--device", default="auto", help="auto, or a device of this machine by name")
+    add("--dtype", choices=DTYPES, help="precision of the network's matrix products")
+    add("--seed", type=int, help="of the weights, the order of images and the noise")
+    add("--out", metavar="RUN", help="run folder, must not exist (default: runs/<dataset>-<model>, numbered)")
+    add("--resume", metavar="RUN", help="go on with this run, with its settings")
+    add("--save-every", type=int, metavar="STEPS")
+    add("--log-every", type=int, metavar="STEPS")
+    add("--sample-every", type=int, metavar="STEPS")
+    return parser.parse_args()
+
+
+def recipe_from(args: argparse.Namespace) -> Recipe:
+    """The preset of the data set with the flags and then the --set fields laid over it."""
+    flags = {name: getattr(args, name) for name in RECIPE_FLAGS if getattr(args, name) is not None}
+    require(args.steps is None or args.steps > 0, f"--steps must be above 0, not {args.steps}")
+    if args.epochs is not None:
+        flags["steps"] = 0
+    if args.unconditional:
+        flags["conditional"] = False
+    return make_recipe(args.dataset, **flags | dict(parse_override(text) for text in args.set))
+
+
+def start(args: argparse.Namespace) -> tuple[TrainState, Recipe, ImageSet, ImageSet | None, Path]:
+    """Everything that a run begins with; all that a user can get wrong is found here, before anything is written."""
+    device = pick_device(args.device)
+    if args.resume:
+        state, recipe = load_run(Path(args.resume), device)
+    else:
+        recipe = recipe_from(args)
+    data, held_out = load_data(recipe, device)
+    advice = f"use --batch-size {len(data)} or less"
+    require(recipe.batch_size <= len(data), f"the batch ({recipe.batch_size}) is larger than the data set; {advice}")
+    if args.resume:
+        return state, recipe, data, held_out, Path(args.resume)
+    recipe, config = recipe.resolved(len(data)), recipe.sphere_config(data.class_names)
+    return new_state(recipe, config, device), recipe, data, held_out, new_run_folder(args.out, recipe)
+
+
+def main() -> None:
+    """Train, and log, sample and save on the way."""
+    state, recipe, data, held_out, folder = start(parse_args())
+    total, parameters = recipe.steps, sum(p.numel() for p in state.model.parameters())
+    print(
+        f"{len(data):,} images, {parameters:,} parameters, {total:,} steps on {state.model.device}; writing to {folder}"
+    )
+    progress = tqdm(train(state, recipe, data), total=total, initial=state.step, unit="step", dynamic_ncols=True)
+    for losses in progress:
+        row = {}
+        if due(state.step, total, recipe.log_every):
+            rate = (progress.format_dict["rate"] or 0) * recipe.batch_size
+            row |= {name: float(value) for name, value in losses.items()} | {"images_per_s": round(rate, 1)}
+            progress.set_postfix_str(
+                " ".join(f"{name} {row[name]:.4f}" for name in losses if name in TERMS) + f", {rate:.0f} images/s"
+            )
+        if due(state.step, total, recipe.sample_every):
+            save_training_grid(state.ema, folder / SAMPLES_FOLDER / f"step{state.step:07d}.png")
+            row |= {"held_out_psnr": round(held_out_psnr(state.ema, held_out), 3)} if held_out else {}
+        if row:
+            append_row(folder / METRICS_FILE, {"step": state.step} | row)
+        if due(state.step, total, recipe.save_every):
+            save_run(folder, state, recipe)
+    print(f"done: weights and samples are in {folder}; draw from it with `python sample.py {folder}`")
+
+
+def due(step: int, total: int, every: int) -> bool:
+    """Whether something done every so many steps, and at the end, is to be done after this step."""
+    return step == total or step % every == 0
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add one JSON object as a line."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    run_script(main)
