@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sphere_mini.checkpoint import METRICS_FILE, SAMPLES_FOLDER, load_run, new_run_folder, save_run
+from sphere_mini.checkpoint import METRICS_FILE, SAMPLES_FOLDER, claim_path, load_run, save_run
 from sphere_mini.data import ImageSet, load_data
 from sphere_mini.errors import Parser, require, run_script
 from sphere_mini.model import SIZES
@@ -76,7 +76,8 @@ def start(args: argparse.Namespace) -> tuple[TrainState, Recipe, ImageSet, Image
     if args.resume:
         return state, recipe, data, held_out, Path(args.resume)
     recipe, config = recipe.resolved(len(data)), recipe.sphere_config(data.class_names)
-    return new_state(recipe, config, device), recipe, data, held_out, new_run_folder(args.out, recipe)
+    folder = claim_path(args.out, Path("runs") / f"{recipe.dataset}-{recipe.model}", SAMPLES_FOLDER)
+    return new_state(recipe, config, device), recipe, data, held_out, folder
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """The run folder: made once, saved to as training goes, resumed from."""
 
-import dataclasses
 import itertools
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -23,10 +23,7 @@ def free_path(path: Path) -> Path:
 
 
 def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:
-    """Where to write: `out` if given, which must not exist yet, else a free path like `default`.
-
-    Makes its parent folders or, where `subfolder` is given, the path itself as a folder with this one in it.
-    """
+    """Where to write: `out`, which must not exist yet, or a free path like `default`. Makes parents or subfolder."""
     path = Path(out) if out else free_path(default)
     require(not path.exists(), f"{path} exists already; choose another --out, nothing is written over")
     try:
@@ -36,16 +33,10 @@ def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:
     return path
 
 
-def new_run_folder(out: str | None, recipe: Recipe) -> Path:
-    """A new run folder, `out` or runs/<dataset>-<model>[-2, -3 ...], with its folder for samples."""
-    return claim_path(out, Path("runs") / f"{recipe.dataset}-{recipe.model}", SAMPLES_FOLDER)
-
-
 def save_run(folder: Path, state: TrainState, recipe: Recipe) -> None:
     """Write the averaged weights for use, and `last.pt` with everything that resuming needs."""
-    state.ema.save_pretrained(folder, training=dataclasses.asdict(recipe) | {"step": state.step})
-    config, recipe_fields = dataclasses.asdict(state.model.config), dataclasses.asdict(recipe)
-    content = {"step": state.step, "recipe": recipe_fields, "config": config}
+    state.ema.save_pretrained(folder, training=asdict(recipe) | {"step": state.step})
+    content = {"step": state.step, "recipe": asdict(recipe), "config": asdict(state.model.config)}
     content |= {name: getattr(state, name).state_dict() for name in STATE_PARTS}
     temporary = folder / (STATE_FILE + ".tmp")
     torch.save(content, temporary)

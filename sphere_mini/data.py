@@ -43,10 +43,7 @@ def to_model_range(images: Tensor, flip: Tensor | None = None) -> Tensor:
 
 
 def batch_indices(step: int, batch_size: int, num_images: int, seed: int) -> Tensor:
-    """Indices (B,) of one step's images: a window on an endless row of shuffled epochs; nothing is dropped or repeated.
-
-    The row depends on the seed alone, so any step's batch can be found again without a state.
-    """
+    """Indices (B,) of one step's images: a window on an endless row of shuffled epochs, which the seed alone fixes."""
     start, stop = step * batch_size, (step + 1) * batch_size
     epochs = range(start // num_images, (stop - 1) // num_images + 1)
     row = np.concatenate([np.random.default_rng((seed, epoch)).permutation(num_images) for epoch in epochs])
@@ -72,8 +69,7 @@ def load_digit_images(image_size: int, device: torch.device) -> ImageSet:
     digits = load_digits()
     images = torch.from_numpy(np.round(digits.images * (255 / DIGIT_MAX)).astype(np.uint8))
     images = images[:, None].expand(-1, 3, -1, -1).contiguous()  # (n, 3, 8, 8)
-    labels, names = torch.from_numpy(digits.target).long(), tuple(str(name) for name in digits.target_names)
-    return ImageSet(images.to(device), labels.to(device), names)
+    return ImageSet(images.to(device), torch.from_numpy(digits.target).to(device), tuple("0123456789"))
 
 
 def load_folder(root: Path, image_size: int, device: torch.device) -> ImageSet:

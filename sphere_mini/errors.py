@@ -1,16 +1,14 @@
 """What a user can get wrong ends in one clear sentence and exit code 2; our own mistakes keep their traceback."""
 
 import argparse
-import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NoReturn
 
 from safetensors import SafetensorError
-
-FORMAT_ERRORS = (SafetensorError, pickle.UnpicklingError)
 
 
 class UserError(ValueError):
@@ -40,7 +38,16 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise UserError(f"{path} is missing; pass a run folder of train.py or a model folder") from None
-    except (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, *FORMAT_ERRORS) as error:
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        LookupError,
+        UnpicklingError,
+        SafetensorError,
+    ) as error:
         lines = [line.strip() for line in str(error).splitlines() if not line.startswith("Error(s)")]
         reason = lines[0] if lines else type(error).__name__
         raise UserError(f"{path} cannot be used ({reason}); restore it from a copy") from error

@@ -27,17 +27,12 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a + cov_b) - 2 * cross)
 
 
-def digit_pixels(images: Tensor) -> np.ndarray:
-    """Images (B, 3, 8, 8) in [0, 1] → channel-averaged pixels (B, 64) in [0, 1]."""
-    return images.mean(1).flatten(1).double().cpu().numpy()
-
-
 @cache
-def digits_judge() -> tuple[SVC, np.ndarray, np.ndarray]:
-    """A support vector machine fitted on all real digits, and these: pixels (1797, 64) in [0, 1] and labels."""
+def digits_judge() -> tuple[SVC, np.ndarray]:
+    """A support vector machine fitted on all real digits, and their pixels (1797, 64) in [0, 1]."""
     digits = load_digits()
     pixels = digits.data / DIGIT_MAX
-    return SVC(gamma=JUDGE_GAMMA).fit(pixels, digits.target), pixels, digits.target
+    return SVC(gamma=JUDGE_GAMMA).fit(pixels, digits.target), pixels
 
 
 def within_class_deviation(pixels: np.ndarray, labels: np.ndarray) -> float:
@@ -51,8 +46,8 @@ def judge_digits(images: Tensor, labels: Tensor) -> dict[str, float]:
     `agreement` (share recognised), `frechet` (pixel Fréchet distance to the real digits, pixels in [-1, 1]),
     `deviation` (within-class deviation of pixels in [0, 1]).
     """
-    judge, real, _ = digits_judge()
-    pixels, labels = digit_pixels(images), labels.cpu().numpy()
+    judge, real = digits_judge()
+    pixels, labels = images.mean(1).flatten(1).double().cpu().numpy(), labels.cpu().numpy()  # (B, 64), (B,)
     return {
         "agreement": float((judge.predict(pixels) == labels).mean()),
         "frechet": frechet_distance(2 * pixels - 1, 2 * real - 1),

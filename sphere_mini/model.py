@@ -91,10 +91,7 @@ class SphereEncoder(nn.Module):
         initialize(self)
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Images x (B, 3, H, W) in [-1, 1] and labels y (B,) → raw latents z (B, N, D).
-
-        y None with classes means the null label; without classes y is not used.
-        """
+        """Images x (B, 3, H, W) in [-1, 1], labels y (B,) (None: the null label) → raw latents z (B, N, D)."""
         return self.encoder(x, self._embed(self.encoder, y, len(x)))
 
     def decode(self, v: Tensor, y: Tensor | None = None) -> Tensor:
@@ -123,10 +120,7 @@ class SphereEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "SphereEncoder":
-        """Load a run folder, a model folder or "hf://owner/name": in eval mode, float32, on the CPU.
-
-        Raises `UserError` where the folder or a file in it is missing, cut short or of another shape.
-        """
+        """Load a run or model folder or "hf://owner/name": eval mode, float32, on the CPU. `UserError`: a bad file."""
         folder = local_folder(folder)
         with reading(folder / CONFIG_FILE):
             model = cls(config_from_dict(json.loads((folder / CONFIG_FILE).read_text())))

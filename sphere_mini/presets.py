@@ -67,6 +67,7 @@ class Recipe(LossWeights):
                 require(value <= 1 or name not in SHARES, f"{name} must lie in 0 ... 1, not {value}")
         require(self.model in SIZES, f"model must be one of {', '.join(SIZES)}, not {self.model!r}")
         require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
+        self.sphere_config(())  # complains of sizes that do not fit, before any data is read
 
     def sphere_config(self, class_names: Sequence[str]) -> SphereConfig:
         """The network that this recipe asks for on a data set with these classes."""

@@ -25,7 +25,7 @@ COMPUTED_KEYS = ("encoder.rope", "decoder.rope")  # tables that a released `ema_
 
 
 def import_release(folder: str | Path) -> SphereEncoder:
-    """Load a folder of the public release: its newest checkpoint, EMA weights if it has them; eval mode, on the CPU.
+    """A folder of the release as a model: its newest checkpoint, EMA weights if it has them; eval mode, on the CPU.
 
     Raises `UserError` where a file is missing or damaged, or where the settings describe a network that ours is not.
     """

@@ -98,18 +98,17 @@ def generate(
     require(num_steps >= 1, f"num_steps must be at least 1, not {num_steps}")
     weights = guidance_weights(guidance, guidance_place)
     seeds = resolve_batch(model, y, seeds, noise)
-    passes = num_steps - 1
-    labels, drawn = draw_from_seeds(seeds, model.config, 2 if share_noise else 1 + passes)
+    labels, drawn = draw_from_seeds(seeds, model.config, 2 if share_noise else num_steps)
     if y is None and model.config.num_classes:
         y = labels
     y = None if y is None else y.to(model.device)
     noise = (drawn[0] if noise is None else noise).to(model.device)
     step_noise = (drawn[1:] if step_noise is None else step_noise).to(model.device)
     if share_noise:
-        step_noise = step_noise[:1].expand(passes, *noise.shape)
+        step_noise = step_noise[:1].expand(num_steps - 1, *noise.shape)
     x = guided(model.decode, spherify(noise), y, weights[1]).clamp(-1, 1)
     levels = [1 - t / num_steps if decay else 1.0 for t in range(1, num_steps)]
-    steps = [x, *refine(model, x, y, levels, step_noise[:passes], weights)]
+    steps = [x, *refine(model, x, y, levels, step_noise[: num_steps - 1], weights)]
     return to_unit_range(steps[-1])
 
 

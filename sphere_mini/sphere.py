@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 EPS = 1e-6  # inside the root: a latent of all zeros maps to zeros, not to NaN
-HARD_EXTRA_DEG = 5.0  # hard cases reach this far beyond alpha_max ...
-HARD_LIMIT_DEG = 89.0  # ... but never to 90 degrees, where sigma is infinite
+HARD_EXTRA_DEG, HARD_LIMIT_DEG = 5.0, 89.0  # hard cases reach so far beyond alpha_max, but no nearer to 90 degrees
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -66,10 +65,9 @@ def perturb(v: Tensor, sigma: Tensor | float, e: Tensor) -> Tensor:
 
 
 def jitter(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-    """Stratified noise levels r in [0, 1], shape (B,), shuffled (the paper's jittered sigma).
+    """Stratified noise levels r in [0, 1], (B,), shuffled: one 0, one 1, one draw in each of B-2 equal strata between.
 
-    Exactly one 0, exactly one 1, and one draw in each of B-2 equal strata between them, so that every batch sees the
-    whole range. Uniform in sigma = r·sigma_max, hence not in the angle. B = 1 is a plain uniform draw.
+    So every batch sees the whole range; uniform in sigma = r·sigma_max, hence not in the angle. B = 1: a uniform draw.
     """
     device = generator.device if generator else None
     if batch_size == 1:
@@ -82,10 +80,7 @@ def jitter(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
 
 
 def hard_band(alpha_max_deg: float) -> float:
-    """Upper end of the hard cases' noise level: r in [1, tan(alpha_hard) / tan(alpha_max)].
-
-    alpha_hard = min(alpha_max + 5°, 89°); for alpha_max = 80° that is 85° and a ratio of about 2.02.
-    """
+    """Largest noise level of hard cases, tan(alpha_hard) / tan(alpha_max), alpha_hard = min(alpha_max + 5°, 89°)."""
     alpha_hard_deg = max(alpha_max_deg, min(alpha_max_deg + HARD_EXTRA_DEG, HARD_LIMIT_DEG))
     return sigma_from_angle(alpha_hard_deg) / sigma_from_angle(alpha_max_deg)
 
@@ -93,9 +88,6 @@ def hard_band(alpha_max_deg: float) -> float:
 def with_hard_cases(
     r: Tensor, alpha_max_deg: float, fraction: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Replace each level of r (B,) with probability `fraction` by a draw from the hard band beyond alpha_max.
-
-    The whole band is filled (the paper's recipe: 80° to 85° on CIFAR-10).
-    """
+    """Replace each level of r (B,) with probability `fraction` by a draw from all of [1, hard_band]."""
     chosen, u = torch.rand((2, len(r)), generator=generator, device=r.device)
     return torch.where(chosen < fraction, 1 + u * (hard_band(alpha_max_deg) - 1), r)

@@ -21,7 +21,7 @@ from .sampling import reconstruct, to_unit_range
 BETAS = (0.9, 0.95)
 LR_BATCH = 256  # learning rates are stated per this many images of global batch and scaled linearly
 FLIP_STREAM = 1  # keeps the flips' random numbers apart from the noise's
-HELD_OUT_IMAGES = 1000  # at most this many held-out images are reconstructed at a time for the log
+HELD_OUT_IMAGES = 1000  # at most this many held-out images are reconstructed for the log
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -47,10 +47,7 @@ def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """The decoder's learning rate at step s of S, W of them warm-up: peak·(s+1)/(W+1), then a cosine to the minimum.
-
-    Both ends of it are stated per 256 images and scaled with the global batch.
-    """
+    """The decoder's rate at step s of a resolved recipe: lr·(s+1)/(W+1) in W steps of warm-up, a cosine to min_lr."""
     scale, warmup = recipe.batch_size / LR_BATCH, recipe.warmup_steps
     if step < warmup:
         return scale * recipe.lr * (step + 1) / (warmup + 1)
@@ -129,6 +126,6 @@ def train(
 
 
 def held_out_psnr(model: SphereEncoder, data: ImageSet) -> float:
-    """Mean PSNR in dB of reconstructions of the first `HELD_OUT_IMAGES` images of a set (null class, no noise)."""
-    x, _ = data.batch(torch.arange(min(len(data), HELD_OUT_IMAGES)))
+    """Mean PSNR in dB of reconstructions (null class, no noise) of images spread evenly over a held-out set."""
+    x, _ = data.batch(torch.arange(0, len(data), -(-len(data) // HELD_OUT_IMAGES)))
     return psnr(torch.cat([reconstruct(model, part) for part in x.split(100)]), to_unit_range(x)).mean().item()

@@ -71,9 +71,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, heads, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 × (B, heads, N, d)
-        q, k = apply_rope(q, rope), apply_rope(k, rope)
-        out = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, d)
+        qk, v = qkv.permute(2, 0, 3, 1, 4).split([2, 1])  # (2, B, heads, N, d), (1, B, heads, N, d)
+        q, k = apply_rope(qk, rope)
+        out = F.scaled_dot_product_attention(q, k, v[0])  # (B, heads, N, d)
         return self.proj(out.transpose(1, 2).flatten(2))  # (B, N, width)
 
 
@@ -164,34 +164,22 @@ class MLPMixer(nn.Module):
         return self.norm(x)
 
 
-class ToTokens(nn.Module):
-    """Feature map (B, C, h, w) → tokens (B, h·w, C), row-major."""
+class Transpose(nn.Module):
+    """Swaps the last two of three dimensions: (B, C, N) ↔ (B, N, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(2).transpose(1, 2)
-
-
-class ToImage(nn.Module):
-    """Tokens (B, N, C·p²), channels ordered (C, p, p), → image (B, C, side·p, side·p); p = 1 gives a feature map."""
-
-    def __init__(self, side: int, patch_size: int) -> None:
-        super().__init__()
-        self.side, self.patch_size = side, patch_size
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.transpose(1, 2).unflatten(2, (self.side, self.side))  # (B, C·p², side, side)
-        return F.pixel_shuffle(x, self.patch_size)
+        return x.transpose(1, 2)
 
 
 def pixel_head(kind: str, side: int, patch_size: int) -> tuple[int, nn.Sequential]:
-    """The decoder's last layers, `conv` or `linear`: (channels per token that they take, module to (B, 3, H, W))."""
-    reflect = nn.ReflectionPad2d(1)
+    """The decoder's last layers, `conv` or `linear`: (channels C per token, module from (B, N, C) to (B, 3, H, W))."""
+    to_map, reflect = nn.Sequential(Transpose(), nn.Unflatten(2, (side, side))), nn.ReflectionPad2d(1)
     if kind == "linear":
-        unpatchify = ToImage(side, patch_size)
-        return 3 * patch_size**2, nn.Sequential(unpatchify, reflect, nn.Conv2d(3, 3, 3), nn.Tanh())
+        to_map.append(nn.PixelShuffle(patch_size))  # (B, 3·p², side, side) → (B, 3, H, W)
+        return 3 * patch_size**2, nn.Sequential(to_map, reflect, nn.Conv2d(3, 3, 3), nn.Tanh())
     upsample = nn.ConvTranspose2d(HEAD_CHANNELS, 3, patch_size + 2, stride=patch_size, padding=1)
     conv = nn.Conv2d(HEAD_CHANNELS, HEAD_CHANNELS, 3)
-    return HEAD_CHANNELS, nn.Sequential(ToImage(side, 1), reflect, conv, nn.SiLU(), upsample, nn.Tanh())
+    return HEAD_CHANNELS, nn.Sequential(to_map, reflect, conv, nn.SiLU(), upsample, nn.Tanh())
 
 
 class ViT(nn.Module):
@@ -223,7 +211,7 @@ def build_encoder(config: "SphereConfig") -> ViT:
     """Images (B, 3, H, W) → raw latents (B, N, D): patches in, an MLP-Mixer over (N, D) out (none at depth 0)."""
     num_tokens, channels = config.latent_shape
     patches = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
-    x_embedder = nn.Sequential(patches, nn.Conv2d(config.width, config.width, 1), ToTokens())
+    x_embedder = nn.Sequential(patches, nn.Conv2d(config.width, config.width, 1), nn.Flatten(2), Transpose())
     out = MLPMixer(num_tokens, channels, config.mixer_depth) if config.mixer_depth else nn.Identity()
     return ViT(config, x_embedder, out, channels)
 

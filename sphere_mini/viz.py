@@ -41,19 +41,16 @@ def image_grid(rows: Sequence[Tensor], labels: Sequence[str]) -> Image.Image:
 
 def grid_labels(model: SphereEncoder) -> list[int | None]:
     """The classes to show, at most ten and evenly spaced; ten times None without classes."""
-    num_classes = model.config.num_classes
-    if not num_classes:
-        return [None] * GRID_ROWS
-    return sorted({round(k) for k in np.linspace(0, num_classes - 1, min(num_classes, GRID_ROWS))})
+    labels = np.linspace(0, model.config.num_classes - 1, min(model.config.num_classes, GRID_ROWS))
+    return sorted({round(label) for label in labels}) or [None] * GRID_ROWS
 
 
 def class_rows(
     model: SphereEncoder, labels: Sequence[int | None], columns: int, seed: int = 0, **sampling
 ) -> tuple[list[Tensor], list[str]]:
-    """One row (columns, 3, H, W) of samples per class, and the rows' names.
+    """One row (columns, 3, H, W) of samples per class (`sampling` goes to `generate`), and the rows' names.
 
-    A column is one point of the sphere under every class: its seed is `seed` plus its number. Without classes (None)
-    every image has its own seed. `sampling` goes to `generate`.
+    A column is one seed, hence one point of the sphere, under every class; without classes each image has its own.
     """
     rows, names = [], []
     for r, label in enumerate(labels):
