@@ -10,6 +10,7 @@ demo: $(READY)
 	.venv/bin/python sample.py $(RUN) --num-steps 1 --out $(RUN)/one-step.png
 	.venv/bin/python sample.py $(RUN) --num-steps 4 --out $(RUN)/four-steps.png
 	.venv/bin/python sample.py $(RUN) evaluate
+	@echo "pictures: $(RUN)/one-step.png and $(RUN)/four-steps.png"
 
 test: $(READY)
 	.venv/bin/ruff check

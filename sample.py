@@ -5,6 +5,7 @@ Tasks: generate (the default), evaluate.
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from sphere_mini.data import load_data
 from sphere_mini.errors import Parser, require, run_script
 from sphere_mini.metrics import judge_digits, psnr
 from sphere_mini.presets import make_recipe
-from sphere_mini.sampling import GUIDANCE_PLACES, to_unit_range
+from sphere_mini.sampling import GUIDANCE_PLACES, guidance_weights, to_unit_range
 from sphere_mini.training import pick_device
 from sphere_mini.viz import class_rows, grid_labels, image_grid
 
@@ -48,11 +49,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
     for task in tasks.choices.values():
         task.add_argument("--device", default="auto", help="auto, or a device of this machine by name")
-    if (
-        argv
-        and argv[0] not in ("-h", "--help")
-        and argv[1:2] not in ([name] for name in [*tasks.choices, "-h", "--help"])
-    ):
+    asks_help = argv[:1] in (["-h"], ["--help"])
+    require(asks_help or not argv or not argv[0].startswith("-"), "RUN comes first, then a task and its flags")
+    if argv and not asks_help and not (argv[1:] and argv[1] in (*tasks.choices, "-h", "--help")):
         argv = [argv[0], "generate", *argv[1:]]
     return parser.parse_args(argv)
 
@@ -60,24 +59,27 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 def class_number(model: SphereEncoder, text: str) -> int:
     """A class given by name or by number; `UserError` says which there are."""
     config = model.config
-    if not config.num_classes:
-        raise UserError("this model has no classes; leave --classes out")
+    require(config.num_classes > 0, "this model has no classes; leave --classes out")
     if text in config.class_names:
         return config.class_names.index(text)
     if text.isdecimal() and int(text) < config.num_classes:
         return int(text)
-    names = f" or one of {', '.join(config.class_names[:12])}{' ...' * (len(config.class_names) > 12)}" * bool(
-        config.class_names
-    )
-    raise UserError(f"there is no class {text!r}; give a number in 0 ... {config.num_classes - 1}{names}")
+    names = f" or one of {', '.join(config.class_names)}" if config.class_names else ""
+    advice = textwrap.shorten(f"give a number in 0 ... {config.num_classes - 1}{names}", 300, placeholder=" ...")
+    raise UserError(f"there is no class {text!r}; {advice}")
 
 
 def generate_grid(model: SphereEncoder, args: argparse.Namespace) -> None:
     """Write one row of samples a class."""
     labels = [class_number(model, text) for text in args.classes] if args.classes else grid_labels(model)
     sampling = {"num_steps": args.num_steps, "guidance": args.guidance, "guidance_place": args.guidance_place}
-    require(args.per_class > 0, f"--per-class must be above 0, not {args.per_class}")
-    path = claim_path(args.out, Path("pictures") / f"{Path(args.run).name}-generate.png")
+    for name in ("per_class", "num_steps"):
+        require(getattr(args, name) > 0, f"--{name.replace('_', '-')} must be above 0, not {getattr(args, name)}")
+    require(0 <= args.seed < 2**62, f"--seed must be a whole number from 0 to 2^62, not {args.seed}")
+    guidance_weights(args.guidance, args.guidance_place)  # complains of bad values before anything is written
+    default = Path("pictures") / f"{Path(args.run).name}-generate.png"
+    require(Path(args.out or default).suffix == ".png", f"--out takes a name that ends in .png, not {args.out}")
+    path = claim_path(args.out, default)
     rows, names = class_rows(model, labels, args.per_class, args.seed, **sampling)
     image_grid(rows, names).save(path)
     print(f"picture: {path}")

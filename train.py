@@ -6,6 +6,7 @@ model.safetensors (averaged weights, for use), last.pt (for --resume), metrics.j
 
 import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,46 +57,47 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
     """The preset of the data set with the flags and then the --set fields laid over it."""
     flags = {name: getattr(args, name) for name in RECIPE_FLAGS if getattr(args, name) is not None}
     require(args.steps is None or args.steps > 0, f"--steps must be above 0, not {args.steps}")
-    if args.epochs is not None:
-        flags["steps"] = 0
     if args.unconditional:
         flags["conditional"] = False
-    return make_recipe(args.dataset, **flags | dict(parse_override(text) for text in args.set))
+    recipe = make_recipe(args.dataset, **flags | dict(parse_override(text) for text in args.set))
+    perceptual = recipe.recon_perceptual or recipe.con_perceptual
+    require(not perceptual, "there is no perceptual loss yet: leave recon_perceptual and con_perceptual at 0")
+    return recipe
 
 
 def start(args: argparse.Namespace) -> tuple[TrainState, Recipe, ImageSet, ImageSet | None, Path]:
     """Everything that a run begins with; all that a user can get wrong is found here, before anything is written."""
     device = pick_device(args.device)
     if args.resume:
+        given = [name for name, value in vars(args).items() if value and name not in ("dataset", "device", "resume")]
+        require(not given, f"--resume takes every setting from the run; leave out {', '.join(given)}")
         state, recipe = load_run(Path(args.resume), device)
-    else:
-        recipe = recipe_from(args)
+        return state, recipe, *load_data(recipe, device), Path(args.resume)
+    recipe = recipe_from(args)
     data, held_out = load_data(recipe, device)
     advice = f"use --batch-size {len(data)} or less"
     require(recipe.batch_size <= len(data), f"the batch ({recipe.batch_size}) is larger than the data set; {advice}")
-    if args.resume:
-        return state, recipe, data, held_out, Path(args.resume)
-    recipe, config = recipe.resolved(len(data)), recipe.sphere_config(data.class_names)
+    recipe = recipe.resolved(len(data))
+    state = new_state(recipe, recipe.sphere_config(data.class_names), device)
     folder = claim_path(args.out, Path("runs") / f"{recipe.dataset}-{recipe.model}", SAMPLES_FOLDER)
-    return new_state(recipe, config, device), recipe, data, held_out, folder
+    return state, recipe, data, held_out, folder
 
 
 def main() -> None:
     """Train, and log, sample and save on the way."""
     state, recipe, data, held_out, folder = start(parse_args())
     total, parameters = recipe.steps, sum(p.numel() for p in state.model.parameters())
-    print(
-        f"{len(data):,} images, {parameters:,} parameters, {total:,} steps on {state.model.device}; writing to {folder}"
-    )
+    print(f"{len(data):,} images, {parameters:,} parameters, {total:,} steps on {state.model.device}, into {folder}")
     progress = tqdm(train(state, recipe, data), total=total, initial=state.step, unit="step", dynamic_ncols=True)
+    seen, since = state.step, time.perf_counter()
     for losses in progress:
         row = {}
         if due(state.step, total, recipe.log_every):
-            rate = (progress.format_dict["rate"] or 0) * recipe.batch_size
-            row |= {name: float(value) for name, value in losses.items()} | {"images_per_s": round(rate, 1)}
-            progress.set_postfix_str(
-                " ".join(f"{name} {row[name]:.4f}" for name in losses if name in TERMS) + f", {rate:.0f} images/s"
-            )
+            row = {name: float(value) for name, value in losses.items()}
+            rate = recipe.batch_size * (state.step - seen) / (time.perf_counter() - since)
+            terms = " ".join(f"{name} {row[name]:.4f}" for name in TERMS if name in row)
+            progress.set_postfix_str(f"{terms}, {rate:.0f} images/s")
+            row["images_per_s"] = round(rate, 1)
         if due(state.step, total, recipe.sample_every):
             save_training_grid(state.ema, folder / SAMPLES_FOLDER / f"step{state.step:07d}.png")
             row |= {"held_out_psnr": round(held_out_psnr(state.ema, held_out), 3)} if held_out else {}
@@ -103,6 +105,8 @@ def main() -> None:
             append_row(folder / METRICS_FILE, {"step": state.step} | row)
         if due(state.step, total, recipe.save_every):
             save_run(folder, state, recipe)
+        if row:
+            seen, since = state.step, time.perf_counter()
     print(f"done: weights and samples are in {folder}; draw from it with `python sample.py {folder}`")
 
 

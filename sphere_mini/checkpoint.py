@@ -48,8 +48,9 @@ def load_run(folder: Path, device: torch.device) -> tuple[TrainState, Recipe]:
     path = folder / STATE_FILE
     with reading(path):
         content = torch.load(path, map_location=device, weights_only=True)
-        recipe = Recipe(**content["recipe"])
-        state = new_state(recipe, config_from_dict(content["config"]), device)
+        recipe, config = Recipe(**content["recipe"]), config_from_dict(content["config"])
+    state = new_state(recipe, config, device)
+    with reading(path):
         for name in STATE_PARTS:
             getattr(state, name).load_state_dict(content[name])
         state.step = content["step"]

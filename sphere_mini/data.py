@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.datasets import ImageFolder
@@ -53,10 +53,11 @@ def batch_indices(step: int, batch_size: int, num_images: int, seed: int) -> Ten
 def load_data(recipe: Recipe, device: torch.device) -> tuple[ImageSet, ImageSet | None]:
     """A recipe's training images and, where the set has them, held-out ones, on the device. Raises `UserError`."""
     if recipe.dataset == "digits":
+        require(not recipe.data_dir, "the digits come with scikit-learn; for your own images use --dataset folder")
         return load_digit_images(recipe.image_size, device), None
+    root = Path(recipe.data_dir or f"data/{recipe.dataset}")
     advice = "--data-dir takes a folder with one folder of images per class, or with train/ and test/ of that form"
-    root = Path(recipe.data_dir)
-    require(bool(recipe.data_dir) and root.is_dir(), f"there is no folder {recipe.data_dir or 'given'}; {advice}")
+    require(root.is_dir(), f"there is no folder {root}; {advice}")
     train = root / "train" if (root / "train").is_dir() else root
     held_out = next((root / name for name in ("test", "val") if train != root and (root / name).is_dir()), None)
     train_set = load_folder(train, recipe.image_size, device)
@@ -77,7 +78,7 @@ def load_folder(root: Path, image_size: int, device: torch.device) -> ImageSet:
     try:
         folder = ImageFolder(str(root))
     except FileNotFoundError as error:
-        raise UserError(f"{root} holds no images; it takes one folder of images per class") from error
+        raise UserError(f"{root} takes one folder of images per class: {error}") from error
     paths = [path for path, _ in folder.samples]
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
         decode = pool.map(lambda path: load_image(path, image_size), paths)
@@ -90,7 +91,7 @@ def load_image(path: str | Path, image_size: int) -> Tensor:
     """One image file as uint8 (3, size, size): RGB, `fit_square`; `UserError` names a bad file."""
     try:
         with Image.open(path) as image:
-            image = fit_square(image.convert("RGB"), image_size)
+            image = fit_square(ImageOps.exif_transpose(image).convert("RGB"), image_size)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image ({error}); mend or remove it") from error
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

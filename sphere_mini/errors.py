@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,9 @@ from pickle import UnpicklingError
 from typing import NoReturn
 
 from safetensors import SafetensorError
+
+READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+READ_ERRORS += (UnpicklingError, SafetensorError)
 
 
 class UserError(ValueError):
@@ -38,25 +42,16 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise UserError(f"{path} is missing; pass a run folder of train.py or a model folder") from None
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        LookupError,
-        UnpicklingError,
-        SafetensorError,
-    ) as error:
+    except READ_ERRORS as error:
         lines = [line.strip() for line in str(error).splitlines() if not line.startswith("Error(s)")]
-        reason = lines[0] if lines else type(error).__name__
-        raise UserError(f"{path} cannot be used ({reason}); restore it from a copy") from error
+        reason = textwrap.shorten(lines[0] if lines else type(error).__name__, 150)
+        raise UserError(f"{path} cannot be used ({reason}); mend it or take another copy") from error
 
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main`; a `UserError` becomes one line on stderr and exit code 2."""
     try:
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except (UserError, KeyboardInterrupt) as error:
+        print(f"error: {str(error) or 'stopped by Ctrl-C'}", file=sys.stderr)
+        sys.exit(130 if isinstance(error, KeyboardInterrupt) else 2)

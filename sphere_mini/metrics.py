@@ -47,7 +47,7 @@ def judge_digits(images: Tensor, labels: Tensor) -> dict[str, float]:
     `deviation` (within-class deviation of pixels in [0, 1]).
     """
     judge, real = digits_judge()
-    pixels, labels = images.mean(1).flatten(1).double().cpu().numpy(), labels.cpu().numpy()  # (B, 64), (B,)
+    pixels, labels = images.mean(1).flatten(1).cpu().double().numpy(), labels.cpu().numpy()  # (B, 64), (B,)
     return {
         "agreement": float((judge.predict(pixels) == labels).mean()),
         "frechet": frechet_distance(2 * pixels - 1, 2 * real - 1),

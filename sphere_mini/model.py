@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import UserError, reading, require
+from .sphere import sigma_from_angle
 from .vit import ViT, build_decoder, build_encoder
 
 SIZES = {  # name: (width, depth, num_heads); s to g are the paper's, the smaller ones ours for CPUs and classrooms
@@ -31,10 +31,9 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 @dataclass(frozen=True)
 class SphereConfig:
-    """Everything that fixes the network. Raises `UserError` where the numbers do not fit together.
+    """Everything that fixes the network; `UserError` where the numbers do not fit together.
 
-    image_size and patch_size are in pixels; num_classes = 0 means unconditional; alpha_max_deg is the largest noise
-    angle of training and sampling, in degrees; class_names are for people and may be left empty.
+    Sizes in pixels; num_classes = 0: unconditional; alpha_max_deg: largest noise angle; class_names may be left empty.
     """
 
     image_size: int = 32
@@ -56,6 +55,7 @@ class SphereConfig:
         size, patch, heads = self.image_size, self.patch_size, 4 * self.num_heads
         near = " or ".join(str(fit) for fit in (size - size % patch, size - size % patch + patch) if fit)
         require(size % patch == 0, f"image size {size} is not divisible by patch size {patch}; try {near}")
+        require(size > patch, f"image size {size} must be at least two patches of {patch}")
         require(self.width % heads == 0, f"width {self.width} must be a multiple of {heads}, 4 times num_heads")
         require(0 < self.alpha_max_deg < 90, f"alpha_max_deg must lie between 0 and 90, not {self.alpha_max_deg}")
         require(self.pixel_head in PIXEL_HEADS, f"pixel_head must be conv or linear, not {self.pixel_head!r}")
@@ -70,7 +70,7 @@ class SphereConfig:
     @property
     def sigma_max(self) -> float:
         """Largest noise strength, tan(alpha_max)."""
-        return math.tan(math.radians(self.alpha_max_deg))
+        return sigma_from_angle(self.alpha_max_deg)
 
     @property
     def null_label(self) -> int:
@@ -123,7 +123,8 @@ class SphereEncoder(nn.Module):
         """Load a run or model folder or "hf://owner/name": eval mode, float32, on the CPU. `UserError`: a bad file."""
         folder = local_folder(folder)
         with reading(folder / CONFIG_FILE):
-            model = cls(config_from_dict(json.loads((folder / CONFIG_FILE).read_text())))
+            config = config_from_dict(json.loads((folder / CONFIG_FILE).read_text()))
+        model = cls(config)
         with reading(folder / WEIGHTS_FILE):
             model.load_state_dict(load_file(folder / WEIGHTS_FILE))  # fp16 files load into the float32 model
         return model.eval()

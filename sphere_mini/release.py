@@ -31,11 +31,11 @@ def import_release(folder: str | Path) -> SphereEncoder:
     """
     folder = local_folder(folder)
     with reading(folder / "cfg.json"):
-        model = SphereEncoder(config_from_release(json.loads((folder / "cfg.json").read_text())))
+        config = config_from_release(json.loads((folder / "cfg.json").read_text()))
+    model = SphereEncoder(config)
     epochs = {int("0" + re.sub(r"\D", "", path.stem)): path for path in (folder / "ckpt").glob("ep*.pth")}
     require(bool(epochs), f"{folder / 'ckpt'} holds no checkpoint ep*.pth; place one there")
-    path = epochs[max(epochs)]
-    with reading(path):
+    with reading(path := epochs[max(epochs)]):
         content = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(repaired(content.get("ema_model") or content["model"]))
     return model.eval()

@@ -46,15 +46,15 @@ def refine(
 def draw_from_seeds(seeds: Sequence[int], config: SphereConfig, num_draws: int) -> tuple[Tensor, Tensor]:
     """Labels (B,) and noise (num_draws, B, N, D), on the CPU; each image's depend on its own seed alone.
 
-    The label is drawn first and always, so that the noise is the same whether or not the label is used; a longer run
-    of draws begins with the shorter one's, so that 1, 2 and 4 steps show the same image at different refinement.
+    The label is drawn always, so that the noise does not depend on its use; more draws begin like fewer, so that 1, 2
+    and 4 steps show one image at different refinement.
     """
     labels, noise = [], []
     for seed in seeds:
         generator = torch.Generator().manual_seed(int(seed))
         labels.append(torch.randint(max(config.num_classes, 1), (), generator=generator))
-        noise.append(torch.randn(num_draws, *config.latent_shape, generator=generator))
-    return torch.stack(labels), torch.stack(noise, dim=1)
+        noise.append([torch.randn(config.latent_shape, generator=generator) for _ in range(num_draws)])
+    return torch.stack(labels), torch.stack([torch.stack(draw) for draw in zip(*noise, strict=True)])
 
 
 def to_unit_range(x: Tensor) -> Tensor:
@@ -72,6 +72,7 @@ def resolve_batch(
     if y is not None:
         require(null > 0, "this model has no classes; leave the labels out")
         require(bool(((y >= 0) & (y <= null)).all()), f"labels must lie in 0 ... {null - 1} (null class: {null})")
+    require(all(0 <= seed < 2**63 for seed in seeds or ()), "seeds must be whole numbers in 0 ... 2^63 - 1")
     return torch.randint(2**31, (next(iter(sizes.values()), 1),)).tolist() if seeds is None else seeds
 
 

@@ -1,8 +1,8 @@
 """The geometry of the method: pure functions of tensors.
 
-A latent `v` of shape (B, N, D) is one point on one sphere in L = N·D dimensions: its root mean square is 1, so its
-radius is √L. Gaussian noise `e` of the same shape is nearly perpendicular to `v` and as long, so adding `sigma·e`
-tilts `v` by the angle atan(sigma). Everything here is computed in at least float32, whatever autocast says.
+A latent `v` of shape (B, N, D) is a point on one sphere in L = N·D dimensions: its root mean square is 1, its radius
+√L. Gaussian noise `e` of that shape is nearly perpendicular to `v` and as long, so adding `sigma·e` tilts `v` by the
+angle atan(sigma). Everything here is computed in at least float32, whatever autocast says.
 """
 
 import math
@@ -57,11 +57,10 @@ def angle_between(u: Tensor, v: Tensor) -> Tensor:
 def perturb(v: Tensor, sigma: Tensor | float, e: Tensor) -> Tensor:
     """Tilt a point by noise and return to the sphere: f(v + sigma·e) (the paper's v_NOISY).
 
-    v, e: (B, N, D); sigma: a number or (B,). sigma = 0 returns v to 1e-6.
+    v, e: (B, N, D); sigma: a number or (B,). sigma = 0 returns v itself.
     """
-    if isinstance(sigma, Tensor):
-        sigma = sigma.view(-1, *[1] * (v.dim() - 1))
-    return spherify(v + sigma * e)
+    sigma = torch.as_tensor(sigma, device=v.device).view(-1, *[1] * (v.dim() - 1))
+    return torch.where(sigma == 0, v, spherify(v + sigma * e))
 
 
 def jitter(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
@@ -73,7 +72,7 @@ def jitter(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
     if batch_size == 1:
         return torch.rand(1, generator=generator, device=device)
     strata = batch_size - 2
-    u = torch.rand(strata, generator=generator, device=device).clamp_(min=1e-3)  # keeps the 0 above the only 0
+    u = torch.rand(strata, generator=generator, device=device).clamp_(min=1e-3)  # no second 0
     inner = (torch.arange(strata, device=device) + u) / max(strata, 1)
     r = torch.cat([torch.tensor([0.0, 1.0], device=device), inner.clamp_(max=1 - 2**-24)])
     return r[torch.randperm(batch_size, generator=generator, device=device)]

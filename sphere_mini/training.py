@@ -82,10 +82,10 @@ def new_state(recipe: Recipe, config: SphereConfig, device: torch.device) -> Tra
 
 def train_step(
     state: TrainState, recipe: Recipe, x: Tensor, y: Tensor | None, perceptual: Perceptual | None = None
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor | float]:
     """One update of `state`, in place, on images x (B, 3, H, W) in [-1, 1] and labels y (B,); the recipe is resolved.
 
-    Returns, on the device, the losses, the gradient norm before clipping, and the decoder's learning rate.
+    Returns the losses and the gradient norm before clipping, on the device, and the decoder's learning rate.
     """
     model, optimizer, lr = state.model, state.optimizer, learning_rate(state.step, recipe)
     generator = seeded_generator(x.device, recipe.seed, state.step)
@@ -112,10 +112,10 @@ def update_ema(state: TrainState, decay: float) -> None:
 
 def train(
     state: TrainState, recipe: Recipe, data: ImageSet, perceptual: Perceptual | None = None
-) -> Iterator[dict[str, Tensor]]:
+) -> Iterator[dict[str, Tensor | float]]:
     """The training loop: runs a resolved recipe's remaining steps, yielding what `train_step` returns.
 
-    `data` lies on the model's device. The caller logs, samples and saves between the steps.
+    `data` lies on the model's device; the caller logs, samples and saves between the steps.
     """
     while state.step < recipe.steps:
         indices = batch_indices(state.step, recipe.batch_size, len(data), recipe.seed)

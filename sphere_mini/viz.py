@@ -57,7 +57,7 @@ def class_rows(
         first = seed if label is not None else seed + r * columns
         y = None if label is None else torch.full((columns,), label)
         rows.append(generate(model, y, seeds=range(first, first + columns), **sampling))
-        names.append("" if label is None else (model.config.class_names or [*map(str, labels)])[label])
+        names.append("" if label is None else str((model.config.class_names or range(label + 1))[label]))
     return rows, names
 
 

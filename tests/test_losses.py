@@ -110,6 +110,7 @@ def test_no_gradient_from_latent_consistency_into_its_target(model, batch):
         (weights(1, 0, 0, 0, 0.1), {"pix_recon", "lat_con"}, 2, BATCH),
         (weights(1, 0, 0, 0, 0), {"pix_recon"}, 1, BATCH),
         (weights(0, 0, 0.5, 0, 0.1), {"pix_con", "lat_con"}, 2, 2 * BATCH),
+        (weights(0, 0, 0, 0, 0.1), {"lat_con"}, 2, BATCH),
     ],
 )
 def test_a_term_of_weight_zero_costs_nothing(model, batch, loss_weights, terms, encodes, decoded):
@@ -117,6 +118,24 @@ def test_a_term_of_weight_zero_costs_nothing(model, batch, loss_weights, terms, 
     losses = sphere_losses(model, *batch, step_noise(model), loss_weights)
     assert losses.keys() == terms | {"loss"}
     assert calls == {"encode": encodes, "decode": 1, "decoded": decoded}
+
+
+def test_the_perceptual_term_is_a_plug_in(model, batch):
+    x, y = batch
+    noise = step_noise(model)
+    calls = []
+
+    def perceptual(image, target):
+        calls.append(target.requires_grad)
+        return (image - target).abs().mean()
+
+    losses = sphere_losses(model, x, y, noise, weights(0, 2.0, 0, 3.0, 0), perceptual)
+    _, x_far, x_near = by_hand(model, x, y, noise)
+    assert losses["pix_recon"].item() == pytest.approx(2 * (x_near - x).abs().mean().item(), rel=1e-4)
+    assert losses["pix_con"].item() == pytest.approx(3 * (x_far - x_near).abs().mean().item(), rel=1e-4)
+    assert calls == [False, False]
+    sphere_losses(model, x, y, noise, weights(1, 0, 1, 0, 0), perceptual)
+    assert len(calls) == 2
 
 
 def test_reconstruction_alone_uses_the_strong_noise(model, batch):

@@ -59,9 +59,11 @@ def test_angle_and_sigma_are_inverse():
     assert sigma_from_angle(80.0) == pytest.approx(5.6712818, abs=1e-6)
 
 
-def test_no_noise_is_the_identity():
-    v, e = random_point((4, 16, 8), seeded()), torch.randn(4, 16, 8)
-    assert (perturb(v, 0.0, e) - v).abs().max() < 2e-6  # v itself carries one rounding of 1e-6 in the root
+@pytest.mark.parametrize("scale", [0.3, 1.0, 1e4])
+def test_no_noise_is_the_identity(scale):
+    v, e = spherify(scale * torch.randn(4, 16, 8, generator=seeded())), torch.randn(4, 16, 8)
+    for sigma in (0.0, torch.zeros(4)):
+        assert (perturb(v, sigma, e) - v).abs().max() <= 1e-6
     assert angle_between(v, v).max() == 0
 
 

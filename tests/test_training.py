@@ -15,7 +15,7 @@ from sphere_mini.sampling import generate
 from sphere_mini.training import ema_decay, held_out_psnr, learning_rate, new_state, pick_device, train, train_step
 
 CPU = torch.device("cpu")
-SMALL = {"batch_size": 16, "width": 16, "depth": 1, "num_heads": 2, "steps": 12, "mixer_depth": 1}
+SMALL = {"batch_size": 16, "width": 16, "depth": 1, "num_heads": 2, "steps": 12, "mixer_depth": 1}  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +161,8 @@ def test_presets_are_valid_and_overrides_are_typed():
     assert parse_override("alpha_max_deg=70") == ("alpha_max_deg", 70.0)
     assert parse_override("flip=False") == ("flip", False)
     assert parse_override("pixel_head=conv") == ("pixel_head", "conv")
-    config = make_recipe("digits", width=32, num_heads=2, patch_size=4, compression_ratio=3).sphere_config(["a"])
-    assert (config.width, config.num_heads, config.patch_size, config.latent_channels) == (32, 2, 4, 16)
+    config = make_recipe("digits", width=32, num_heads=2, patch_size=2, compression_ratio=3).sphere_config(["a"])
+    assert (config.width, config.num_heads, config.patch_size, config.latent_channels) == (32, 2, 2, 4)
     assert make_recipe("digits", conditional=False).sphere_config(["a"]).num_classes == 0
 
 
