@@ -91,22 +91,20 @@ def main() -> None:
     progress = tqdm(train(state, recipe, data), total=total, initial=state.step, unit="step", dynamic_ncols=True)
     seen, since = state.step, time.perf_counter()
     for losses in progress:
-        row = {}
-        if due(state.step, total, recipe.log_every):
-            row = {name: float(value) for name, value in losses.items()}
+        sample, save = (due(state.step, total, every) for every in (recipe.sample_every, recipe.save_every))
+        if sample or due(state.step, total, recipe.log_every):
+            row = {"step": state.step} | {name: float(value) for name, value in losses.items()}
             rate = recipe.batch_size * (state.step - seen) / (time.perf_counter() - since)
             terms = " ".join(f"{name} {row[name]:.4f}" for name in TERMS if name in row)
             progress.set_postfix_str(f"{terms}, {rate:.0f} images/s")
             row["images_per_s"] = round(rate, 1)
-        if due(state.step, total, recipe.sample_every):
-            save_training_grid(state.ema, folder / SAMPLES_FOLDER / f"step{state.step:07d}.png")
-            row |= {"held_out_psnr": round(held_out_psnr(state.ema, held_out), 3)} if held_out else {}
-        if row:
-            append_row(folder / METRICS_FILE, {"step": state.step} | row)
-        if due(state.step, total, recipe.save_every):
-            save_run(folder, state, recipe)
-        if row:
+            if sample:
+                save_training_grid(state.ema, folder / SAMPLES_FOLDER / f"step{state.step:07d}.png")
+                row |= {"held_out_psnr": round(held_out_psnr(state.ema, held_out), 3)} if held_out else {}
+            append_row(folder / METRICS_FILE, row)
             seen, since = state.step, time.perf_counter()
+        if save:
+            save_run(folder, state, recipe)
     print(f"done: weights and samples are in {folder}; draw from it with `python sample.py {folder}`")
 
 
