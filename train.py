@@ -17,11 +17,12 @@ from sphere_mini.data import ImageSet, load_data
 from sphere_mini.errors import Parser, require, run_script
 from sphere_mini.model import SIZES
 from sphere_mini.presets import DTYPES, PRESETS, Recipe, make_recipe, parse_override
-from sphere_mini.training import TrainState, held_out_psnr, new_state, pick_device, train
-from sphere_mini.viz import save_training_grid
+from sphere_mini.training import TrainState, held_out_images, held_out_psnr, new_state, pick_device, train
+from sphere_mini.viz import GRID_COLUMNS, save_training_grid
 
 RECIPE_FLAGS = ("data_dir", "image_size", "model", "steps", "epochs", "batch_size", "lr", "dtype", "seed")
 RECIPE_FLAGS += ("save_every", "log_every", "sample_every")
+HELD_OUT = 1000  # held-out images that are reconstructed for the log
 TERMS = ("loss", "pix_recon", "pix_con", "lat_con")  # of the losses, those shown in the progress bar
 
 
@@ -99,8 +100,10 @@ def main() -> None:
             progress.set_postfix_str(f"{terms}, {rate:.0f} images/s")
             row["images_per_s"] = round(rate, 1)
             if sample:
-                save_training_grid(state.ema, folder / SAMPLES_FOLDER / f"step{state.step:07d}.png")
-                row |= {"held_out_psnr": round(held_out_psnr(state.ema, held_out), 3)} if held_out else {}
+                real = held_out_images(held_out, HELD_OUT) if held_out else None
+                row |= {"held_out_psnr": round(held_out_psnr(state.ema, real), 3)} if held_out else {}
+                shown = held_out_images(held_out, GRID_COLUMNS) if held_out else None
+                save_training_grid(state.ema, folder / SAMPLES_FOLDER / f"step{state.step:07d}.png", shown)
             append_row(folder / METRICS_FILE, row)
             seen, since = state.step, time.perf_counter()
         if save:

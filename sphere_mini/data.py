@@ -79,10 +79,9 @@ def load_folder(root: Path, image_size: int, device: torch.device) -> ImageSet:
         folder = ImageFolder(str(root))
     except FileNotFoundError as error:
         raise UserError(f"{root} takes one folder of images per class: {error}") from error
-    paths = [path for path, _ in folder.samples]
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-        decode = pool.map(lambda path: load_image(path, image_size), paths)
-        images = list(tqdm(decode, desc=f"decoding {root}", total=len(paths), leave=False))
+        decode = pool.map(lambda sample: load_image(sample[0], image_size), folder.samples)
+        images = list(tqdm(decode, desc=f"decoding {root}", total=len(folder), leave=False))
     labels = torch.tensor(folder.targets, device=device)
     return ImageSet(torch.stack(images).to(device), labels, tuple(folder.classes))
 

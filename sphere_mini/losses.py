@@ -1,7 +1,6 @@
 """The three losses of the method, each one small function, and the pass over the model that feeds them.
 
-Names: v_near is the paper's v_noisy (mild noise), v_far its v_NOISY (up to alpha_max and beyond); x_near, x_far are
-their decodes.
+v_near is the paper's v_noisy (mild noise), v_far its v_NOISY (alpha_max and beyond); x_near, x_far their decodes.
 """
 
 from collections.abc import Callable

@@ -21,7 +21,6 @@ from .sampling import reconstruct, to_unit_range
 BETAS = (0.9, 0.95)
 LR_BATCH = 256  # learning rates are stated per this many images of global batch and scaled linearly
 FLIP_STREAM = 1  # keeps the flips' random numbers apart from the noise's
-HELD_OUT_IMAGES = 1000  # at most this many held-out images are reconstructed for the log
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -125,7 +124,11 @@ def train(
         yield train_step(state, recipe, x, y if recipe.conditional else None, perceptual)
 
 
-def held_out_psnr(model: SphereEncoder, data: ImageSet) -> float:
-    """Mean PSNR in dB of reconstructions (null class, no noise) of images spread evenly over a held-out set."""
-    x, _ = data.batch(torch.arange(0, len(data), -(-len(data) // HELD_OUT_IMAGES)))
-    return psnr(torch.cat([reconstruct(model, part) for part in x.split(100)]), to_unit_range(x)).mean().item()
+def held_out_images(data: ImageSet, count: int) -> Tensor:
+    """`count` images (or all) spread evenly over a set, (count, 3, H, W) in [0, 1]."""
+    return to_unit_range(data.batch(torch.linspace(0, len(data) - 1, min(count, len(data))).round().long())[0])
+
+
+def held_out_psnr(model: SphereEncoder, x: Tensor) -> float:
+    """Mean PSNR in dB of reconstructions (null class, no noise) of images x (B, 3, H, W) in [0, 1]."""
+    return psnr(torch.cat([reconstruct(model, 2 * part - 1) for part in x.split(100)]), x).mean().item()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from .model import SphereEncoder
-from .sampling import generate
+from .sampling import generate, reconstruct
 
 MIN_TILE, GAP, FONT_SIZE = 48, 4, 14  # pixels
 GRID_ROWS = GRID_COLUMNS = 10
@@ -48,10 +48,7 @@ def grid_labels(model: SphereEncoder) -> list[int | None]:
 def class_rows(
     model: SphereEncoder, labels: Sequence[int | None], columns: int, seed: int = 0, **sampling
 ) -> tuple[list[Tensor], list[str]]:
-    """One row (columns, 3, H, W) of samples per class (`sampling` goes to `generate`), and the rows' names.
-
-    A column is one seed, hence one point of the sphere, under every class; without classes each image has its own.
-    """
+    """One row (columns, 3, H, W) of samples per class, and its name; a column is one seed under every class."""
     rows, names = [], []
     for r, label in enumerate(labels):
         first = seed if label is not None else seed + r * columns
@@ -61,10 +58,12 @@ def class_rows(
     return rows, names
 
 
-def save_training_grid(model: SphereEncoder, path: Path) -> None:
-    """The picture of a training run: one row a class, one step above four steps."""
+def save_training_grid(model: SphereEncoder, path: Path, real: Tensor | None) -> None:
+    """A training run's picture: one row a class, one step above four; then `real` (C, 3, H, W) and reconstructions."""
     rows, names = [], []
     for num_steps in (1, 4):
         more, labels = class_rows(model, grid_labels(model), GRID_COLUMNS, num_steps=num_steps)
         rows, names = rows + more, names + [f"{label} · {num_steps} step{'s' * (num_steps > 1)}" for label in labels]
-    image_grid(rows, names).save(path)
+    if real is not None:
+        rows, names = [*rows, real.cpu(), reconstruct(model, 2 * real - 1).cpu()], [*names, "held out", "again"]
+    image_grid([row.cpu() for row in rows], names).save(path)
