@@ -48,9 +48,9 @@ def parse_args() -> argparse.Namespace:
     add("--seed", type=int, help="of the weights, the order of images and the noise")
     add("--out", metavar="RUN", help="run folder, must not exist (default: runs/<dataset>-<model>, numbered)")
     add("--resume", metavar="RUN", help="go on with this run, with its settings")
-    add("--save-every", type=int, metavar="STEPS")
-    add("--log-every", type=int, metavar="STEPS")
-    add("--sample-every", type=int, metavar="STEPS")
+    add("--save-every", type=int, metavar="STEPS", help="steps between two checkpoints")
+    add("--log-every", type=int, metavar="STEPS", help="steps between two lines of metrics.jsonl")
+    add("--sample-every", type=int, metavar="STEPS", help="steps between two pictures")
     return parser.parse_args()
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .data import ImageSet, batch_indices
 from .errors import require
@@ -102,11 +103,10 @@ def train_step(
     return {name: value.detach() for name, value in losses.items()} | {"grad_norm": grad_norm, "lr": lr}
 
 
-@torch.no_grad()
 def update_ema(state: TrainState, decay: float) -> None:
     """Move the averaged weights towards the current ones by 1 - ema_decay."""
-    weight = 1 - ema_decay(state.step, decay)
-    torch._foreach_lerp_(list(state.ema.parameters()), list(state.model.parameters()), weight)
+    average = get_ema_multi_avg_fn(ema_decay(state.step, decay))
+    average(list(state.ema.parameters()), list(state.model.parameters()), None)
 
 
 def train(

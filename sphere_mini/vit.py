@@ -93,7 +93,7 @@ class SwiGLU(nn.Module):
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x·(1 + scale) + shift; x: (B, N, width), shift and scale: (B, 1, width)."""
-    return torch.addcmul(shift, x, 1 + scale)
+    return x * (1 + scale) + shift
 
 
 class Block(nn.Module):
@@ -110,8 +110,8 @@ class Block(nn.Module):
             x = x + self.attn(self.norm1(x), rope)
             return x + self.mlp(self.norm2(x))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c)[:, None].chunk(6, dim=-1)
-        x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1), rope))
-        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
+        x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1), rope)
+        return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
 
 
 class FinalLinear(nn.Module):
