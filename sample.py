@@ -1,6 +1,6 @@
-"""Use a trained model: `python sample.py RUN` draws one row a class. RUN is a run folder, a model folder or hf://owner/name.
+"""Use a trained model: `python sample.py RUN` draws one row a class.
 
-Tasks: generate (the default), evaluate.
+RUN is a run folder, a model folder or hf://owner/name. Tasks: generate (the default), evaluate.
 """
 
 import argparse
@@ -69,13 +69,18 @@ def class_number(model: SphereEncoder, text: str) -> int:
     raise UserError(f"there is no class {text!r}; {advice}")
 
 
+def check_seed(seed: int) -> None:
+    """Complain of a first seed that leaves no room for the ones behind it."""
+    require(0 <= seed < 2**62, f"--seed must be a whole number from 0 to 2^62, not {seed}")
+
+
 def generate_grid(model: SphereEncoder, args: argparse.Namespace) -> None:
     """Write one row of samples a class."""
     labels = [class_number(model, text) for text in args.classes] if args.classes else grid_labels(model)
     sampling = {"num_steps": args.num_steps, "guidance": args.guidance, "guidance_place": args.guidance_place}
     for name in ("per_class", "num_steps"):
         require(getattr(args, name) > 0, f"--{name.replace('_', '-')} must be above 0, not {getattr(args, name)}")
-    require(0 <= args.seed < 2**62, f"--seed must be a whole number from 0 to 2^62, not {args.seed}")
+    check_seed(args.seed)
     guidance_weights(args.guidance, args.guidance_place)  # complains of bad values before anything is written
     default = Path("pictures") / f"{Path(args.run).name}-generate.png"
     require(Path(args.out or default).suffix == ".png", f"--out takes a name that ends in .png, not {args.out}")
@@ -88,7 +93,8 @@ def generate_grid(model: SphereEncoder, args: argparse.Namespace) -> None:
 def evaluate(model: SphereEncoder, args: argparse.Namespace) -> None:
     """Print what the digits judge says of class-balanced samples, and the reconstruction error on the real digits."""
     is_digits = model.config.image_size == 8 and model.config.num_classes == 10
-    require(is_digits, "evaluate judges models of the digits (8 by 8 pixels, ten classes), and this is none")
+    require(is_digits, "evaluate judges models of the digits (8 by 8 pixels, ten classes), and this is not one")
+    check_seed(args.seed)
     labels, seeds = torch.arange(JUDGED) % 10, range(args.seed, args.seed + JUDGED)
     print(f"{JUDGED} class-balanced samples, seeds {seeds[0]} to {seeds[-1]}, shared noise, no guidance:")
     for num_steps in (1, 2, 4):

@@ -18,7 +18,7 @@ from sphere_mini.errors import Parser, require, run_script
 from sphere_mini.model import SIZES
 from sphere_mini.presets import DTYPES, PRESETS, Recipe, make_recipe, parse_override
 from sphere_mini.training import TrainState, held_out_images, held_out_psnr, new_state, pick_device, train
-from sphere_mini.viz import GRID_COLUMNS, save_training_grid
+from sphere_mini.viz import save_training_grid
 
 RECIPE_FLAGS = ("data_dir", "image_size", "model", "steps", "epochs", "batch_size", "lr", "dtype", "seed")
 RECIPE_FLAGS += ("save_every", "log_every", "sample_every")
@@ -60,7 +60,7 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
     require(args.steps is None or args.steps > 0, f"--steps must be above 0, not {args.steps}")
     if args.unconditional:
         flags["conditional"] = False
-    recipe = make_recipe(args.dataset, **flags | dict(parse_override(text) for text in args.set))
+    recipe = make_recipe(**{"dataset": args.dataset} | flags | dict(parse_override(text) for text in args.set))
     perceptual = recipe.recon_perceptual or recipe.con_perceptual
     require(not perceptual, "there is no perceptual loss yet: leave recon_perceptual and con_perceptual at 0")
     return recipe
@@ -102,8 +102,7 @@ def main() -> None:
             if sample:
                 real = held_out_images(held_out, HELD_OUT) if held_out else None
                 row |= {"held_out_psnr": round(held_out_psnr(state.ema, real), 3)} if held_out else {}
-                shown = held_out_images(held_out, GRID_COLUMNS) if held_out else None
-                save_training_grid(state.ema, folder / SAMPLES_FOLDER / f"step{state.step:07d}.png", shown)
+                save_training_grid(state.ema, folder / SAMPLES_FOLDER / f"step{state.step:07d}.png", real)
             append_row(folder / METRICS_FILE, row)
             seen, since = state.step, time.perf_counter()
         if save:

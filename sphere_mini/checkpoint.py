@@ -1,8 +1,8 @@
 """The run folder: made once, saved to as training goes, resumed from."""
 
-import itertools
 import os
 from dataclasses import asdict
+from itertools import chain, count
 from pathlib import Path
 
 import torch
@@ -18,8 +18,8 @@ STATE_PARTS = ("model", "ema", "optimizer")
 
 def free_path(path: Path) -> Path:
     """`path`, or the first of path-2, path-3 ... that does not exist."""
-    names = (f"{path.stem}-{k}{path.suffix}" for k in itertools.count(2))
-    return path if not path.exists() else next(path.with_name(n) for n in names if not path.with_name(n).exists())
+    numbered = (path.with_name(f"{path.stem}-{k}{path.suffix}") for k in count(2))
+    return next(candidate for candidate in chain([path], numbered) if not candidate.exists())
 
 
 def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:

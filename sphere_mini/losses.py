@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors import require
 from .model import SphereConfig, SphereEncoder
 from .sphere import at_least_float32, jitter, perturb, spherify, with_hard_cases
 
-COSINE_EPS = 1e-6
 MILD_SCALE = 0.5  # the mild noise is at most this share of the strong noise: s ~ 0.5 · jitter
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]  # (images, targets), both (B, 3, H, W) in [-1, 1] → scalar
@@ -62,22 +62,23 @@ def drop_labels(y: Tensor | None, drop: Tensor, null_label: int) -> Tensor | Non
 
 
 def smooth_l1(x: Tensor, target: Tensor) -> Tensor:
-    """Smooth L1 (beta 1) of images in [-1, 1], measured in [0, 1], in at least float32."""
+    """Smooth L1 (beta 1) of images in [-1, 1] taken to [0, 1], where the shift by 1 cancels; in at least float32."""
     return F.smooth_l1_loss(at_least_float32(x) / 2, at_least_float32(target) / 2)
 
 
-def pixel_loss(x: Tensor, target: Tensor, l1: float, perceptual_weight: float, perceptual: Perceptual | None) -> Tensor:
-    """l1·smoothL1(x, target) + perceptual_weight·perceptual(x, target): the form of L_pix-recon and of L_pix-con."""
-    loss = l1 * smooth_l1(x, target) if l1 else torch.zeros((), device=x.device)
-    if perceptual_weight and perceptual:
-        loss = loss + perceptual_weight * perceptual(x, target)
+def pixel_loss(x: Tensor, target: Tensor, l1_weight: float, weight: float, perceptual: Perceptual | None) -> Tensor:
+    """l1_weight·smoothL1(x, target) + weight·perceptual(x, target): the form of L_pix-recon and of L_pix-con."""
+    require(perceptual is not None or not weight, "a perceptual weight above 0 needs a perceptual loss")
+    loss = l1_weight * smooth_l1(x, target) if l1_weight else torch.zeros((), device=x.device)
+    if weight:
+        loss = loss + weight * perceptual(x, target)
     return loss
 
 
 def latent_consistency(z_again: Tensor, z: Tensor) -> Tensor:
     """1 - cos(z_again, z) over the flattened raw latents (B, N, D), mean over the batch (L_lat-con, unweighted)."""
     z_again, z = at_least_float32(z_again.flatten(1)), at_least_float32(z.flatten(1))  # (B, L)
-    return (1 - F.cosine_similarity(z_again, z, dim=1, eps=COSINE_EPS)).mean()
+    return (1 - F.cosine_similarity(z_again, z, dim=1, eps=1e-6)).mean()
 
 
 def sphere_losses(
@@ -114,7 +115,7 @@ def decode_far_and_near(
     """(x_far, x_near), v decoded behind strong and mild noise in one batch of 2B; without `near` both are x_far."""
     config, batch_size = model.config, len(v)
     levels = torch.cat([noise.r_far, noise.r_near]) if near else noise.r_far
-    copies = len(levels) // batch_size
+    copies = 2 if near else 1
     v = perturb(v.repeat(copies, 1, 1), levels * config.sigma_max, noise.e.repeat(copies, 1, 1))
     y = None if y is None else y.repeat(copies)
     x = model.decode(v, drop_labels(y, noise.drop[1 : 1 + copies].flatten(), config.null_label))

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from .data import DIGIT_MAX
 
-JUDGE_GAMMA = 0.256
-
 
 def psnr(x: Tensor, target: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB, (B,), of images (B, 3, H, W) in [0, 1]."""
@@ -32,7 +30,7 @@ def digits_judge() -> tuple[SVC, np.ndarray]:
     """A support vector machine fitted on all real digits, and their pixels (1797, 64) in [0, 1]."""
     digits = load_digits()
     pixels = digits.data / DIGIT_MAX
-    return SVC(gamma=JUDGE_GAMMA).fit(pixels, digits.target), pixels
+    return SVC(gamma=0.256).fit(pixels, digits.target), pixels
 
 
 def within_class_deviation(pixels: np.ndarray, labels: np.ndarray) -> float:

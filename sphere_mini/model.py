@@ -24,7 +24,6 @@ SIZES = {  # name: (width, depth, num_heads); s to g are the paper's, the smalle
     "h": (1280, 32, 16),
     "g": (1664, 40, 16),
 }
-PIXEL_HEADS = ("conv", "linear")
 HUB_PREFIX = "hf://"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -33,7 +32,7 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 class SphereConfig:
     """Everything that fixes the network; `UserError` where the numbers do not fit together.
 
-    Sizes in pixels; num_classes = 0: unconditional; alpha_max_deg: largest noise angle; class_names may be left empty.
+    image_size, patch_size: pixels; num_classes 0: unconditional; alpha_max_deg: largest noise angle; class_names or ().
     """
 
     image_size: int = 32
@@ -52,13 +51,13 @@ class SphereConfig:
         for name in ["image_size", "patch_size", "width", "depth", "num_heads", "latent_channels"]:
             require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
         require(min(self.num_classes, self.mixer_depth) >= 0, "num_classes and mixer_depth must be 0 or more")
-        size, patch, heads = self.image_size, self.patch_size, 4 * self.num_heads
+        size, patch, multiple = self.image_size, self.patch_size, 4 * self.num_heads
         near = " or ".join(str(fit) for fit in (size - size % patch, size - size % patch + patch) if fit)
         require(size % patch == 0, f"image size {size} is not divisible by patch size {patch}; try {near}")
         require(size > patch, f"image size {size} must be at least two patches of {patch}")
-        require(self.width % heads == 0, f"width {self.width} must be a multiple of {heads}, 4 times num_heads")
+        require(self.width % multiple == 0, f"width {self.width} must be a multiple of {multiple}, 4 times num_heads")
         require(0 < self.alpha_max_deg < 90, f"alpha_max_deg must lie between 0 and 90, not {self.alpha_max_deg}")
-        require(self.pixel_head in PIXEL_HEADS, f"pixel_head must be conv or linear, not {self.pixel_head!r}")
+        require(self.pixel_head in ("conv", "linear"), f"pixel_head must be conv or linear, not {self.pixel_head!r}")
         names = len(self.class_names)
         require(names in (0, self.num_classes), f"{names} class names were given for {self.num_classes} classes")
 
@@ -164,7 +163,7 @@ def local_folder(folder: str | Path) -> Path:
 
 
 def config_from_dict(values: dict[str, Any]) -> SphereConfig:
-    """A configuration from JSON values, of which those that are no fields of it (on the training) are left alone."""
+    """The configuration among JSON values; keys that are not its fields, such as `training`, are ignored."""
     names = {field.name for field in dataclasses.fields(SphereConfig)}
     missing = sorted(names - values.keys())
     require(not missing, f"it lacks {', '.join(missing)}")

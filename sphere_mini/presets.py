@@ -46,7 +46,7 @@ class Recipe(LossWeights):
     epochs: float = 100.0
     steps: int = 0  # 0: from epochs
     warmup_epochs: float = 10.0
-    warmup_steps: int = 0  # 0: from warmup_epochs; at most a fifth of the run, so that short runs learn
+    warmup_steps: int = 0  # 0: from warmup_epochs, at most a fifth of the run
     lr: float = 1e-4  # decoder's, per 256 images of global batch
     min_lr: float = 1e-6  # likewise
     encoder_lr_factor: float = 0.1
@@ -85,11 +85,11 @@ class Recipe(LossWeights):
     def resolved(self, num_images: int) -> "Recipe":
         """The same recipe with its length and warm-up in steps, for a data set of `num_images`."""
         steps = self.steps or math.ceil(self.epochs * num_images / self.batch_size)
-        warmup = self.warmup_steps or round(self.warmup_epochs * num_images / self.batch_size)
-        return dataclasses.replace(self, steps=steps, warmup_steps=min(warmup, steps // 5))
+        warmup = min(round(self.warmup_epochs * num_images / self.batch_size), steps // 5)  # short runs learn too
+        return dataclasses.replace(self, steps=steps, warmup_steps=self.warmup_steps or warmup)
 
 
-# Ours, for a CPU and minutes: a small network, no perceptual loss, and learning rates to match.
+# Ours, for minutes on a CPU: a small network, no perceptual loss, and learning rates to match.
 QUICK = {"model": "nano", "pixel_head": "linear", "recon_perceptual": 0.0, "con_perceptual": 0.0}
 QUICK |= {"lr": 2.4e-2, "min_lr": 0.0, "encoder_lr_factor": 0.5, "ema": 0.995}
 

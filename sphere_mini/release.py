@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import reading, require
-from .model import SIZES, SphereConfig, SphereEncoder, local_folder
+from .model import SIZES, SphereConfig, SphereEncoder
 
 RELEASE_SIZES = {"small": "s", "base": "b", "large": "l", "xlarge": "xl", "huge": "h", "giant": "g"}
 RELEASE_FIELDS = {  # ours: theirs
@@ -21,7 +21,6 @@ RELEASE_FIELDS = {  # ours: theirs
     "pixel_head": "pixel_head_type",
     "alpha_max_deg": "noise_sigma_max_angle",
 }
-COMPUTED_KEYS = ("encoder.rope", "decoder.rope")  # tables that a released `ema_model` holds and ours computes
 
 
 def import_release(folder: str | Path) -> SphereEncoder:
@@ -29,7 +28,7 @@ def import_release(folder: str | Path) -> SphereEncoder:
 
     Raises `UserError` where a file is missing or damaged, or where the settings describe a network that ours is not.
     """
-    folder = local_folder(folder)
+    folder = Path(folder)
     with reading(folder / "cfg.json"):
         config = config_from_release(json.loads((folder / "cfg.json").read_text()))
     model = SphereEncoder(config)
@@ -55,5 +54,5 @@ def config_from_release(cfg: dict[str, Any]) -> SphereConfig:
 
 def repaired(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """A released state dict in our form: without the rotary tables, and the mixers' alphas of shape (1,)."""
-    kept = {key: value for key, value in weights.items() if key not in COMPUTED_KEYS}
+    kept = {key: value for key, value in weights.items() if not key.endswith(".rope")}
     return {key: value.reshape(1) if re.search(r"\.alpha[12]$", key) else value for key, value in kept.items()}

@@ -17,8 +17,8 @@ def guidance_weights(guidance: float, place: str) -> tuple[float, float]:
     """Guidance weights (on the latent, on the pixels) for a total of `guidance` at `place`; √w each for "both"."""
     require(place in GUIDANCE_PLACES, f"guidance place must be one of {', '.join(GUIDANCE_PLACES)}, not {place!r}")
     require(0 <= guidance < math.inf, f"guidance must be 0 or more, not {guidance}")
-    half = math.sqrt(guidance)
-    return {"latent": (guidance, 1.0), "pixel": (1.0, guidance), "both": (half, half)}[place]
+    root = math.sqrt(guidance)
+    return {"latent": (guidance, 1.0), "pixel": (1.0, guidance), "both": (root, root)}[place]
 
 
 def guided(network: Callable[..., Tensor], value: Tensor, y: Tensor | None, weight: float) -> Tensor:
@@ -70,9 +70,12 @@ def resolve_batch(
     require(len(set(sizes.values())) < 2, f"the numbers of images differ: {sizes}")
     null = model.config.null_label
     if y is not None:
-        require(null > 0, "this model has no classes; leave the labels out")
+        require(model.config.num_classes > 0, "this model has no classes; leave the labels out")
         require(bool(((y >= 0) & (y <= null)).all()), f"labels must lie in 0 ... {null - 1} (null class: {null})")
-    require(all(0 <= seed < 2**63 for seed in seeds or ()), "seeds must be whole numbers in 0 ... 2^63 - 1")
+    require(
+        all(0 <= seed < 2**63 for seed in (() if seeds is None else seeds)),
+        "seeds must be whole numbers in 0 ... 2^63 - 1",
+    )
     return torch.randint(2**31, (next(iter(sizes.values()), 1),)).tolist() if seeds is None else seeds
 
 
@@ -100,17 +103,16 @@ def generate(
     weights = guidance_weights(guidance, guidance_place)
     seeds = resolve_batch(model, y, seeds, noise)
     labels, drawn = draw_from_seeds(seeds, model.config, 2 if share_noise else num_steps)
-    if y is None and model.config.num_classes:
-        y = labels
-    y = None if y is None else y.to(model.device)
+    y = labels if y is None else y
+    y = y.to(model.device) if model.config.num_classes else None
     noise = (drawn[0] if noise is None else noise).to(model.device)
     step_noise = (drawn[1:] if step_noise is None else step_noise).to(model.device)
-    if share_noise:
-        step_noise = step_noise[:1].expand(num_steps - 1, *noise.shape)
-    x = guided(model.decode, spherify(noise), y, weights[1]).clamp(-1, 1)
     levels = [1 - t / num_steps if decay else 1.0 for t in range(1, num_steps)]
-    steps = [x, *refine(model, x, y, levels, step_noise[: num_steps - 1], weights)]
-    return to_unit_range(steps[-1])
+    step_noise = step_noise[:1].repeat(len(levels), 1, 1, 1) if share_noise else step_noise[: len(levels)]
+    fits = noise.shape[1:] == step_noise.shape[2:] == model.config.latent_shape and len(step_noise) == len(levels)
+    require(fits, f"noise is (B, N, D), step_noise (T-1, B, N, D): N, D = {model.config.latent_shape}, T = {num_steps}")
+    x = guided(model.decode, spherify(noise), y, weights[1]).clamp(-1, 1)
+    return to_unit_range([x, *refine(model, x, y, levels, step_noise, weights)][-1])
 
 
 @torch.no_grad()

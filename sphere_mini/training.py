@@ -19,7 +19,6 @@ from .model import SphereConfig, SphereEncoder
 from .presets import Recipe
 from .sampling import reconstruct, to_unit_range
 
-BETAS = (0.9, 0.95)
 LR_BATCH = 256  # learning rates are stated per this many images of global batch and scaled linearly
 FLIP_STREAM = 1  # keeps the flips' random numbers apart from the noise's
 
@@ -76,7 +75,7 @@ def new_state(recipe: Recipe, config: SphereConfig, device: torch.device) -> Tra
     model = SphereEncoder(config).to(device)
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     groups = [{"params": list(end.parameters())} for end in (model.encoder, model.decoder)]
-    optimizer = torch.optim.AdamW(groups, betas=BETAS, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     return TrainState(model, ema, optimizer)
 
 

@@ -27,6 +27,7 @@ def image_grid(rows: Sequence[Tensor], labels: Sequence[str]) -> Image.Image:
     Small images are enlarged by a whole factor, without smoothing, so that every pixel can be seen.
     """
     enlarge = -(-MIN_TILE // rows[0].shape[-1])
+    tile = enlarge * rows[0].shape[-1]
     images = torch.cat(list(rows)).cpu().repeat_interleave(enlarge, 2).repeat_interleave(enlarge, 3)
     grid = Image.fromarray(to_uint8(make_grid(images, nrow=len(rows[0]), padding=GAP, pad_value=1.0)))
     font = ImageFont.load_default(FONT_SIZE)
@@ -34,7 +35,7 @@ def image_grid(rows: Sequence[Tensor], labels: Sequence[str]) -> Image.Image:
     canvas = Image.new("RGB", (margin + grid.width, grid.height), "white")
     canvas.paste(grid, (margin, 0))
     for r, label in enumerate(labels):
-        middle = (GAP + grid.height * (2 * r + 1)) // (2 * len(rows))
+        middle = GAP + (tile + GAP) * r + tile // 2
         ImageDraw.Draw(canvas).text((GAP, middle), label, "black", font, anchor="lm")
     return canvas
 
@@ -49,21 +50,22 @@ def class_rows(
     model: SphereEncoder, labels: Sequence[int | None], columns: int, seed: int = 0, **sampling
 ) -> tuple[list[Tensor], list[str]]:
     """One row (columns, 3, H, W) of samples per class, and its name; a column is one seed under every class."""
-    rows, names = [], []
+    rows, names, known = [], [], model.config.class_names
     for r, label in enumerate(labels):
         first = seed if label is not None else seed + r * columns
         y = None if label is None else torch.full((columns,), label)
         rows.append(generate(model, y, seeds=range(first, first + columns), **sampling))
-        names.append("" if label is None else str((model.config.class_names or range(label + 1))[label]))
+        names.append("" if label is None else known[label] if known else str(label))
     return rows, names
 
 
 def save_training_grid(model: SphereEncoder, path: Path, real: Tensor | None) -> None:
-    """A training run's picture: one row a class, one step above four; then `real` (C, 3, H, W) and reconstructions."""
-    rows, names = [], []
+    """A training run's picture: one row a class, one step above four; then some of `real` (n, 3, H, W), and again."""
+    columns, rows, names = GRID_COLUMNS if real is None else min(GRID_COLUMNS, len(real)), [], []
     for num_steps in (1, 4):
-        more, labels = class_rows(model, grid_labels(model), GRID_COLUMNS, num_steps=num_steps)
+        more, labels = class_rows(model, grid_labels(model), columns, num_steps=num_steps)
         rows, names = rows + more, names + [f"{label} · {num_steps} step{'s' * (num_steps > 1)}" for label in labels]
     if real is not None:
-        rows, names = [*rows, real.cpu(), reconstruct(model, 2 * real - 1).cpu()], [*names, "held out", "again"]
-    image_grid([row.cpu() for row in rows], names).save(path)
+        shown = real[:: len(real) // columns][:columns]
+        rows, names = [*rows, shown, reconstruct(model, 2 * shown - 1)], [*names, "held out", "again"]
+    image_grid(rows, names).save(path)

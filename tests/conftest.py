@@ -74,7 +74,7 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes of real colour images: 40-pixel crops of scikit-learn's photographs, split into train and test."""
     root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for name, photo in zip(("china", "flower"), load_sample_images().images, strict=True):
-        for split, count in (("train", 24), ("test", 6)):
+        for split, count in (("train", 24), ("test", 3)):
             (root / split / name).mkdir(parents=True)
             for k in range(count):
                 top, left = (rng.integers(side - 40) for side in photo.shape[:2])

@@ -22,7 +22,7 @@ def test_digits_are_the_real_ones():
 
 def test_folder_with_train_below_it_or_classes_directly(photo_folder):
     data, held_out = load_data(make_recipe("folder", data_dir=str(photo_folder)), CPU)
-    assert len(data) == 48 and len(held_out) == 12 and data.class_names == ("china", "flower")
+    assert len(data) == 48 and len(held_out) == 6 and data.class_names == ("china", "flower")
     assert data.images.shape == (48, 3, 32, 32) and data.images.dtype == torch.uint8
     direct, nothing = load_data(make_recipe("folder", data_dir=str(photo_folder / "train")), CPU)
     assert nothing is None and torch.equal(direct.images, data.images) and torch.equal(direct.labels, data.labels)
@@ -68,4 +68,4 @@ def test_fit_square_crops_the_centre_without_needless_resampling():
 
 def test_no_cifar_image_is_in_the_tests():
     assert {path.suffix for path in DATA.iterdir()} == {".json", ".safetensors"}
-    assert "data/" in (ROOT / ".gitignore").read_text()
+    assert "/data/" in (ROOT / ".gitignore").read_text().splitlines()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import random_model
 
+from sphere_mini import UserError
 from sphere_mini.losses import LossWeights, StepNoise, draw_step_noise, drop_labels, smooth_l1, sphere_losses
 from sphere_mini.sphere import perturb, spherify
 
@@ -134,6 +135,8 @@ def test_the_perceptual_term_is_a_plug_in(model, batch):
     assert losses["pix_recon"].item() == pytest.approx(2 * (x_near - x).abs().mean().item(), rel=1e-4)
     assert losses["pix_con"].item() == pytest.approx(3 * (x_far - x_near).abs().mean().item(), rel=1e-4)
     assert calls == [False, False]
+    with pytest.raises(UserError, match="needs a perceptual loss"):
+        sphere_losses(model, x, y, noise, weights(1, 1, 0, 0, 0))
     sphere_losses(model, x, y, noise, weights(1, 0, 1, 0, 0), perceptual)
     assert len(calls) == 2
 

@@ -133,6 +133,17 @@ def test_each_flag_of_sampling_changes_the_picture(tmp_path):
     assert picture(tmp_path, "--per-class", 3, name="narrow.png").width < base.width
 
 
+def test_classes_by_number_and_by_name(tmp_path):
+    names = ("cat", "dog", "owl")
+    random_model(num_classes=3, class_names=names).save_pretrained(tmp_path / "model")
+    pictures = {}
+    for name in ("dog", "1", "owl"):
+        done = run("sample.py", tmp_path / "model", "--classes", name, "--out", tmp_path / f"{name}.png")
+        assert done.returncode == 0, done.stderr
+        pictures[name] = load_picture(tmp_path / f"{name}.png").tobytes()
+    assert pictures["dog"] == pictures["1"] != pictures["owl"]
+
+
 def test_the_task_generate_may_be_named_or_left_out(tmp_path):
     assert run("sample.py", DIGITS_MODEL, "generate", "--out", tmp_path / "new" / "a.png").returncode == 0
     done = run("sample.py", DIGITS_MODEL, cwd=tmp_path)
@@ -185,6 +196,8 @@ MISTAKES = [  # command, what the one sentence says
     ("train.py --dataset mnits", "invalid choice: 'mnits'"),
     ("train.py --dataset mnits", "folder"),
     ("train.py --model huge", "nano"),
+    ("train.py --set dataset=mnits", "no dataset 'mnits'"),
+    ("sample.py DIGITS evaluate --seed -1", "--seed must be"),
     ("train.py --dataset folder", "no folder data/folder; --data-dir takes"),
     (f"train.py {FOLDER} SCENE/nowhere", "no folder"),
     (f"train.py {FOLDER} SCENE/file", "no folder"),
@@ -224,7 +237,7 @@ MISTAKES = [  # command, what the one sentence says
     ("train.py --resume SCENE/empty --lr 5", "leave out lr"),
     ("train.py --out SCENE/empty", "exists already"),
     ("train.py --out SCENE/file/run", "cannot be made"),
-    ("train.py --resume SCENE/empty", "last.pt is missing"),
+    ("train.py --resume SCENE/empty", "last.pt is missing; check that"),
     ("sample.py", "RUN"),
     ("sample.py SCENE/nowhere", "no folder"),
     ("sample.py SCENE/file", "no folder"),

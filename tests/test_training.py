@@ -57,7 +57,8 @@ def test_schedule_is_a_cosine_scaled_with_the_batch():
 def test_lengths_in_steps():
     recipe = make_recipe("digits", warmup_epochs=7.0, warmup_steps=0, steps=1000, batch_size=128)
     assert recipe.resolved(1797).warmup_steps == round(7 * 1797 / 128)
-    assert dataclasses.replace(recipe, steps=50).resolved(1797).warmup_steps == 10  # at most a fifth
+    assert dataclasses.replace(recipe, steps=50).resolved(1797).warmup_steps == 10  # at most a fifth ...
+    assert dataclasses.replace(recipe, steps=50, warmup_steps=40).resolved(1797).warmup_steps == 40  # ... unless told
     assert dataclasses.replace(recipe, steps=0, epochs=2).resolved(1797).steps == math.ceil(2 * 1797 / 128)
     assert recipe.resolved(1797).resolved(1797) == recipe.resolved(1797)
 
@@ -185,10 +186,10 @@ def test_free_path_counts_up(tmp_path):
 
 
 def test_the_shipped_model_draws_digits(digits_model, digits):
-    labels = torch.arange(500) % 10
-    for num_steps, agreement in ((1, 0.97), (2, 0.98), (4, 0.96)):
-        scores = judge_digits(generate(digits_model, labels, num_steps, seeds=range(5000, 5500)), labels)
-        assert scores["agreement"] >= agreement and scores["deviation"] > 0.1 and scores["frechet"] < 2.5
+    labels = torch.arange(1000) % 10
+    for num_steps, agreement, frechet in ((1, 0.98, 2.2), (2, 0.99, 1.7), (4, 0.98, 1.1)):
+        scores = judge_digits(generate(digits_model, labels, num_steps, seeds=range(1000)), labels)
+        assert scores["agreement"] >= agreement and scores["deviation"] > 0.1 and scores["frechet"] <= frechet
     assert held_out_psnr(digits_model, held_out_images(digits, 200)) > 19
     assert (DIGITS_MODEL / "model.safetensors").stat().st_size <= 3e6
     assert json.loads((DIGITS_MODEL / "config.json").read_text())["training"]["dataset"] == "digits"
