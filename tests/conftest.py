@@ -3,10 +3,13 @@
 import contextlib
 import io
 import json
+import os
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from more, and on a busy machine they crawl
 
 import numpy as np
 import pytest
