@@ -22,5 +22,5 @@ soak: $(READY)
 
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --no-compile -r requirements.txt
+	.venv/bin/python -m pip install --quiet -r requirements.txt
 	touch $(READY)

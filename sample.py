@@ -1,6 +1,7 @@
 """Use a trained model: `python sample.py RUN` draws one row a class.
 
-RUN is a run folder, a model folder or hf://owner/name. Tasks: generate (the default), evaluate.
+RUN is a run folder, a model folder or hf://owner/name. Tasks: generate (the default), evaluate; each has flags of its
+own, which `python sample.py RUN generate --help` lists.
 """
 
 import argparse
