@@ -72,11 +72,9 @@ def resolve_batch(
     if y is not None:
         require(model.config.num_classes > 0, "this model has no classes; leave the labels out")
         require(bool(((y >= 0) & (y <= null)).all()), f"labels must lie in 0 ... {null - 1} (null class: {null})")
-    require(
-        all(0 <= seed < 2**63 for seed in (() if seeds is None else seeds)),
-        "seeds must be whole numbers in 0 ... 2^63 - 1",
-    )
-    return torch.randint(2**31, (next(iter(sizes.values()), 1),)).tolist() if seeds is None else seeds
+    seeds = torch.randint(2**31, (next(iter(sizes.values()), 1),)).tolist() if seeds is None else seeds
+    require(all(0 <= seed < 2**63 for seed in seeds), "seeds must be whole numbers in 0 ... 2^63 - 1")
+    return seeds
 
 
 @torch.no_grad()
