@@ -13,7 +13,7 @@ import torch
 
 from sphere_mini import SphereEncoder, UserError, generate, reconstruct
 from sphere_mini.checkpoint import claim_path
-from sphere_mini.data import load_data
+from sphere_mini.data import load_data, to_model_range
 from sphere_mini.errors import Parser, require, run_script
 from sphere_mini.metrics import judge_digits, psnr
 from sphere_mini.presets import make_recipe
@@ -103,9 +103,9 @@ def evaluate(model: SphereEncoder, args: argparse.Namespace) -> None:
         quality = f"agreement {scores['agreement']:6.1%}, pixel Fréchet distance {scores['frechet']:.2f}"
         print(f"  steps {num_steps}: {quality}, within-class deviation {scores['deviation']:.3f}")
     data, _ = load_data(make_recipe("digits"), model.device)
-    x, y = data.batch(torch.arange(len(data)))
+    x = to_model_range(data.images)
     real, again = to_unit_range(x), reconstruct(model, x)
-    print(f"  (real digits: within-class deviation {judge_digits(real, y)['deviation']:.3f})")
+    print(f"  (real digits: within-class deviation {judge_digits(real, data.labels)['deviation']:.3f})")
     error = f"PSNR {psnr(again, real).mean():.1f} dB, mean absolute error {(again - real).abs().mean():.3f}"
     print(f"  reconstruction of the {len(x):,} real (training) digits: {error}")
 

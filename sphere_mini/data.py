@@ -1,26 +1,52 @@
-"""Data sets by name and by folder, as uint8 images on the training device, served in a deterministic order."""
+"""Data sets by name and by folder, as uint8 images in a deterministic order, from the device's memory or from disk."""
 
+import os
+import socket
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from torch import Tensor
-from torchvision.datasets import ImageFolder
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, Flowers102, ImageFolder
 from tqdm import tqdm
 
 from .errors import UserError, require
 from .presets import Recipe
 
 DIGIT_MAX = 16  # scikit-learn's digits count ink from 0 to 16
+HELD_OUT = 1000  # images at most that training keeps aside to look at, spread evenly over the test or val split
+PATIENCE = 30  # seconds without a byte after which a download has failed
+BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises on a broken file
+FETCHED = {  # torchvision's class, its splits for training, its held-out split, and the files that it wants in its root
+    "fashion_mnist": (
+        FashionMNIST,
+        [{"train": True}],
+        {"train": False},
+        "FashionMNIST/raw/*-ubyte (four files, unpacked)",
+    ),
+    "cifar10": (CIFAR10, [{"train": True}], {"train": False}, CIFAR10.filename),
+    "cifar100": (CIFAR100, [{"train": True}], {"train": False}, CIFAR100.filename),
+    # 70 images a class instead of the classifiers' 10, as Flowers is mostly used for generation
+    "flowers102": (
+        Flowers102,
+        [{"split": "train"}, {"split": "test"}],
+        {"split": "val"},
+        "flowers-102/102flowers.tgz, flowers-102/imagelabels.mat and flowers-102/setid.mat",
+    ),
+}
 
 
 @dataclass
 class ImageSet:
-    """Decoded images: uint8 (n, 3, H, W), labels (n,) long, and the classes' names."""
+    """Images in memory, on one device: uint8 (n, 3, H, W), labels (n,) long, and the classes' names."""
 
     images: Tensor
     labels: Tensor
@@ -29,14 +55,64 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, indices: Tensor, flip: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W) in [-1, 1], those where `flip` (B,) is true mirrored left to right, and labels (B,)."""
-        indices = indices.to(self.images.device)
-        return to_model_range(self.images[indices], flip), self.labels[indices]
+    def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each row of indices (B,) the images, uint8 (B, 3, H, W), and their labels (B,)."""
+        for row in rows:
+            row = row.to(self.images.device)
+            yield self.images[row], self.labels[row]
+
+
+@dataclass
+class ImageFiles(Dataset):
+    """Images on disk, decoded at each access: item i is (uint8 (3, H, W), label). `UserError` names a bad file.
+
+    source: a data set of (picture, label) as torchvision has them; the rest as in `ImageSet`.
+    """
+
+    source: Dataset
+    class_names: tuple[str, ...]
+    image_size: int
+    workers: int
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        try:
+            picture, label = self.source[index]
+        except UserError:  # a folder's, which names the file
+            raise
+        except BAD_IMAGE as error:
+            raise UserError(f"image {index} cannot be read ({error}); fetch the data set anew") from error
+        return square_pixels(picture, self.image_size), label
+
+    def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `ImageSet.batches`, bit for bit; worker processes decode ahead, into pinned memory for an accelerator."""
+        workers, pinned = min(self.workers, os.cpu_count()), torch.accelerator.is_available()
+        indices = (row.tolist() for row in rows)
+        try:
+            for images, labels in DataLoader(self, batch_sampler=indices, num_workers=workers, pin_memory=pinned):
+                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        except UserError as error:  # from a worker it comes with the worker's traceback in front
+            raise UserError(str(error).strip().rsplit(f"{UserError.__name__}: ", 1)[-1]) from None
+
+    def in_memory(self, indices: Iterable[int], name: str) -> ImageSet:
+        """These images decoded once, in parallel (decoding frees the interpreter lock), under a progress bar."""
+        indices = list(indices)
+        images = torch.empty(len(indices), 3, self.image_size, self.image_size, dtype=torch.uint8)
+        labels = torch.empty(len(indices), dtype=torch.long)
+        with ThreadPoolExecutor() as pool:
+            decoded = tqdm(
+                pool.map(self.__getitem__, indices), desc=f"decoding {name}", total=len(indices), leave=False
+            )
+            for k, (image, label) in enumerate(decoded):
+                images[k], labels[k] = image, label
+        return ImageSet(images.to(self.device), labels.to(self.device), self.class_names)
 
 
 def to_model_range(images: Tensor, flip: Tensor | None = None) -> Tensor:
-    """uint8 images (B, 3, H, W) → float32 in [-1, 1], mirrored where `flip` (B,) is true."""
+    """uint8 images (B, 3, H, W) → float32 in [-1, 1], mirrored left to right where `flip` (B,) is true."""
     if flip is not None:
         images = torch.where(flip[:, None, None, None], images.flip(3), images)
     return images.float() / 127.5 - 1
@@ -46,22 +122,39 @@ def batch_indices(step: int, batch_size: int, num_images: int, seed: int) -> Ten
     """Indices (B,) of one step's images: a window on an endless row of shuffled epochs, which the seed alone fixes."""
     start, stop = step * batch_size, (step + 1) * batch_size
     epochs = range(start // num_images, (stop - 1) // num_images + 1)
-    row = np.concatenate([np.random.default_rng((seed, epoch)).permutation(num_images) for epoch in epochs])
+    row = np.concatenate([epoch_order(seed, epoch, num_images) for epoch in epochs])
     return torch.from_numpy(row)[start - epochs[0] * num_images :][:batch_size]
 
 
-def load_data(recipe: Recipe, device: torch.device) -> tuple[ImageSet, ImageSet | None]:
-    """A recipe's training images and, where the set has them, held-out ones, on the device. Raises `UserError`."""
+@lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
+    """Order (num_images,) of an epoch's images; kept, since shuffling a million for every step would take long."""
+    return np.random.default_rng((seed, epoch)).permutation(num_images)
+
+
+def load_data(recipe: Recipe, device: torch.device) -> tuple[ImageSet | ImageFiles, ImageSet | None]:
+    """A recipe's training images and, where the set has them, at most `HELD_OUT` held-out ones. Raises `UserError`.
+
+    Sets of up to `recipe.in_memory_gb`, decoded, lie in the device's memory; larger ones stay on disk.
+    """
     if recipe.dataset == "digits":
         require(not recipe.data_dir, "the digits come with scikit-learn; for your own images use --dataset folder")
         return load_digit_images(recipe.image_size, device), None
     root = Path(recipe.data_dir or f"data/{recipe.dataset}")
-    advice = "--data-dir takes a folder with one folder of images per class, or with train/ and test/ of that form"
-    require(root.is_dir(), f"there is no folder {root}; {advice}")
-    train = root / "train" if (root / "train").is_dir() else root
-    held_out = next((root / name for name in ("test", "val") if train != root and (root / name).is_dir()), None)
-    train_set = load_folder(train, recipe.image_size, device)
-    return train_set, load_folder(held_out, recipe.image_size, device) if held_out else None
+    splits = fetched_splits if recipe.dataset in FETCHED else folder_splits
+    train, held_out, class_names = splits(recipe.dataset, root)
+    advice = f"give {root} a second folder of images, or ignore the classes with --unconditional"
+    require(len(class_names) > 1 or not recipe.conditional, f"{root} has one class, {class_names[0]}; {advice}")
+    train, held_out = (
+        ImageFiles(source, class_names, recipe.image_size, recipe.workers, device) if source else None
+        for source in (train, held_out)
+    )
+    if recipe.fits_memory(len(train)):
+        train = train.in_memory(range(len(train)), recipe.dataset)
+    if held_out:
+        count = min(HELD_OUT, len(held_out))
+        held_out = held_out.in_memory(np.linspace(0, len(held_out) - 1, count).round().astype(int), "held-out images")
+    return train, held_out
 
 
 def load_digit_images(image_size: int, device: torch.device) -> ImageSet:
@@ -73,34 +166,74 @@ def load_digit_images(image_size: int, device: torch.device) -> ImageSet:
     return ImageSet(images.to(device), torch.from_numpy(digits.target).to(device), tuple("0123456789"))
 
 
-def load_folder(root: Path, image_size: int, device: torch.device) -> ImageSet:
-    """An ImageFolder (one folder per class), decoded once, in parallel, each image fitted to a square."""
-    try:
-        folder = ImageFolder(str(root))
-    except FileNotFoundError as error:
-        raise UserError(f"{root} takes one folder of images per class: {error}") from error
-    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-        decode = pool.map(lambda sample: load_image(sample[0], image_size), folder.samples)
-        images = list(tqdm(decode, desc=f"decoding {root}", total=len(folder), leave=False))
-    labels = torch.tensor(folder.targets, device=device)
-    return ImageSet(torch.stack(images).to(device), labels, tuple(folder.classes))
+def fetched_splits(dataset: str, root: Path) -> tuple[Dataset, Dataset, tuple[str, ...]]:
+    """(training, held-out, class names) of a set that torchvision reads from `root`, or downloads to it."""
+    build, training, held_out, files = FETCHED[dataset]
+    train = ConcatDataset([read_or_fetch(build, root, files, **split) for split in training])
+    return train, read_or_fetch(build, root, files, **held_out), tuple(train.datasets[0].classes)
 
 
-def load_image(path: str | Path, image_size: int) -> Tensor:
-    """One image file as uint8 (3, size, size): RGB, `fit_square`; `UserError` names a bad file."""
+def read_or_fetch(build: type[Dataset], root: Path, files: str, **split: Any) -> Dataset:
+    """One split of a torchvision set. What is in `root` is used, archives too; the rest is downloaded."""
     try:
-        with Image.open(path) as image:
-            image = fit_square(ImageOps.exif_transpose(image).convert("RGB"), image_size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return build(str(root), **split)
+    except Exception:  # of any kind, where a file is missing or damaged: the next attempt will say which
+        print(f"preparing {build.__name__}; should its download be slow, stop it and place in {root}: {files}")
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        return build(str(root), download=True, **split)
+    except Exception as error:  # torchvision's, those of unpacking, and those of any network layer below
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        advice = f"place in {root}: {files}; remove damaged files there (their checksum is wrong) first"
+        raise UserError(f"{build.__name__} could not be read or downloaded ({reason}); {advice}") from error
+    finally:
+        socket.setdefaulttimeout(patience)
+
+
+def folder_splits(dataset: str, root: Path) -> tuple[Dataset, Dataset | None, tuple[str, ...]]:
+    """(training, held-out or None, class names) of `root`/train and `root`/test or val; or of `root` alone."""
+    form = "one folder of images per class"
+    advice = f"--data-dir takes a folder with {form}, or with train/ and test/ or val/ of that form"
+    require(root.is_dir(), f"there is no folder {root}; {advice}")
+    below = (root / "train").is_dir()
+    require(below or dataset == "folder", f"{root} has no train/; {dataset} takes train/ and val/, each with {form}")
+    names = ["test", "val"] if below else []
+    held_out = next((read_folder(root / name) for name in names if (root / name).is_dir()), None)
+    train = read_folder(root / "train" if below else root)
+    return train, held_out, tuple(train.classes)
+
+
+def read_folder(root: Path) -> ImageFolder:
+    """An ImageFolder, one folder of images per class, whose bad files are named by `UserError`."""
+    try:
+        return ImageFolder(str(root), loader=open_picture)
+    except OSError as error:
+        advice = "images that lie side by side go into one subfolder, with --unconditional"
+        raise UserError(f"{root} takes one folder of images per class: {error}; {advice}") from error
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """One image file, upright and RGB."""
+    try:
+        with Image.open(path) as picture:
+            return ImageOps.exif_transpose(picture).convert("RGB")
+    except BAD_IMAGE as error:
         raise UserError(f"{path} cannot be read as an image ({error}); mend or remove it") from error
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """Shorter side resized to `size` (bicubic; nearest up to 64 px), then the centre cropped."""
-    scale = size / min(image.size)
+def square_pixels(picture: Image.Image, size: int) -> Tensor:
+    """A picture of any size and mode as uint8 (3, size, size), RGB, cropped by `fit_square`."""
+    return torch.from_numpy(np.array(fit_square(picture.convert("RGB"), size))).permute(2, 0, 1).contiguous()
+
+
+def fit_square(picture: Image.Image, size: int) -> Image.Image:
+    """ADM's centre crop: halve (box) while twice too large, resize the shorter side (bicubic; nearest up to 64 px)."""
+    while min(picture.size) >= 2 * size:
+        picture = picture.resize([side // 2 for side in picture.size], Image.Resampling.BOX)
+    scale = size / min(picture.size)
     if scale != 1:
         resample = Image.Resampling.NEAREST if size <= 64 else Image.Resampling.BICUBIC
-        image = image.resize([max(size, round(side * scale)) for side in image.size], resample)
-    left, top = ((side - size) // 2 for side in image.size)
-    return image.crop((left, top, left + size, top + size))
+        picture = picture.resize([max(size, round(side * scale)) for side in picture.size], resample)
+    left, top = ((side - size) // 2 for side in picture.size)
+    return picture.crop((left, top, left + size, top + size))

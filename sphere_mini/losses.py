@@ -3,8 +3,8 @@
 v_near is the paper's v_noisy (mild noise), v_far its v_NOISY (alpha_max and beyond); x_near, x_far their decodes.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +12,10 @@ from torch import Tensor
 
 from .errors import require
 from .model import SphereConfig, SphereEncoder
+from .perceptual import Perceptual
 from .sphere import at_least_float32, jitter, perturb, spherify, with_hard_cases
 
 MILD_SCALE = 0.5  # the mild noise is at most this share of the strong noise: s ~ 0.5 · jitter
-
-Perceptual = Callable[[Tensor, Tensor], Tensor]  # (images, targets), both (B, 3, H, W) in [-1, 1] → scalar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +65,28 @@ def smooth_l1(x: Tensor, target: Tensor) -> Tensor:
     return F.smooth_l1_loss(at_least_float32(x) / 2, at_least_float32(target) / 2)
 
 
-def pixel_loss(x: Tensor, target: Tensor, l1_weight: float, weight: float, perceptual: Perceptual | None) -> Tensor:
-    """l1_weight·smoothL1(x, target) + weight·perceptual(x, target): the form of L_pix-recon and of L_pix-con."""
-    require(perceptual is not None or not weight, "a perceptual weight above 0 needs a perceptual loss")
-    loss = l1_weight * smooth_l1(x, target) if l1_weight else torch.zeros((), device=x.device)
+@dataclass
+class View:
+    """Images (B, 3, H, W) in [-1, 1], and what the perceptual network sees in them: looked at once, if at all."""
+
+    images: Tensor
+    perceptual: Perceptual | None
+
+    @cached_property
+    def features(self) -> list[Tensor]:
+        """The network's features; a graph hangs on them where one hangs on the images."""
+        require(self.perceptual is not None, "a perceptual weight above 0 needs a perceptual loss")
+        return self.perceptual.features(self.images)
+
+
+def pixel_loss(view: View, target: View, l1_weight: float, weight: float) -> Tensor:
+    """l1_weight·smoothL1(view, sg target) + weight·perceptual(view, sg target): L_pix-recon's form and L_pix-con's."""
+    loss = torch.zeros((), device=view.images.device)
+    if l1_weight:
+        loss = loss + l1_weight * smooth_l1(view.images, target.images.detach())
     if weight:
-        loss = loss + weight * perceptual(x, target)
+        seen = [stage.detach() for stage in target.features]
+        loss = loss + weight * view.perceptual.distance(view.features, seen)
     return loss
 
 
@@ -98,10 +113,11 @@ def sphere_losses(
     z = model.encode(x, drop_labels(y, noise.drop[0], config.null_label))  # (B, N, D)
     consistency = bool(weights.con_l1 or weights.con_perceptual)
     x_far, x_near = decode_far_and_near(model, spherify(z), y, noise, consistency)
+    real, near, far = (View(images, perceptual) for images in (x, x_near, x_far))
     if weights.recon_l1 or weights.recon_perceptual:
-        losses["pix_recon"] = pixel_loss(x_near, x, weights.recon_l1, weights.recon_perceptual, perceptual)
+        losses["pix_recon"] = pixel_loss(near, real, weights.recon_l1, weights.recon_perceptual)
     if consistency:
-        losses["pix_con"] = pixel_loss(x_far, x_near.detach(), weights.con_l1, weights.con_perceptual, perceptual)
+        losses["pix_con"] = pixel_loss(far, near, weights.con_l1, weights.con_perceptual)
     if weights.latent:
         z_again = model.encode(x_far, drop_labels(y, noise.drop[3], config.null_label))  # (B, N, D)
         losses["lat_con"] = weights.latent * latent_consistency(z_again, z.detach())

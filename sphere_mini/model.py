@@ -25,6 +25,16 @@ SIZES = {  # name: (width, depth, num_heads); s to g are the paper's, the smalle
     "g": (1664, 40, 16),
 }
 HUB_PREFIX = "hf://"
+SHAPE_FIELDS = (
+    "image_size",
+    "patch_size",
+    "width",
+    "depth",
+    "num_heads",
+    "latent_channels",
+    "mixer_depth",
+    "pixel_head",
+)
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
@@ -146,6 +156,28 @@ def initialize(model: SphereEncoder) -> None:
             nn.init.normal_(module.weight, std=0.02)
         if getattr(module, "bias", None) is not None:
             nn.init.zeros_(module.bias)
+
+
+def weights_for(config: SphereConfig, old: SphereEncoder) -> tuple[dict[str, Tensor], list[str]]:
+    """`old`'s weights for a model of this config, which may have other classes, and the names of classes made anew.
+
+    Rows of the class tables go by class name (by number where `old` has no names and as many classes); a new class
+    starts as the null class, which has seen all images. Raises `UserError` where the networks differ in shape.
+    """
+    for name in SHAPE_FIELDS:
+        was, wanted = getattr(old.config, name), getattr(config, name)
+        require(was == wanted, f"the given model's {name} is {was}, not {wanted}; leave out what changes it")
+    weights, known, null = old.state_dict(), old.config.class_names, old.config.null_label
+    conditional = bool(null)
+    advice = "it has classes: leave out" if conditional else "it has no classes: add"
+    require(conditional == bool(config.num_classes), f"the given model cannot change kind; {advice} --unconditional")
+    if not known and config.num_classes == old.config.num_classes:
+        known = config.class_names
+    rows = [known.index(name) if name in known else null for name in config.class_names]
+    for end in ("encoder", "decoder") if conditional else ():
+        table = f"{end}.y_embedder.embedding_table.weight"
+        weights[table] = weights[table][[*rows, null]]
+    return weights, [name for name, row in zip(config.class_names, rows, strict=True) if row == null]
 
 
 def local_folder(folder: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""Recipes: every setting of a training run as one flat dataclass, and one preset per data set."""
+"""Recipes: every setting of a training run as one flat dataclass, and the paper's tables and ours that fill it."""
 
 import dataclasses
 import difflib
@@ -10,23 +10,31 @@ from typing import Any, get_type_hints
 from .errors import UserError, require
 from .losses import LossWeights
 from .model import SIZES, SphereConfig
+from .perceptual import PERCEPTUALS
 
 DTYPES = ("auto", "float32", "bfloat16")
 ABOVE_ZERO = ["batch_size", "epochs", "lr", "image_size", "clip", "compression_ratio"]
 ABOVE_ZERO += ["log_every", "sample_every", "save_every"]
 SHARES = ["hard_fraction", "label_drop", "ema"]  # at most 1
+PERCEPTUAL_WEIGHTS = ("recon_perceptual", "con_perceptual")
+ROUND_OFF = 1e-9  # so that a ratio computed from a number of channels gives that number
 PATCH_SIZES = {64: 2, 128: 4, 256: 8}  # the paper's, by the largest image size that takes it; 16 above
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(LossWeights):
-    """All settings of a run, loss weights included, as plain numbers and strings; `--set` overrides any of them."""
+    """All settings of a run, loss weights included, as plain numbers and strings; `--set` overrides any of them.
+
+    The values here are the paper's, common to all its data sets; the tables below say what differs.
+    """
 
     # data
     dataset: str
     data_dir: str = ""  # empty: data/<dataset>
     image_size: int = 32  # pixels
     flip: bool = True  # random horizontal flips
+    in_memory_gb: float = 2.0  # larger sets are read from disk while training
+    workers: int = 8  # processes that read them, at most one per core
     # network
     model: str = "s"
     width: int = 0  # width, depth, num_heads: 0 means those of `model`
@@ -42,6 +50,7 @@ class Recipe(LossWeights):
     hard_fraction: float = 0.1  # share of samples with noise beyond alpha_max
     label_drop: float = 0.1  # probability that a label becomes the null class
     # optimization
+    perceptual: str = "lpips"
     batch_size: int = 256  # global
     epochs: float = 100.0
     steps: int = 0  # 0: from epochs
@@ -55,9 +64,9 @@ class Recipe(LossWeights):
     dtype: str = "auto"  # of matrix products; auto: bfloat16 on an accelerator, else float32
     seed: int = 0
     # steps between two lines of metrics, pictures, checkpoints
-    log_every: int = 20
-    sample_every: int = 200
-    save_every: int = 200
+    log_every: int = 50
+    sample_every: int = 1000
+    save_every: int = 1000
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -65,10 +74,14 @@ class Recipe(LossWeights):
                 require(value > 0 or name not in ABOVE_ZERO, f"{name} must be above 0, not {value}")
                 require(0 <= value < 2**63, f"{name} must be 0 or more and finite, not {value}")
                 require(value <= 1 or name not in SHARES, f"{name} must lie in 0 ... 1, not {value}")
-        require(self.model in SIZES, f"model must be one of {', '.join(SIZES)}, not {self.model!r}")
-        require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
-        weights = vars(LossWeights())
+        for name, known in (("model", SIZES), ("dtype", DTYPES), ("perceptual", PERCEPTUALS)):
+            value = getattr(self, name)
+            require(value in known, f"{name} must be one of {', '.join(known)}, not {value!r}")
+        weights = [name for name in vars(LossWeights()) if self.perceptual != "none" or name not in PERCEPTUAL_WEIGHTS]
         require(any(getattr(self, name) for name in weights), f"one of {', '.join(weights)} must be above 0")
+        weighed = any(getattr(self, name) for name in PERCEPTUAL_WEIGHTS)
+        advice = f"raise {' or '.join(PERCEPTUAL_WEIGHTS)}, or use --perceptual none"
+        require(weighed or self.perceptual == "none", f"perceptual {self.perceptual} has no weight; {advice}")
         self.sphere_config(())  # complains of sizes that do not fit, before any data is read
 
     def sphere_config(self, class_names: Sequence[str]) -> SphereConfig:
@@ -78,33 +91,83 @@ class Recipe(LossWeights):
             fields[name] = fields[name] or size
         names = tuple(class_names) if self.conditional else ()
         patch_size = self.patch_size or next((p for size, p in PATCH_SIZES.items() if self.image_size <= size), 16)
-        channels = int(3 * patch_size**2 / self.compression_ratio)
+        channels = int(3 * patch_size**2 / self.compression_ratio + ROUND_OFF)
         fields |= {"patch_size": patch_size, "latent_channels": channels, "num_classes": len(names)}
         return SphereConfig(**fields | {"class_names": names})
 
     def resolved(self, num_images: int) -> "Recipe":
-        """The same recipe with its length and warm-up in steps, for a data set of `num_images`."""
+        """The same recipe with its length and warm-up in steps, for a data set of `num_images`, and no idle weights."""
         steps = self.steps or math.ceil(self.epochs * num_images / self.batch_size)
         warmup = min(round(self.warmup_epochs * num_images / self.batch_size), steps // 5)  # short runs learn too
-        return dataclasses.replace(self, steps=steps, warmup_steps=self.warmup_steps or warmup)
+        idle = dict.fromkeys(PERCEPTUAL_WEIGHTS, 0.0) if self.perceptual == "none" else {}
+        return dataclasses.replace(self, steps=steps, warmup_steps=self.warmup_steps or warmup, **idle)
+
+    def fits_memory(self, num_images: int) -> bool:
+        """Whether a data set of `num_images` is held in the device's memory, decoded."""
+        return num_images * 3 * self.image_size**2 <= self.in_memory_gb * 2**30
 
 
-# Ours, for minutes on a CPU: a small network, no perceptual loss, and learning rates to match.
-QUICK = {"model": "nano", "pixel_head": "linear", "recon_perceptual": 0.0, "con_perceptual": 0.0}
-QUICK |= {"lr": 2.4e-2, "min_lr": 0.0, "encoder_lr_factor": 0.5, "ema": 0.995}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "digits": QUICK  # patches of 4: the same latent size as with 2, for half the time
-    | {"image_size": 8, "patch_size": 4, "flip": False, "alpha_max_deg": 78.0}
-    | {"batch_size": 128, "epochs": 75.0, "warmup_epochs": 7.0},
-    "folder": QUICK | {"batch_size": 32, "epochs": 100.0, "warmup_epochs": 1.0},
+# fmt: off
+SETS = {  # training images (0: known when the folder is read), classes, and what holds in every recipe
+    "digits":        (1_797, 10, {"image_size": 8, "flip": False}),  # a mirrored 2 is no 2
+    "fashion_mnist": (60_000, 10, {"image_size": 28}),
+    "cifar10":       (50_000, 10, {"image_size": 32}),
+    "cifar100":      (50_000, 100, {"image_size": 32}),
+    "flowers102":    (7_169, 102, {"image_size": 256}),  # two of its splits, see data.py
+    "afhq":          (14_630, 3, {"image_size": 256, "conditional": False}),
+    "imagenet":      (1_281_167, 1000, {"image_size": 256}),
+    "folder":        (0, 0, {"image_size": 32}),
 }
+# The paper's tables. Default model: at 32 px the smallest of its three, which one GPU can train; at 256 px L, which it
+# scores on all three sets. Default batch, ours: 256, at which the learning rate is stated, so that it holds unscaled.
+PAPER_COLUMNS = ("model", "batch_size", "compression_ratio", "mixer_depth", "pixel_head", "alpha_max_deg",
+                 "epochs", "warmup_epochs", *vars(LossWeights()))
+PAPER = {  #     model batch ratio mixer head   alpha  epochs warm-up  w1   w2   w3   w4   w5
+    "cifar10":    ("s", 256, 1.5, 2, "conv",   80.0, 5000.0, 10.0,   1.0, 1.0, 0.5, 0.5, 0.1),
+    "cifar100":   ("s", 256, 1.5, 2, "conv",   80.0, 5000.0, 10.0,   1.0, 1.0, 0.5, 0.5, 0.1),  # not in the paper
+    "afhq":       ("l", 256, 1.5, 4, "linear", 85.0, 1000.0, 10.0,  25.0, 1.0, 1.0, 1.0, 0.1),
+    "flowers102": ("l", 256, 1.5, 4, "linear", 85.0, 1000.0, 10.0,  25.0, 1.0, 1.0, 1.0, 0.1),
+    "imagenet":   ("l", 256, 3.0, 4, "linear", 85.0,  800.0,  5.0,  50.0, 1.0, 25.0, 1.0, 0.1),
+}
+# Ours, for minutes on a CPU: a small network, no perceptual loss, and learning rates to match.
+QUICK = {"model": "nano", "pixel_head": "linear", "perceptual": "none",
+         "lr": 2.4e-2, "min_lr": 0.0, "encoder_lr_factor": 0.5, "ema": 0.995,
+         "log_every": 20, "sample_every": 200, "save_every": 200}
+QUICK_COLUMNS = ("patch_size", "batch_size", "alpha_max_deg", "epochs", "warmup_epochs")
+QUICK_ROWS = {  #    patch batch alpha epochs warm-up
+    "digits":        (4, 128, 78.0,  75.0, 7.0),  # patches of 4: the latent size of patches of 2, for half the time
+    "fashion_mnist": (4,  64, 80.0,   2.0, 0.1),
+    "folder":        (0,  32, 80.0, 100.0, 1.0),  # and all the others
+}
+# fmt: on
+RECIPES = ("paper", "quick")
+QUICK_SIZES = ("nano", "tiny")  # those that the quick recipe's learning rate suits
 
 
-def make_recipe(dataset: str, **overrides: Any) -> Recipe:
-    """The preset of a data set with single fields replaced; `UserError` for an unknown data set, field or value."""
-    require(dataset in PRESETS, f"there is no dataset {dataset!r}; choose from {', '.join(PRESETS)}")
-    return Recipe(**{"dataset": dataset} | PRESETS[dataset] | overrides)
+def make_recipe(dataset: str, recipe: str | None = None, **overrides: Any) -> Recipe:
+    """The preset of a data set with single fields replaced; `UserError` for an unknown data set, field or value.
+
+    recipe: "paper", "quick", or None for the paper's where it has the data set or the size of model. Sets that the
+    paper does not have take, for "paper", CIFAR-10's row up to 64 px and Animal-Faces' above.
+    """
+    require(dataset in SETS, f"there is no dataset {dataset!r}; choose from {', '.join(SETS)}")
+    fields = {"dataset": dataset} | SETS[dataset][2]
+    papers = dataset in PAPER or overrides.get("model", "nano") not in QUICK_SIZES
+    if recipe == "paper" or (recipe is None and papers):
+        alike = "cifar10" if overrides.get("image_size", fields["image_size"]) <= 64 else "afhq"
+        fields |= dict(zip(PAPER_COLUMNS, PAPER.get(dataset, PAPER[alike]), strict=True))
+    else:
+        fields |= QUICK | dict(zip(QUICK_COLUMNS, QUICK_ROWS.get(dataset, QUICK_ROWS["folder"]), strict=True))
+    return Recipe(**fields | overrides)
+
+
+def shape_fields(config: SphereConfig) -> dict[str, Any]:
+    """The recipe's fields that give a network of this config, to train on from its weights."""
+    names = ("image_size", "width", "depth", "num_heads", "patch_size", "mixer_depth", "pixel_head", "alpha_max_deg")
+    fields = {name: getattr(config, name) for name in names}
+    sizes = {size: name for name, size in SIZES.items()}
+    fields["compression_ratio"] = 3 * config.patch_size**2 / config.latent_channels
+    return fields | {"model": sizes.get((config.width, config.depth, config.num_heads), "nano")}
 
 
 def parse_override(text: str) -> tuple[str, Any]:

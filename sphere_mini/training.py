@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -9,13 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.flop_counter import FlopCounterMode
 
-from .data import ImageSet, batch_indices
+from .data import ImageFiles, ImageSet, batch_indices, to_model_range
 from .errors import require
-from .losses import Perceptual, draw_step_noise, sphere_losses
+from .losses import StepNoise, draw_step_noise, sphere_losses
 from .metrics import psnr
 from .model import SphereConfig, SphereEncoder
+from .perceptual import PERCEPTUALS, Perceptual
 from .presets import Recipe
 from .sampling import reconstruct, to_unit_range
 
@@ -33,10 +38,14 @@ def pick_device(name: str = "auto") -> torch.device:
     return devices[name]
 
 
+def precision(device: torch.device, dtype: str) -> str:
+    """Resolve "auto": bfloat16 on an accelerator, float32 on a CPU."""
+    return dtype if dtype != "auto" else "float32" if device.type == "cpu" else "bfloat16"
+
+
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
-    """Mixed precision for the network's matrix products; "auto" means bfloat16 on an accelerator, float32 on a CPU."""
-    use_bfloat16 = dtype == "bfloat16" or (dtype == "auto" and device.type != "cpu")
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_bfloat16)
+    """Mixed precision for the network's matrix products."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision(device, dtype) == "bfloat16")
 
 
 def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
@@ -69,10 +78,15 @@ class TrainState:
     step: int = 0
 
 
-def new_state(recipe: Recipe, config: SphereConfig, device: torch.device) -> TrainState:
-    """A fresh model from the recipe's seed, its EMA copy and AdamW with one parameter group per end."""
+def new_state(
+    recipe: Recipe, config: SphereConfig, device: torch.device, weights: dict[str, Tensor] | None = None
+) -> TrainState:
+    """A model from the recipe's seed or with the given weights, its EMA copy, AdamW with one group per end."""
     torch.manual_seed(recipe.seed)
-    model = SphereEncoder(config).to(device)
+    model = SphereEncoder(config)
+    if weights:
+        model.load_state_dict(weights)
+    model.to(device)
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     groups = [{"params": list(end.parameters())} for end in (model.encoder, model.decoder)]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
@@ -109,25 +123,72 @@ def update_ema(state: TrainState, decay: float) -> None:
 
 
 def train(
-    state: TrainState, recipe: Recipe, data: ImageSet, perceptual: Perceptual | None = None
+    state: TrainState, recipe: Recipe, data: ImageSet | ImageFiles, perceptual: Perceptual | None = None
 ) -> Iterator[dict[str, Tensor | float]]:
     """The training loop: runs a resolved recipe's remaining steps, yielding what `train_step` returns.
 
-    `data` lies on the model's device; the caller logs, samples and saves between the steps.
+    Besides, `data_s` is the time in seconds that the step waited for its images. `data` serves them on the model's
+    device; the caller logs, samples and saves between the steps.
     """
-    while state.step < recipe.steps:
-        indices = batch_indices(state.step, recipe.batch_size, len(data), recipe.seed)
-        generator = seeded_generator(state.model.device, recipe.seed, state.step, FLIP_STREAM)
-        coins = torch.rand(recipe.batch_size, generator=generator, device=generator.device)
-        x, y = data.batch(indices, coins < 0.5 if recipe.flip else None)
-        yield train_step(state, recipe, x, y if recipe.conditional else None, perceptual)
+    steps = range(state.step, recipe.steps)
+    since = time.perf_counter()
+    for images, y in data.batches(batch_indices(step, recipe.batch_size, len(data), recipe.seed) for step in steps):
+        x = to_model_range(images, flips(state, recipe))
+        waited = time.perf_counter() - since
+        yield train_step(state, recipe, x, y if recipe.conditional else None, perceptual) | {"data_s": waited}
+        since = time.perf_counter()
 
 
-def held_out_images(data: ImageSet, count: int) -> Tensor:
-    """`count` images (or all) spread evenly over a set, (count, 3, H, W) in [0, 1]."""
-    return to_unit_range(data.batch(torch.linspace(0, len(data) - 1, min(count, len(data))).round().long())[0])
+def flips(state: TrainState, recipe: Recipe) -> Tensor | None:
+    """Which of the next step's images (B,) are mirrored, drawn on the device, so that it is the same for any source."""
+    generator = seeded_generator(state.model.device, recipe.seed, state.step, FLIP_STREAM)
+    coins = torch.rand(recipe.batch_size, generator=generator, device=generator.device)
+    return coins < 0.5 if recipe.flip else None
 
 
-def held_out_psnr(model: SphereEncoder, x: Tensor) -> float:
-    """Mean PSNR in dB of reconstructions (null class, no noise) of images x (B, 3, H, W) in [0, 1]."""
-    return psnr(torch.cat([reconstruct(model, 2 * part - 1) for part in x.split(100)]), x).mean().item()
+def held_out_psnr(model: SphereEncoder, data: ImageSet) -> float:
+    """Mean PSNR in dB of a set's reconstructions (null class, no noise)."""
+    scores = []
+    for images in data.images.split(100):
+        x = to_model_range(images)
+        scores.append(psnr(reconstruct(model, x), to_unit_range(x)))
+    return torch.cat(scores).mean().item()
+
+
+def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device) -> dict[str, int]:
+    """What a resolved recipe takes: parameters, FLOPs of matrix products per image, bytes of memory on the device.
+
+    From shapes alone: nothing is computed or read. The bytes are those of the weights, their average, Adam's two
+    moments, the larger of the gradients and of what the losses keep for them, and the images where memory holds them.
+    """
+    config, batch_size, saved = recipe.sphere_config([str(k) for k in range(num_classes)]), recipe.batch_size, {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with FakeTensorMode(), autocast(torch.device("cpu"), precision(device, recipe.dtype)):
+        model, build = SphereEncoder(config), PERCEPTUALS[recipe.perceptual]
+        perceptual = build(pretrained=False) if build else None
+        frozen = list(perceptual.parameters()) if perceptual else []
+        x = torch.zeros(batch_size, 3, config.image_size, config.image_size)
+        v, r, drop = torch.zeros(batch_size, *config.latent_shape), x[:, 0, 0, 0], torch.zeros(4, batch_size).bool()
+        y = r.long() if config.num_classes else None
+        with FlopCounterMode(display=False) as training, saved_tensors_hooks(keep, lambda tensor: tensor):
+            sphere_losses(model, x, y, StepNoise(v, r, r, drop), recipe, perceptual)["loss"].backward()
+        with FlopCounterMode(display=False) as decoding, torch.no_grad():
+            model.decode(v, y)
+        with FlopCounterMode(display=False) as encoding, torch.no_grad():
+            model.encode(x, y)
+    for weight in [*model.parameters(), *frozen]:
+        saved.pop(weight.untyped_storage()._cdata, None)
+    parameters, image_bytes = sum(p.numel() for p in model.parameters()), num_images * 3 * config.image_size**2
+    held = 16 * parameters + 4 * sum(p.numel() for p in frozen) + max(4 * parameters, sum(saved.values()))
+    decode, encode = (counter.get_total_flops() // batch_size for counter in (decoding, encoding))
+    return {
+        "parameters": parameters,
+        "flops_train": training.get_total_flops() // batch_size,
+        "flops_one_step": decode,
+        "flops_four_steps": 4 * decode + 3 * encode,
+        "bytes": held + (image_bytes if recipe.fits_memory(num_images) else 0),
+    }

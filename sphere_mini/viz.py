@@ -9,8 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from .data import ImageSet, to_model_range
 from .model import SphereEncoder
-from .sampling import generate, reconstruct
+from .sampling import generate, reconstruct, to_unit_range
 
 MIN_TILE, GAP, FONT_SIZE = 48, 4, 14  # pixels
 GRID_ROWS = GRID_COLUMNS = 10
@@ -59,13 +60,13 @@ def class_rows(
     return rows, names
 
 
-def save_training_grid(model: SphereEncoder, path: Path, real: Tensor | None) -> None:
-    """A training run's picture: one row a class, one step above four; then some of `real` (n, 3, H, W), and again."""
-    columns, rows, names = GRID_COLUMNS if real is None else min(GRID_COLUMNS, len(real)), [], []
+def save_training_grid(model: SphereEncoder, path: Path, held_out: ImageSet | None) -> None:
+    """A training run's picture: one row a class, one step above four; then some held-out images and their like."""
+    columns, rows, names = GRID_COLUMNS if held_out is None else min(GRID_COLUMNS, len(held_out)), [], []
     for num_steps in (1, 4):
         more, labels = class_rows(model, grid_labels(model), columns, num_steps=num_steps)
         rows, names = rows + more, names + [f"{label} · {num_steps} step{'s' * (num_steps > 1)}" for label in labels]
-    if real is not None:
-        shown = real[:: len(real) // columns][:columns]
-        rows, names = [*rows, shown, reconstruct(model, 2 * shown - 1)], [*names, "held out", "again"]
+    if held_out is not None:
+        x = to_model_range(held_out.images[:: len(held_out) // columns][:columns])
+        rows, names = [*rows, to_unit_range(x), reconstruct(model, x)], [*names, "held out", "again"]
     image_grid(rows, names).save(path)

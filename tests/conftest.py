@@ -73,10 +73,16 @@ def digits_model() -> SphereEncoder:
 
 
 @pytest.fixture(scope="session")
-def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photos() -> list[np.ndarray]:
+    """scikit-learn's two photographs, uint8 (427, 640, 3)."""
+    return load_sample_images().images
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory, photos: list[np.ndarray]) -> Path:
     """Two classes of real colour images: 40-pixel crops of scikit-learn's photographs, split into train and test."""
     root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for name, photo in zip(("china", "flower"), load_sample_images().images, strict=True):
+    for name, photo in zip(("china", "flower"), photos, strict=True):
         for split, count in (("train", 24), ("test", 3)):
             (root / split / name).mkdir(parents=True)
             for k in range(count):

@@ -1,3 +1,6 @@
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +8,16 @@ from conftest import DATA, ROOT
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from sphere_mini.data import batch_indices, fit_square, load_data, load_image, to_model_range
+from sphere_mini import UserError
+from sphere_mini.data import (
+    ImageFiles,
+    batch_indices,
+    fit_square,
+    load_data,
+    open_picture,
+    square_pixels,
+    to_model_range,
+)
 from sphere_mini.presets import make_recipe
 
 CPU = torch.device("cpu")
@@ -14,10 +26,10 @@ CPU = torch.device("cpu")
 def test_digits_are_the_real_ones():
     data, held_out = load_data(make_recipe("digits"), CPU)
     assert len(data) == 1797 and held_out is None and data.class_names == tuple("0123456789")
-    x, y = data.batch(torch.arange(1797))
     digits = load_digits()
+    x = to_model_range(data.images)
     assert (x.mean(1) - torch.from_numpy(digits.images / 8 - 1)).abs().max() < 0.005  # one uint8 rounding
-    assert torch.equal(y, torch.from_numpy(digits.target))
+    assert torch.equal(data.labels, torch.from_numpy(digits.target))
 
 
 def test_folder_with_train_below_it_or_classes_directly(photo_folder):
@@ -38,6 +50,12 @@ def test_every_image_is_seen_equally_often_across_epoch_borders():
     assert not torch.equal(batch_indices(5, 7, 20, seed=4), seen[35:42])
 
 
+def test_every_image_is_seen_equally_often_within_an_epoch_too():
+    for stop in (1, 13, 97, 400):
+        seen = torch.cat([batch_indices(step, 7, 20, seed=0) for step in range(stop)]).bincount(minlength=20)
+        assert seen.max() - seen.min() <= 1 and seen.sum() == 7 * stop
+
+
 def test_a_batch_may_be_longer_than_an_epoch():
     indices = batch_indices(1, 50, 20, seed=0)
     assert len(indices) == 50 and indices.bincount().max() <= 4
@@ -54,7 +72,7 @@ def test_flips_mirror_left_to_right():
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1"])
 def test_any_image_mode_becomes_rgb(tmp_path, mode):
     Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).convert(mode).save(tmp_path / "image.png")
-    image = load_image(tmp_path / "image.png", 4)
+    image = square_pixels(open_picture(tmp_path / "image.png"), 4)
     assert image.shape == (3, 4, 4) and image.dtype == torch.uint8
 
 
@@ -64,6 +82,66 @@ def test_fit_square_crops_the_centre_without_needless_resampling():
     assert (np.array(fit_square(Image.fromarray(wide), 4)) == 200).all()
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     assert (np.array(fit_square(Image.fromarray(noise), 32)) == noise).all()
+
+
+def test_large_pictures_get_the_centre_crop_of_adm(photos):
+    picture = Image.fromarray(np.concatenate(photos, axis=1)[:, :1031])  # 427 high
+    halved = picture.resize((515, 213), Image.Resampling.BOX)
+    expected = halved.resize((round(515 * 128 / 213), 128), Image.Resampling.BICUBIC)
+    left = (expected.width - 128) // 2
+    expected = np.array(expected.crop((left, 0, left + 128, 128)))
+    assert (np.array(fit_square(picture, 128)) == expected).all()
+
+
+@pytest.mark.parametrize("size", [(7, 300), (300, 7), (64, 65), (513, 512), (1, 1)])
+@pytest.mark.parametrize("wanted", [8, 32, 100])
+def test_any_picture_fits_any_size(size, wanted):
+    assert fit_square(Image.new("RGB", size), wanted).size == (wanted, wanted)
+
+
+@pytest.fixture
+def both_paths(photo_folder):
+    recipe = make_recipe("folder", data_dir=str(photo_folder), workers=2)
+    in_memory, held_out = load_data(recipe, CPU)
+    from_disk, also_held_out = load_data(dataclasses.replace(recipe, in_memory_gb=0.0), CPU)
+    assert isinstance(from_disk, ImageFiles) and not isinstance(in_memory, ImageFiles)
+    assert torch.equal(held_out.images, also_held_out.images)
+    return in_memory, from_disk
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_memory_and_disk_give_the_same_images_in_the_same_order(both_paths, workers):
+    in_memory, from_disk = both_paths
+    from_disk = dataclasses.replace(from_disk, workers=workers)
+    rows = [batch_indices(step, 10, len(in_memory), seed=5) for step in range(12)]
+    assert len(in_memory) == len(from_disk) == 48 and in_memory.class_names == from_disk.class_names
+    served = [list(data.batches(rows)) for data in (in_memory, from_disk)]
+    for (a, y), (b, z), row in zip(*served, rows, strict=True):
+        assert torch.equal(a, b) and torch.equal(y, z) and a.dtype == torch.uint8
+        assert torch.equal(a, in_memory.images[row])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_image_is_named_from_disk_too(photo_folder, tmp_path, workers):
+    shutil.copytree(photo_folder / "train", tmp_path / "photos")
+    bad = tmp_path / "photos" / "china" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:500])
+    recipe = make_recipe("folder", data_dir=str(tmp_path / "photos"), in_memory_gb=0.0, workers=workers)
+    data, _ = load_data(recipe, CPU)
+    with pytest.raises(UserError, match=r"china/3.png cannot be read as an image \(.*truncated.*\); mend or") as error:
+        list(data.batches([torch.arange(48)]))
+    assert "\n" not in str(error.value)
+
+
+def test_held_out_images_are_few_and_spread_over_the_classes(tmp_path, monkeypatch):
+    for split, count in (("train", 2), ("val", 30)):
+        for name in ("a", "b", "c"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for k in range(count):
+                Image.new("RGB", (8, 8), (k, 0, 0)).save(tmp_path / split / name / f"{k:02d}.png")
+    monkeypatch.setattr("sphere_mini.data.HELD_OUT", 10)
+    _, held_out = load_data(make_recipe("folder", data_dir=str(tmp_path), image_size=8), CPU)
+    assert len(held_out) == 10 and held_out.labels.bincount().tolist() in ([3, 4, 3], [4, 3, 3], [3, 3, 4])
 
 
 def test_no_cifar_image_is_in_the_tests():

@@ -6,6 +6,7 @@ from conftest import random_model
 
 from sphere_mini import UserError
 from sphere_mini.losses import LossWeights, StepNoise, draw_step_noise, drop_labels, smooth_l1, sphere_losses
+from sphere_mini.perceptual import Perceptual
 from sphere_mini.sphere import perturb, spherify
 
 
@@ -121,24 +122,51 @@ def test_a_term_of_weight_zero_costs_nothing(model, batch, loss_weights, terms, 
     assert calls == {"encode": encodes, "decode": 1, "decoded": decoded}
 
 
-def test_the_perceptual_term_is_a_plug_in(model, batch):
+class Halves(Perceptual):
+    """A perceptual loss that can be worked out by hand: features are half of the image, and every look is noted."""
+
+    def __init__(self):
+        super().__init__(torch.nn.Identity())
+        self.looks = []
+
+    def features(self, x):
+        self.looks.append(x)
+        return [x / 2]
+
+    def distance(self, a, b):
+        assert not b[0].requires_grad  # targets carry no graph
+        return (a[0] - b[0]).abs().mean()
+
+
+def test_the_perceptual_terms_share_three_looks(model, batch):
     x, y = batch
-    noise = step_noise(model)
-    calls = []
-
-    def perceptual(image, target):
-        calls.append(target.requires_grad)
-        return (image - target).abs().mean()
-
+    noise, perceptual = step_noise(model), Halves()
     losses = sphere_losses(model, x, y, noise, weights(0, 2.0, 0, 3.0, 0), perceptual)
     _, x_far, x_near = by_hand(model, x, y, noise)
-    assert losses["pix_recon"].item() == pytest.approx(2 * (x_near - x).abs().mean().item(), rel=1e-4)
-    assert losses["pix_con"].item() == pytest.approx(3 * (x_far - x_near).abs().mean().item(), rel=1e-4)
-    assert calls == [False, False]
+    assert losses["pix_recon"].item() == pytest.approx((x_near - x).abs().mean().item(), rel=1e-4)
+    assert losses["pix_con"].item() == pytest.approx(1.5 * (x_far - x_near).abs().mean().item(), rel=1e-4)
+    assert len(perceptual.looks) == 3 and all(len(look) == BATCH for look in perceptual.looks)
+
+
+def test_no_gradient_from_perceptual_consistency_into_the_mild_decode(model, batch):
+    x, y = batch
+    noise = step_noise(model)
+    losses = sphere_losses(model, x, y, noise, dataclasses.replace(OFF, con_perceptual=1.0), Halves())
+    _, x_far, x_near = by_hand(model, x, y, noise)
+    ours = gradients(model, losses["pix_con"])
+    assert same(ours, gradients(model, (x_far - x_near.detach()).abs().mean() / 2))
+    assert not same(ours, gradients(model, (x_far - x_near).abs().mean() / 2))
+
+
+def test_a_perceptual_weight_of_zero_costs_no_look(model, batch):
+    x, y = batch
+    noise = step_noise(model)
+    for numbers, looks in (((1, 0, 1, 0, 0), 0), ((1, 1, 1, 0, 0), 2), ((1, 0, 1, 1, 0), 2), ((1, 1, 0, 0, 0), 2)):
+        perceptual = Halves()
+        sphere_losses(model, x, y, noise, weights(*numbers), perceptual)
+        assert len(perceptual.looks) == looks
     with pytest.raises(UserError, match="needs a perceptual loss"):
         sphere_losses(model, x, y, noise, weights(1, 1, 0, 0, 0))
-    sphere_losses(model, x, y, noise, weights(1, 0, 1, 0, 0), perceptual)
-    assert len(calls) == 2
 
 
 def test_reconstruction_alone_uses_the_strong_noise(model, batch):

@@ -8,13 +8,13 @@ from conftest import DIGITS_MODEL
 
 from sphere_mini import UserError
 from sphere_mini.checkpoint import free_path, load_run, save_run
-from sphere_mini.data import load_data
+from sphere_mini.data import load_data, to_model_range
 from sphere_mini.metrics import judge_digits
-from sphere_mini.presets import PRESETS, make_recipe, parse_override
+from sphere_mini.presets import SETS, make_recipe, parse_override
 from sphere_mini.sampling import generate
 from sphere_mini.training import (
     ema_decay,
-    held_out_images,
+    flips,
     held_out_psnr,
     learning_rate,
     new_state,
@@ -88,7 +88,7 @@ def test_encoder_learns_at_its_own_rate(digits):
 
 
 def test_gradients_are_clipped(digits):
-    x, y = digits.batch(torch.arange(16))
+    x, y = to_model_range(digits.images[:16]), digits.labels[:16]
     ends = []
     for clip in (1e9, 1e-12):
         state, recipe = fresh(digits, clip=clip)
@@ -134,20 +134,25 @@ def test_resumed_run_equals_the_uninterrupted_one(digits, tmp_path):
         assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_flips_are_drawn_half_of_the_time(digits):
-    flipped = []
-    data = dataclasses.replace(digits)
-    data.batch = lambda indices, flip=None: flipped.append(flip) or digits.batch(indices, flip)
-    for flip in (True, False):
-        state, recipe = fresh(digits, flip=flip, steps=10)
-        for _ in train(state, recipe, data):
-            pass
-    assert torch.stack(flipped[:10]).float().mean().item() == pytest.approx(0.5, abs=0.15)
-    assert flipped[10:] == [None] * 10
+def test_half_of_the_images_are_flipped_anew_each_step(digits):
+    state, recipe = fresh(digits, flip=True, batch_size=500)
+    first = flips(state, recipe)
+    assert first.float().mean().item() == pytest.approx(0.5, abs=0.1) and torch.equal(first, flips(state, recipe))
+    state.step += 1
+    assert not torch.equal(first, flips(state, recipe))
+    assert flips(*fresh(digits, flip=False)) is None
+
+
+def test_flips_reach_the_training_step(digits):
+    mirrored = dataclasses.replace(digits, images=digits.images.flip(3))
+    losses = {}
+    for name, data, flip in (("plain", digits, False), ("flipped", digits, True), ("mirrored", mirrored, True)):
+        losses[name] = [row["loss"].item() for row in train(*fresh(digits, flip=flip, steps=3), data)][-1]
+    assert len(set(losses.values())) == 3
 
 
 def test_bfloat16_changes_the_numbers_a_little_and_keeps_float32_weights(digits):
-    x, y = digits.batch(torch.arange(16))
+    x, y = to_model_range(digits.images[:16]), digits.labels[:16]
     losses = {}
     for dtype in ("float32", "bfloat16"):
         state, recipe = fresh(digits, dtype=dtype)
@@ -166,7 +171,7 @@ def test_devices():
 
 
 def test_presets_are_valid_and_overrides_are_typed():
-    for dataset in PRESETS:
+    for dataset in SETS:
         make_recipe(dataset).sphere_config(["a", "b"])
     assert parse_override("alpha_max_deg=70") == ("alpha_max_deg", 70.0)
     assert parse_override("flip=False") == ("flip", False)
@@ -190,6 +195,6 @@ def test_the_shipped_model_draws_digits(digits_model, digits):
     for num_steps, agreement, frechet in ((1, 0.98, 2.2), (2, 0.99, 1.7), (4, 0.98, 1.1)):
         scores = judge_digits(generate(digits_model, labels, num_steps, seeds=range(1000)), labels)
         assert scores["agreement"] >= agreement and scores["deviation"] > 0.1 and scores["frechet"] <= frechet
-    assert held_out_psnr(digits_model, held_out_images(digits, 200)) > 19
+    assert held_out_psnr(digits_model, digits) > 19
     assert (DIGITS_MODEL / "model.safetensors").stat().st_size <= 3e6
     assert json.loads((DIGITS_MODEL / "config.json").read_text())["training"]["dataset"] == "digits"
