@@ -111,7 +111,7 @@ def recipe_from(args: argparse.Namespace, pretrained: SphereEncoder | None) -> R
 def dry_run(recipe: Recipe, device: torch.device) -> None:
     """Print a recipe and what it takes; a folder's images are not counted, nothing is read or written."""
     num_images, num_classes, _ = SETS[recipe.dataset]
-    recipe = recipe.resolved(num_images) if num_images else recipe
+    recipe = recipe.resolved(num_images)
     facts, config = cost(recipe, num_images, num_classes, device), recipe.sphere_config(())
     (tokens, channels), unknown = config.latent_shape, "as many as the folder has"
     bare = "" if num_classes else " without layers for classes"
@@ -168,7 +168,7 @@ def main() -> None:
     """Train, and log, sample and save on the way."""
     args = parse_args()
     device = pick_device(args.device)
-    if args.dry_run:
+    if args.dry_run and not args.resume:
         return dry_run(recipe_from(args, load_pretrained(args)), device)
     run = start(args, device)
     state, recipe, folder, total = run.state, run.recipe, run.folder, run.recipe.steps

@@ -143,8 +143,6 @@ def load_data(recipe: Recipe, device: torch.device) -> tuple[ImageSet | ImageFil
     root = Path(recipe.data_dir or f"data/{recipe.dataset}")
     splits = fetched_splits if recipe.dataset in FETCHED else folder_splits
     train, held_out, class_names = splits(recipe.dataset, root)
-    advice = f"give {root} a second folder of images, or ignore the classes with --unconditional"
-    require(len(class_names) > 1 or not recipe.conditional, f"{root} has one class, {class_names[0]}; {advice}")
     train, held_out = (
         ImageFiles(source, class_names, recipe.image_size, recipe.workers, device) if source else None
         for source in (train, held_out)

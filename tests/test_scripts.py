@@ -1,12 +1,19 @@
 """The two scripts as a user runs them: every flag changes something, every mistake is one sentence."""
 
+import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import DIGITS_MODEL, random_model, run, run_process
 from PIL import Image
+from safetensors.torch import load_file
+from sklearn.datasets import load_digits
+
+from sphere_mini import SphereEncoder
+from sphere_mini.model import weights_for
 
 TINY = ("--set", "width=16", "--set", "depth=1", "--set", "num_heads=2", "--set", "mixer_depth=1", "--batch-size", "16")
 
@@ -57,6 +64,8 @@ def test_a_run_folder_holds_what_the_readme_says(digits_run):
         (["--steps", "2", "--unconditional"], "conditional", False),
         (["--steps", "2", "--set", "alpha_max_deg=60"], "alpha_max_deg", 60.0),
         (["--steps", "2", "--batch-size", "17"], "batch_size", 17),
+        (["--steps", "2", "--perceptual", "efficientnet"], "perceptual", "efficientnet"),
+        (["--steps", "2", "--recipe", "paper", "--perceptual", "efficientnet"], "pixel_head", "conv"),
     ],
 )
 def test_each_flag_of_training_changes_the_run(digits_run, tmp_path, flags, field, value):
@@ -109,6 +118,83 @@ def test_resume_takes_the_settings_of_the_run(tmp_path, digits_run):
     assert done.returncode == 0 and "done" in done.stdout
     assert [row["step"] for row in rows(tmp_path / "run")] == [2, 3, 4, 6, 8, 9]
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == 9
+
+
+def test_data_wait_is_logged_and_small_for_sets_in_memory(digits_run):
+    waits = [row["data_wait"] for row in rows(digits_run)]
+    assert all(0 < wait < 1 for wait in waits)
+
+
+def test_memory_and_disk_train_the_same_weights(photo_folder, tmp_path):
+    command = ("train.py", "--dataset", "folder", "--data-dir", photo_folder, "--image-size", 16, *TINY, "--steps", 4)
+    for name, flags in (("memory", ()), ("disk", ("--set", "in_memory_gb=0", "--set", "workers=2"))):
+        done = run(*command, *flags, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    memory, disk = (load_file(tmp_path / name / "model.safetensors") for name in ("memory", "disk"))
+    assert all(torch.equal(memory[name], disk[name]) for name in memory)
+
+
+def test_a_bad_image_found_while_training_is_one_sentence(photo_folder, tmp_path):
+    shutil.copytree(photo_folder / "train", tmp_path / "photos")
+    (tmp_path / "photos" / "china" / "3.png").write_bytes(b"no image")
+    flags = ("--image-size", 16, *TINY, "--set", "in_memory_gb=0", "--set", "workers=1", "--out", tmp_path / "run")
+    done = run("train.py", "--dataset", "folder", "--data-dir", tmp_path / "photos", *flags)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ") and "china/3.png cannot be read" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def mixed_digits(tmp_path_factory):
+    """A folder of real digits, three known classes by name and two with names that the shipped model does not know."""
+    root, digits = tmp_path_factory.mktemp("digits"), load_digits()
+    for c, name in enumerate(("0", "1", "2", "three", "four")):
+        (root / name).mkdir()
+        for k, picture in enumerate(digits.images[digits.target == c][:40]):
+            Image.fromarray((picture * 255 / 16).astype(np.uint8)).save(root / name / f"{k}.png")
+    return root
+
+
+def test_fine_tuning_starts_lower_than_scratch_and_says_what_is_new(mixed_digits, tmp_path):
+    command = ("train.py", "--dataset", "folder", "--data-dir", mixed_digits, "--batch-size", 64, "--steps", 10)
+    command += ("--log-every", 1, "--set", "flip=false")
+    done = run(*command, "--init-from", DIGITS_MODEL, "--out", tmp_path / "tuned")
+    assert done.returncode == 0, done.stderr
+    assert f"weights from {DIGITS_MODEL}; class tables made anew for: four, three" in done.stdout
+    scratch = run(*command, "--image-size", 8, "--set", "patch_size=4", "--out", tmp_path / "scratch")
+    assert scratch.returncode == 0, scratch.stderr
+    assert config(tmp_path / "tuned")["class_names"] == ["0", "1", "2", "four", "three"]
+    tuned, scratch = (rows(tmp_path / name) for name in ("tuned", "scratch"))
+    assert all(a["pix_recon"] < 0.5 * b["pix_recon"] for a, b in zip(tuned, scratch, strict=True))
+    again = run("train.py", "--init-from", tmp_path / "tuned", "--steps", 1, "--out", tmp_path / "back")
+    assert "made anew for: 3, 4, 5, 6, 7, 8, 9" in again.stdout
+
+
+def test_class_rows_go_by_name(digits_model):
+    wanted = dataclasses.replace(digits_model.config, num_classes=3, class_names=("7", "owl", "2"))
+    weights, anew = weights_for(wanted, digits_model)
+    model = SphereEncoder(wanted).eval()
+    model.load_state_dict(weights)
+    v = torch.randn(2, *wanted.latent_shape)
+    for ours, theirs in ((0, 7), (1, 10), (2, 2), (3, 10)):  # 10: the null class
+        a, b = (m.decode(v, torch.full((2,), k)) for m, k in ((model, ours), (digits_model, theirs)))
+        assert torch.equal(a, b)
+    assert anew == ["owl"]
+    nameless = dataclasses.replace(digits_model.config, class_names=())
+    old = SphereEncoder(nameless)
+    weights, anew = weights_for(digits_model.config, old)
+    assert anew == [] and torch.equal(
+        weights["encoder.y_embedder.embedding_table.weight"], old.encoder.y_embedder.embedding_table.weight
+    )
+
+
+def test_fine_tuning_takes_the_shape_of_any_model(photo_folder, tmp_path):
+    shape = {"image_size": 24, "patch_size": 3, "width": 24, "latent_channels": 7, "pixel_head": "linear"}
+    random_model(num_classes=4, alpha_max_deg=70.0, **shape).save_pretrained(tmp_path / "model")
+    command = ("train.py", "--dataset", "folder", "--data-dir", photo_folder, "--init-from", tmp_path / "model")
+    done = run(*command, "--batch-size", 8, "--steps", 2, "--set", "hard_fraction=0", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert {name: config(tmp_path / "run")[name] for name in shape} == shape
+    assert config(tmp_path / "run")["alpha_max_deg"] == 70 and config(tmp_path / "run")["num_classes"] == 2
 
 
 def load_picture(path):
@@ -175,6 +261,9 @@ def scene(tmp_path, photo_folder):
     (tmp_path / "no-images" / "cat").mkdir(parents=True)
     shutil.copytree(photo_folder / "train", tmp_path / "bad-image")
     (tmp_path / "bad-image" / "china" / "3.png").write_bytes(b"this is no image")
+    (tmp_path / "one-class" / "cat").mkdir(parents=True)
+    for k in range(40):
+        Image.new("L", (32, 32), k).save(tmp_path / "one-class" / "cat" / f"{k}.png")
     for name in ("cut-config", "cut-weights", "other-shape", "bad-angle", "no-weights", "list-config"):
         shutil.copytree(DIGITS_MODEL, tmp_path / name)
     (tmp_path / "list-config" / "config.json").write_text("[]")
@@ -232,7 +321,26 @@ MISTAKES = [  # command, what the one sentence says
     ("train.py --seed 99999999999999999999", "finite"),
     ("train.py --data-dir PHOTOS", "--dataset folder"),
     ("train.py --set recon_l1=0 --set con_l1=0 --set latent=0", "one of recon_l1, "),
-    ("train.py --set con_perceptual=1", "no perceptual loss yet"),
+    ("train.py --set con_perceptual=1", "con_perceptual would change nothing without --perceptual"),
+    ("train.py --set perceptual=vgg", "one of none, efficientnet, lpips"),
+    ("train.py --perceptual efficientnet --set recon_perceptual=0 --set con_perceptual=0", "has no weight"),
+    ("train.py --perceptual vgg", "invalid choice: 'vgg'"),
+    ("train.py --recipe slow", "invalid choice: 'slow'"),
+    ("train.py --dataset cifar10 --perceptual none --set batchsize=4", "near it: batch_size"),
+    ("train.py --dataset afhq --perceptual none", "no folder data/afhq"),
+    (
+        "train.py --dataset imagenet --perceptual none --data-dir PHOTOS/train",
+        "no train/; imagenet takes train/ and val/",
+    ),
+    (f"train.py {FOLDER} SCENE/one-class", "there is one class, cat; add a second folder of images, or ignore"),
+    (f"train.py {FOLDER} SCENE/one-class/cat --unconditional", "go into one subfolder, with --unconditional"),
+    ("train.py --init-from SCENE/nowhere", "no folder"),
+    ("train.py --init-from SCENE/cut-weights", "model.safetensors cannot be used"),
+    ("train.py --init-from DIGITS --model s", "leave out --model"),
+    ("train.py --init-from DIGITS --set width=128", "width is 64, not 128; leave out what changes it"),
+    ("train.py --init-from DIGITS --unconditional", "has classes: leave out --unconditional"),
+    ("train.py --resume SCENE/empty --dry-run", "leave out dry_run"),
+    ("train.py --dry-run --set patch_size=3", "not divisible by patch size 3"),
     ("train.py --set patch_size=8", "at least two patches"),
     ("train.py --resume SCENE/empty --lr 5", "leave out lr"),
     ("train.py --out SCENE/empty", "exists already"),
