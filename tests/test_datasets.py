@@ -91,7 +91,8 @@ def test_imagenet_xl_has_the_papers_parameters():
 @pytest.mark.parametrize("dataset", ["digits", "fashion_mnist", "folder"])
 def test_our_own_recipes(dataset):
     shown = dry_run("--dataset", dataset)
-    assert shown["model"] == "nano" and shown["perceptual"] == "none" and shown["recon_perceptual"] == "0.0"
+    perceptual, weight = ("none", "0.0") if dataset == "digits" else ("efficientnet", "1.0")
+    assert shown["model"] == "nano" and (shown["perceptual"], shown["recon_perceptual"]) == (perceptual, weight)
     assert shown["flip"] == str(dataset != "digits")
     assert shown["image_size"] == {"digits": "8", "fashion_mnist": "28", "folder": "32"}[dataset]
     assert shown["latent dimension"] == {"digits": "128", "fashion_mnist": "1,568", "folder": "2,048"}[dataset]
@@ -109,16 +110,18 @@ def test_a_dry_run_touches_no_disk_and_obeys_flags(tmp_path):
 def test_both_recipes_of_every_set():
     for dataset in SETS:
         paper, quick = (make_recipe(dataset, recipe) for recipe in RECIPES)
-        assert (paper.perceptual, paper.lr, quick.perceptual, quick.model) == ("lpips", 1e-4, "none", "nano")
+        assert (paper.perceptual, paper.lr, quick.lr, quick.model) == ("lpips", 1e-4, 2.4e-2, "nano")
         assert paper.image_size == quick.image_size and paper.flip == quick.flip == (dataset != "digits")
     assert make_recipe("folder", "paper").pixel_head == "conv"
     assert make_recipe("folder", "paper", image_size=256).alpha_max_deg == 85
+    assert make_recipe("folder", image_size=256).alpha_max_deg == 85 and make_recipe("folder").alpha_max_deg == 80
     assert make_recipe("folder", model="s").perceptual == "lpips"  # a large network is not for the quick recipe
 
 
 def test_flops_are_those_of_the_formulas():
     """Counted by hand: 2 per multiplication and addition of every matrix product and convolution."""
-    recipe = make_recipe("folder", image_size=16, patch_size=2, mixer_depth=0, conditional=False, batch_size=3)
+    fields = {"patch_size": 2, "mixer_depth": 0, "conditional": False, "perceptual": "none"}
+    recipe = make_recipe("folder", image_size=16, batch_size=3, **fields)
     n, d, width, hidden, depth = 64, 8, 64, int(64 * (2 / 3 * 4.0)), 4
     block = 2 * n * (3 * width**2 + width**2 + 2 * hidden * width + hidden * width) + 2 * 2 * n * n * width
     decode = depth * block + 2 * n * (d * width + width * 12) + 2 * 16 * 16 * 9 * 3 * 3
@@ -132,7 +135,7 @@ def test_flops_are_those_of_the_formulas():
 
 
 def test_memory_grows_with_what_needs_it():
-    plain = {"depth": 1, "batch_size": 8, "recipe": "quick"}
+    plain = {"depth": 1, "batch_size": 8, "perceptual": "none", "patch_size": 2}
 
     def needs(num_images=1000, **fields):
         return cost(make_recipe("folder", **plain | fields).resolved(num_images), num_images, 2, CPU)["bytes"]
@@ -147,7 +150,9 @@ def test_memory_grows_with_what_needs_it():
 
 @pytest.mark.parametrize("fields", [{}, {"dtype": "bfloat16"}, {"perceptual": "efficientnet", "batch_size": 4}])
 def test_memory_is_what_the_allocator_hands_out(fields):
-    recipe = make_recipe("folder", "quick", **{"model": "tiny", "depth": 2, "batch_size": 8} | fields).resolved(500)
+    recipe = make_recipe(
+        "folder", "quick", **{"model": "tiny", "batch_size": 8, "perceptual": "none"} | fields
+    ).resolved(500)
     perceptual = load_perceptual(recipe.perceptual, CPU)
     images = torch.zeros(500, 3, 32, 32, dtype=torch.uint8)
     state = new_state(recipe, recipe.sphere_config(["a", "b"]), CPU)

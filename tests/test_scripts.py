@@ -16,6 +16,7 @@ from sphere_mini import SphereEncoder
 from sphere_mini.model import weights_for
 
 TINY = ("--set", "width=16", "--set", "depth=1", "--set", "num_heads=2", "--set", "mixer_depth=1", "--batch-size", "16")
+FOLDER_OF = ("train.py", "--dataset", "folder", "--perceptual", "none", "--data-dir")
 
 
 def rows(folder):
@@ -89,7 +90,7 @@ def test_each_flag_of_training_changes_the_run(digits_run, tmp_path, flags, fiel
 
 def test_a_folder_of_photographs_trains_and_reports_held_out_images(photo_folder, tmp_path):
     done = run(
-        *("train.py", "--dataset", "folder", "--data-dir", photo_folder, "--image-size", 16, *TINY),
+        *(*FOLDER_OF, photo_folder, "--image-size", 16, *TINY),
         *("--steps", 4, "--sample-every", 4, "--device", "cpu", "--out", tmp_path / "run"),
     )
     assert done.returncode == 0, done.stderr
@@ -126,7 +127,7 @@ def test_data_wait_is_logged_and_small_for_sets_in_memory(digits_run):
 
 
 def test_memory_and_disk_train_the_same_weights(photo_folder, tmp_path):
-    command = ("train.py", "--dataset", "folder", "--data-dir", photo_folder, "--image-size", 16, *TINY, "--steps", 4)
+    command = (*FOLDER_OF, photo_folder, "--image-size", 16, *TINY, "--steps", 4)
     for name, flags in (("memory", ()), ("disk", ("--set", "in_memory_gb=0", "--set", "workers=2"))):
         done = run(*command, *flags, "--out", tmp_path / name)
         assert done.returncode == 0, done.stderr
@@ -138,7 +139,7 @@ def test_a_bad_image_found_while_training_is_one_sentence(photo_folder, tmp_path
     shutil.copytree(photo_folder / "train", tmp_path / "photos")
     (tmp_path / "photos" / "china" / "3.png").write_bytes(b"no image")
     flags = ("--image-size", 16, *TINY, "--set", "in_memory_gb=0", "--set", "workers=1", "--out", tmp_path / "run")
-    done = run("train.py", "--dataset", "folder", "--data-dir", tmp_path / "photos", *flags)
+    done = run(*FOLDER_OF, tmp_path / "photos", *flags)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: ") and "china/3.png cannot be read" in done.stderr
 
@@ -155,7 +156,7 @@ def mixed_digits(tmp_path_factory):
 
 
 def test_fine_tuning_starts_lower_than_scratch_and_says_what_is_new(mixed_digits, tmp_path):
-    command = ("train.py", "--dataset", "folder", "--data-dir", mixed_digits, "--batch-size", 64, "--steps", 10)
+    command = (*FOLDER_OF, mixed_digits, "--batch-size", 64, "--steps", 10)
     command += ("--log-every", 1, "--set", "flip=false")
     done = run(*command, "--init-from", DIGITS_MODEL, "--out", tmp_path / "tuned")
     assert done.returncode == 0, done.stderr
@@ -190,7 +191,7 @@ def test_class_rows_go_by_name(digits_model):
 def test_fine_tuning_takes_the_shape_of_any_model(photo_folder, tmp_path):
     shape = {"image_size": 24, "patch_size": 3, "width": 24, "latent_channels": 7, "pixel_head": "linear"}
     random_model(num_classes=4, alpha_max_deg=70.0, **shape).save_pretrained(tmp_path / "model")
-    command = ("train.py", "--dataset", "folder", "--data-dir", photo_folder, "--init-from", tmp_path / "model")
+    command = (*FOLDER_OF, photo_folder, "--init-from", tmp_path / "model")
     done = run(*command, "--batch-size", 8, "--steps", 2, "--set", "hard_fraction=0", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert {name: config(tmp_path / "run")[name] for name in shape} == shape
@@ -293,7 +294,7 @@ MISTAKES = [  # command, what the one sentence says
     (f"train.py {FOLDER} SCENE/empty", "one folder of images per class"),
     (f"train.py {FOLDER} SCENE/no-images", "cat"),
     (f"train.py {FOLDER} SCENE/bad-image", "china/3.png cannot be read as an image"),
-    ("train.py --dataset folder --data-dir PHOTOS --image-size 31", "try 30 or 32"),
+    ("train.py --dataset folder --data-dir PHOTOS --image-size 31", "try 28 or 32"),
     ("train.py --dataset folder --data-dir PHOTOS --batch-size 49", "--batch-size 48 or less"),
     ("train.py --image-size 16", "8 by 8"),
     ("train.py --batch-size 0", "batch_size must be above 0"),
