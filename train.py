@@ -5,20 +5,27 @@ model.safetensors (averaged weights, for use), last.pt (for --resume), metrics.j
 """
 
 import argparse
-import json
+import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from sphere_mini import SphereEncoder
-from sphere_mini.checkpoint import METRICS_FILE, SAMPLES_FOLDER, claim_path, load_run, save_run
+from sphere_mini import SphereEncoder, UserError
+from sphere_mini.checkpoint import METRICS_FILE, SAMPLES_FOLDER, Stop, append_row, claim_path, keep_rows
 from sphere_mini.data import ImageFiles, ImageSet, load_data
 from sphere_mini.errors import Parser, require, run_script
-from sphere_mini.model import SIZES, weights_for
+from sphere_mini.losses import StepNoise, sphere_losses
+from sphere_mini.model import SIZES, save_config
 from sphere_mini.perceptual import PERCEPTUALS, Perceptual, load_perceptual
 from sphere_mini.presets import (
     DTYPES,
@@ -30,11 +37,24 @@ from sphere_mini.presets import (
     parse_override,
     shape_fields,
 )
-from sphere_mini.training import TrainState, cost, held_out_psnr, new_state, pick_device, precision, train
+from sphere_mini.training import (
+    TrainState,
+    autocast,
+    find_bad_step,
+    held_out_psnr,
+    load_run,
+    new_state,
+    pick_device,
+    precision,
+    save_run,
+    start_from,
+    train,
+)
 from sphere_mini.viz import save_training_grid
 
 RECIPE_FLAGS = ("data_dir", "image_size", "model", "steps", "epochs", "batch_size", "lr", "perceptual", "dtype", "seed")
-RECIPE_FLAGS += ("save_every", "log_every", "sample_every")
+RECIPE_FLAGS += ("dataset", "grad_accum", "init_from", "save_every", "log_every", "sample_every")
+FREE_ON_RESUME = ("data_dir", "in_memory_gb", "workers", "grad_accum", "save_every", "log_every", "sample_every")
 TERMS = ("loss", "pix_recon", "pix_con", "lat_con")  # of the losses, those shown in the progress bar
 
 
@@ -42,7 +62,7 @@ def parse_args() -> argparse.Namespace:
     """The command line; a flag that is left out keeps the preset's value."""
     parser = Parser(prog="train.py", description=__doc__)
     add = parser.add_argument
-    add("--dataset", default="digits", choices=SETS, help="preset and source of images (default: digits)")
+    add("--dataset", choices=SETS, help="preset and source of images (default: digits)")
     add("--data-dir", metavar="PATH", help="where the images are (default: data/<dataset>)")
     add("--image-size", type=int, metavar="PX", help="side of the square images")
     add("--model", choices=SIZES, help="network size")
@@ -59,6 +79,7 @@ def parse_args() -> argparse.Namespace:
     length.add_argument("--steps", type=int, help="length of the run in steps")
     length.add_argument("--epochs", type=float, help="length of the run in passes over the data")
     add("--batch-size", type=int, help="global batch size")
+    add("--grad-accum", type=int, metavar="PARTS", help="parts of the batch that follow one another, to save memory")
     add("--lr", type=float, help="peak learning rate of the decoder per 256 images of global batch")
     add(
         "--perceptual",
@@ -78,6 +99,7 @@ def parse_args() -> argparse.Namespace:
     add("--save-every", type=int, metavar="STEPS", help="steps between two checkpoints")
     add("--log-every", type=int, metavar="STEPS", help="steps between two lines of metrics.jsonl")
     add("--sample-every", type=int, metavar="STEPS", help="steps between two pictures")
+    add("--max-minutes", type=float, metavar="M", help="save and stop after so many minutes of training")
     add("--dry-run", action="store_true", help="print the settings and what they cost, and stop")
     return parser.parse_args()
 
@@ -94,18 +116,80 @@ class Run:
     folder: Path
 
 
-def recipe_from(args: argparse.Namespace, pretrained: SphereEncoder | None) -> Recipe:
-    """The preset of the data set; over it a pretrained model's shape, the flags, and then the --set fields."""
-    flags = {name: getattr(args, name) for name in RECIPE_FLAGS if getattr(args, name) is not None}
-    require(args.steps is None or args.steps > 0, f"--steps must be above 0, not {args.steps}")
-    if args.unconditional:
-        flags["conditional"] = False
-    flags |= dict(parse_override(text) for text in args.set)
+def given_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """The recipe's fields that the command line sets, by a flag or by --set."""
+    fields = {name: getattr(args, name) for name in RECIPE_FLAGS if getattr(args, name) is not None}
+    fields |= {"conditional": False} if args.unconditional else {}
+    fields |= dict(parse_override(text) for text in args.set)
+    require(fields.get("steps", 1) > 0, f"--steps must be above 0, not {fields.get('steps')}")
+    require("steps" not in fields or "epochs" not in fields, "give the length in steps or in epochs, not in both")
+    return fields
+
+
+def new_recipe(args: argparse.Namespace, pretrained: SphereEncoder | None) -> Recipe:
+    """The preset of the data set; over it a pretrained model's shape, and then what the command line sets."""
+    fields = given_fields(args)
     shape = shape_fields(pretrained.config) if pretrained else {}
-    recipe = make_recipe(**{"dataset": args.dataset, "recipe": args.recipe} | shape | flags)
-    idle = [name for name in PERCEPTUAL_WEIGHTS if flags.get(name) and recipe.perceptual == "none"]
-    require(not idle, f"{' and '.join(idle)} would change nothing without --perceptual {' or '.join(PERCEPTUALS)}")
+    recipe = make_recipe(**{"dataset": "digits", "recipe": args.recipe} | shape | fields)
+    idle = [name for name in PERCEPTUAL_WEIGHTS if fields.get(name) and recipe.perceptual == "none"]
+    require(
+        not idle, f"{' and '.join(idle)} would change nothing without --perceptual {' or '.join([*PERCEPTUALS][1:])}"
+    )
     return recipe
+
+
+def resumed_recipe(args: argparse.Namespace, recipe: Recipe) -> Recipe:
+    """A run's recipe with what may change on the way: where and how data are read, what is logged, a longer plan."""
+    idle = [f"--{name.replace('_', '-')}" for name in ("out", "recipe", "dry_run") if getattr(args, name)]
+    require(not idle, f"--resume goes on with a run as it is; leave out {', '.join(idle)}")
+    fields = given_fields(args)
+    for name, value in fields.items():
+        was = getattr(recipe, name)
+        free = name in FREE_ON_RESUME or (name == "steps" and value > was)
+        require(free or value == was, f"{name} is {was} in this run, {value} would break it; leave {name} out")
+    return replace(recipe, **fields)
+
+
+def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device) -> dict[str, int]:
+    """What a resolved recipe takes: parameters, FLOPs of matrix products per image, bytes of memory on the device.
+
+    From shapes alone: nothing is computed or read. The bytes are those of the weights, their average, Adam's two
+    moments, the larger of the gradients and of what the losses keep for them, and the images where memory holds them.
+    """
+    config, build, saved = (
+        recipe.sphere_config([str(k) for k in range(num_classes)]),
+        PERCEPTUALS[recipe.perceptual],
+        {},
+    )
+    size, images = recipe.batch_size // recipe.grad_accum, num_images if recipe.fits_memory(num_images) else 0
+    perceptual = build(pretrained=False) if build else None
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    step, decode, encode = (FlopCounterMode(display=False) for _ in range(3))
+    shapes = FakeTensorMode(allow_non_fake_inputs=True)
+    with shapes, autocast(torch.device("cpu"), precision(device, recipe.dtype)):
+        model = SphereEncoder(config)
+        frozen = [shapes.from_tensor(weight) for weight in perceptual.parameters()] if perceptual else []
+        x, v = torch.zeros(size, 3, config.image_size, config.image_size), torch.zeros(size, *config.latent_shape)
+        r, y = torch.zeros(size), torch.zeros(size).long() if config.num_classes else None
+        with step, saved_tensors_hooks(keep, lambda tensor: tensor):
+            noise = StepNoise(v, r, r, torch.zeros(4, size).bool())
+            sphere_losses(model, x, y, noise, recipe, perceptual)["loss"].backward()
+        with decode, torch.no_grad():
+            model.decode(v, y)
+        with encode, torch.no_grad():
+            model.encode(x, y)
+    for weight in [*model.parameters(), *frozen]:
+        saved.pop(weight.untyped_storage()._cdata, None)
+    count = sum(p.numel() for p in model.parameters())
+    held = 16 * count + 4 * sum(p.numel() for p in frozen) + max(4 * count, sum(saved.values()))
+    flops = {
+        name: mode.get_total_flops() // size for name, mode in (("step", step), ("decode", decode), ("encode", encode))
+    }
+    return {"parameters": count, "bytes": held + images * 3 * config.image_size**2} | flops
 
 
 def dry_run(recipe: Recipe, device: torch.device) -> None:
@@ -114,16 +198,22 @@ def dry_run(recipe: Recipe, device: torch.device) -> None:
     recipe = recipe.resolved(num_images)
     facts, config = cost(recipe, num_images, num_classes, device), recipe.sphere_config(())
     (tokens, channels), unknown = config.latent_shape, "as many as the folder has"
-    bare = "" if num_classes else " without layers for classes"
+    bare = "" if num_classes or not recipe.conditional else " without layers for classes"
+    facts["loop"] = 4 * facts["decode"] + 3 * facts["encode"]
     giga = {name: f"{value / 1e9:,.0f}" if value > 1e11 else f"{value / 1e9:.3g}" for name, value in facts.items()}
     shown = asdict(recipe) | {name: getattr(config, name) for name in ("width", "depth", "num_heads", "patch_size")}
     shown |= {"images an epoch": f"{num_images:,}" if num_images else unknown}
     shown |= {"steps": f"{recipe.steps:,}" if recipe.steps else f"{recipe.epochs:g} epochs of {unknown}"}
-    shown |= {"classes": num_classes or unknown, "tokens": tokens, "latent channels": channels}
+    shown |= {} if recipe.steps else {"warmup_steps": f"{recipe.warmup_epochs:g} epochs"}
+    shown |= {
+        "classes": (num_classes or unknown) if recipe.conditional else 0,
+        "tokens": tokens,
+        "latent channels": channels,
+    }
     shown |= {"latent dimension": f"{tokens * channels:,}", "parameters": f"{facts['parameters']:,}" + bare}
     shown |= {"compression": f"{3 * config.image_size**2 / (tokens * channels):.4g}"}
-    shown |= {"GFLOPs per training image": giga["flops_train"]}
-    shown |= {"GFLOPs per generated image": f"{giga['flops_one_step']} in one step, {giga['flops_four_steps']} in four"}
+    shown |= {"GFLOPs per training image": giga["step"]}
+    shown |= {"GFLOPs per generated image": f"{giga['decode']} in one step, {giga['loop']} in four"}
     shown |= {"memory per device": f"about {giga['bytes']} GB in {precision(device, recipe.dtype)}"}
     for name, value in shown.items():
         print(f"{name:<28}{value}")
@@ -133,79 +223,134 @@ def load_pretrained(args: argparse.Namespace) -> SphereEncoder | None:
     """The model of --init-from, whose shape the run takes over."""
     if not args.init_from:
         return None
-    given = [f"--{name.replace('_', '-')}" for name in ("model", "image_size") if getattr(args, name) is not None]
+    given = [name for name in ("model", "image_size") if name in given_fields(args)]
     require(not given, f"--init-from takes the model's shape; leave out {' and '.join(given)}")
     return SphereEncoder.from_pretrained(args.init_from)
 
 
 def start(args: argparse.Namespace, device: torch.device) -> Run:
-    """Get everything ready; all that a user can get wrong is found here, before anything is written."""
-    if args.resume:
-        given = [name for name, value in vars(args).items() if value and name not in ("dataset", "device", "resume")]
-        require(not given, f"--resume takes every setting from the run; leave out {', '.join(given)}")
-        state, recipe = load_run(Path(args.resume), device)
-        data, held_out = load_data(recipe, device)
-        return Run(state, recipe, data, held_out, load_perceptual(recipe.perceptual, device), Path(args.resume))
+    """Get a new run ready; all that a user can get wrong is found here, before anything is written."""
     pretrained = load_pretrained(args)
-    recipe = recipe_from(args, pretrained)
+    recipe = new_recipe(args, pretrained)
     perceptual = load_perceptual(recipe.perceptual, device)
     data, held_out = load_data(recipe, device)
-    names, advice = data.class_names, "add a second folder of images, or ignore the classes with --unconditional"
-    require(len(names) > 1 or not recipe.conditional or pretrained, f"there is one class, {names[0]}; {advice}")
-    advice = f"use --batch-size {len(data)} or less"
-    require(recipe.batch_size <= len(data), f"the batch ({recipe.batch_size}) is larger than the data set; {advice}")
+    batch, advice = recipe.batch_size, f"use --batch-size {len(data)} or less"
+    require(batch <= len(data), f"the batch ({batch}) is larger than the data set; {advice}")
     recipe = recipe.resolved(len(data))
-    config = recipe.sphere_config(names)
-    weights, anew = weights_for(config, pretrained) if pretrained else (None, [])
-    state = new_state(recipe, config, device, weights)
-    folder = claim_path(args.out, Path("runs") / f"{recipe.dataset}-{recipe.model}", SAMPLES_FOLDER)
+    state = new_state(recipe, recipe.sphere_config(data.class_names), device)
+    state.num_images = len(data)
     if pretrained:
-        print(f"weights from {args.init_from}; class tables made anew for: {', '.join(anew) or 'no class'}")
+        new_classes = ", ".join(start_from(state, pretrained)) or "no class"
+        print(f"weights from {args.init_from}; class tables made anew for: {new_classes}")
+    folder = claim_path(args.out, Path("runs") / f"{recipe.dataset}-{recipe.model}", SAMPLES_FOLDER)
+    save_config(state.model.config, folder, training=asdict(recipe))  # enough to begin again, before the first save
     return Run(state, recipe, data, held_out, perceptual, folder)
 
 
+def resume(args: argparse.Namespace, device: torch.device) -> Run:
+    """Get a run ready that was stopped, or killed."""
+    folder = Path(args.resume)
+    state, recipe = load_run(folder, device)
+    recipe = resumed_recipe(args, recipe)
+    data, held_out = load_data(recipe, device)
+    state.num_images = state.num_images or len(data)
+    changed = f"{state.num_images:,} images when the run began and {len(data):,} now; put them back as they were"
+    require(len(data) == state.num_images, f"the data set had {changed}")
+    keep_rows(folder / METRICS_FILE, state.step)
+    return Run(state, recipe, data, held_out, load_perceptual(recipe.perceptual, device), folder)
+
+
 def main() -> None:
-    """Train, and log, sample and save on the way."""
+    """Train, from the beginning or from where a run was stopped, and end with the right exit code."""
     args = parse_args()
     device = pick_device(args.device)
     if args.dry_run and not args.resume:
-        return dry_run(recipe_from(args, load_pretrained(args)), device)
-    run = start(args, device)
+        return dry_run(new_recipe(args, load_pretrained(args)), device)
+    require(args.max_minutes is None or args.max_minutes > 0, f"--max-minutes must be above 0, not {args.max_minutes}")
+    with Stop(args.max_minutes) as stop:
+        run = resume(args, device) if args.resume else start(args, device)
+        state, recipe, folder = run.state, run.recipe, run.folder
+        if state.step >= recipe.steps:
+            return print(f"{folder} is finished, with {recipe.steps:,} steps; a larger --steps would take it further")
+        parameters = sum(p.numel() for p in state.model.parameters())
+        print(f"{len(run.data):,} images, {parameters:,} parameters, {recipe.steps:,} steps on {device}, into {folder}")
+        stop.begin()
+        with explained(recipe):
+            follow(run, stop)
+    if state.step < recipe.steps:
+        print(f"stopped {stop.reason} behind step {state.step}; go on with `python train.py --resume {folder}`")
+        sys.exit(stop.code)
+    print(f"done: weights and samples are in {folder}; draw from it with `python sample.py {folder}`")
+
+
+def follow(run: Run, stop: Stop) -> None:
+    """Train; log, sample and save on the way. Raises `UserError` where the last save fails."""
     state, recipe, folder, total = run.state, run.recipe, run.folder, run.recipe.steps
-    parameters = sum(p.numel() for p in state.model.parameters())
-    print(f"{len(run.data):,} images, {parameters:,} parameters, {total:,} steps on {device}, into {folder}")
-    steps = train(state, recipe, run.data, run.perceptual)
-    progress = tqdm(steps, total=total, initial=state.step, unit="step", dynamic_ncols=True)
-    seen, since, waited = state.step, time.perf_counter(), 0.0
+    progress = tqdm(train(state, recipe, run.data, run.perceptual), total=total, initial=state.step, unit="step")
+    saved = seen = state.step
+    since, waited = time.perf_counter(), 0.0
     for losses in progress:
         waited += losses.pop("data_s")
-        sample, save = (due(state.step, total, every) for every in (recipe.sample_every, recipe.save_every))
-        if sample or due(state.step, total, recipe.log_every):
+        every = (recipe.log_every, recipe.sample_every, recipe.save_every)
+        log, sample, save = (state.step == total or state.step % steps == 0 for steps in every)
+        save = save or stop.asked()
+        if log or sample or save:
+            check_finite(run, saved)
+        if log or sample:
             row = {"step": state.step} | {name: float(value) for name, value in losses.items()}
             elapsed = time.perf_counter() - since
             rate = recipe.batch_size * (state.step - seen) / elapsed
             terms = " ".join(f"{name} {row[name]:.4f}" for name in TERMS if name in row)
             progress.set_postfix_str(f"{terms}, {rate:.0f} images/s")
             row |= {"images_per_s": round(rate, 1), "data_wait": round(waited / elapsed, 4)}
-            if sample:
-                row |= {"held_out_psnr": round(held_out_psnr(state.ema, run.held_out), 3)} if run.held_out else {}
+            if sample and run.held_out:
+                row["held_out_psnr"] = round(held_out_psnr(state.ema, run.held_out), 3)
+            with forgiven(f"the log of step {state.step}"):
+                append_row(folder / METRICS_FILE, row)
+        if sample:
+            with forgiven(f"the picture of step {state.step}"):
                 save_training_grid(state.ema, folder / SAMPLES_FOLDER / f"step{state.step:07d}.png", run.held_out)
-            append_row(folder / METRICS_FILE, row)
-            seen, since, waited = state.step, time.perf_counter(), 0.0
         if save:
-            save_run(folder, state, recipe)
-    print(f"done: weights and samples are in {folder}; draw from it with `python sample.py {folder}`")
+            with forgiven(f"the checkpoint of step {state.step}"):
+                save_run(folder, state, recipe)
+                saved = state.step
+        if log or sample:
+            seen, since, waited = state.step, time.perf_counter(), 0.0
+        if stop.asked():
+            break
+    advice = f"make room and go on from step {saved} with `python train.py --resume {folder}`"
+    require(saved == state.step, f"the last checkpoint could not be written; {advice}")
 
 
-def due(step: int, total: int, every: int) -> bool:
-    """Whether something done every so many steps, and at the end, is to be done after this step."""
-    return step == total or step % every == 0
+@contextmanager
+def forgiven(what: str) -> Iterator[None]:
+    """A file that cannot be written costs a warning, not the run: the next one may do."""
+    try:
+        yield
+    except OSError as error:
+        tqdm.write(f"warning: {what} could not be written ({error}); older files are as they were, training goes on")
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add one JSON object as a line."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+def check_finite(run: Run, saved: int) -> None:
+    """Stop a run whose loss, gradient or weights have stopped being numbers, before that reaches a file."""
+    step, recipe = find_bad_step(run.state), run.recipe
+    kept = f"{run.folder} holds the weights of step {saved}" if saved else "no checkpoint was written yet"
+    advice = f"start anew with a lower --lr than {recipe.lr:g}, a lower --set clip, or --dtype float32"
+    require(not step, f"the loss, its gradient or the weights were not finite at step {step}; {kept}; {advice}")
+
+
+@contextmanager
+def explained(recipe: Recipe) -> Iterator[None]:
+    """Out of memory becomes a sentence with the flag that helps."""
+    try:
+        yield
+    except RuntimeError as error:  # of which torch.OutOfMemoryError is one kind; a CPU has none of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        batch, parts = recipe.batch_size, recipe.grad_accum
+        more = next((k for k in range(parts + 1, batch) if batch % k == 0), batch)
+        advice = f"add --grad-accum {more}: {batch // more} images at a time, the same batch of {batch}"
+        raise UserError(f"the device has too little memory for {batch // parts} images at a time; {advice}") from error
 
 
 if __name__ == "__main__":

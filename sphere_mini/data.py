@@ -1,8 +1,7 @@
 """Data sets by name and by folder, as uint8 images in a deterministic order, from the device's memory or from disk."""
 
 import os
-import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,13 +17,12 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, Flowers102, ImageFolder
 from tqdm import tqdm
 
-from .errors import UserError, require
+from .errors import UserError, patience, require
 from .presets import Recipe
 
 DIGIT_MAX = 16  # scikit-learn's digits count ink from 0 to 16
 HELD_OUT = 1000  # images at most that training keeps aside to look at, spread evenly over the test or val split
-PATIENCE = 30  # seconds without a byte after which a download has failed
-BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises on a broken file
+FLOWERS_FILES = "flowers-102/102flowers.tgz, flowers-102/imagelabels.mat and flowers-102/setid.mat"
 FETCHED = {  # torchvision's class, its splits for training, its held-out split, and the files that it wants in its root
     "fashion_mnist": (
         FashionMNIST,
@@ -35,12 +33,7 @@ FETCHED = {  # torchvision's class, its splits for training, its held-out split,
     "cifar10": (CIFAR10, [{"train": True}], {"train": False}, CIFAR10.filename),
     "cifar100": (CIFAR100, [{"train": True}], {"train": False}, CIFAR100.filename),
     # 70 images a class instead of the classifiers' 10, as Flowers is mostly used for generation
-    "flowers102": (
-        Flowers102,
-        [{"split": "train"}, {"split": "test"}],
-        {"split": "val"},
-        "flowers-102/102flowers.tgz, flowers-102/imagelabels.mat and flowers-102/setid.mat",
-    ),
+    "flowers102": (Flowers102, [{"split": "train"}, {"split": "test"}], {"split": "val"}, FLOWERS_FILES),
 }
 
 
@@ -58,7 +51,7 @@ class ImageSet:
     def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """For each row of indices (B,) the images, uint8 (B, 3, H, W), and their labels (B,)."""
         for row in rows:
-            row = row.to(self.images.device)
+            row = row.to(self.images.device, non_blocking=True)  # or the host would wait for the step before
             yield self.images[row], self.labels[row]
 
 
@@ -81,15 +74,14 @@ class ImageFiles(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         try:
             picture, label = self.source[index]
-        except UserError:  # a folder's, which names the file
-            raise
-        except BAD_IMAGE as error:
-            raise UserError(f"image {index} cannot be read ({error}); fetch the data set anew") from error
+        except (OSError, SyntaxError) as error:  # from torchvision's sets; a folder's own error names the file
+            raise UserError(f"image {index} cannot be read ({error}); remove the data set and fetch it anew") from error
         return square_pixels(picture, self.image_size), label
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """As `ImageSet.batches`, bit for bit; worker processes decode ahead, into pinned memory for an accelerator."""
-        workers, pinned = min(self.workers, os.cpu_count()), torch.accelerator.is_available()
+        accelerator = torch.accelerator.current_accelerator()
+        workers, pinned = min(self.workers, os.cpu_count()), self.device.type == (accelerator and accelerator.type)
         indices = (row.tolist() for row in rows)
         try:
             for images, labels in DataLoader(self, batch_sampler=indices, num_workers=workers, pin_memory=pinned):
@@ -122,8 +114,8 @@ def batch_indices(step: int, batch_size: int, num_images: int, seed: int) -> Ten
     """Indices (B,) of one step's images: a window on an endless row of shuffled epochs, which the seed alone fixes."""
     start, stop = step * batch_size, (step + 1) * batch_size
     epochs = range(start // num_images, (stop - 1) // num_images + 1)
-    row = np.concatenate([epoch_order(seed, epoch, num_images) for epoch in epochs])
-    return torch.from_numpy(row)[start - epochs[0] * num_images :][:batch_size]
+    parts = [epoch_order(seed, k, num_images)[max(0, start - k * num_images) : stop - k * num_images] for k in epochs]
+    return torch.from_numpy(np.concatenate(parts))
 
 
 @lru_cache(maxsize=2)
@@ -142,9 +134,12 @@ def load_data(recipe: Recipe, device: torch.device) -> tuple[ImageSet | ImageFil
         return load_digit_images(recipe.image_size, device), None
     root = Path(recipe.data_dir or f"data/{recipe.dataset}")
     splits = fetched_splits if recipe.dataset in FETCHED else folder_splits
-    train, held_out, class_names = splits(recipe.dataset, root)
+    train, held_out, names = splits(recipe.dataset, root)
+    advice = "add a second folder of images, or ignore the classes with --unconditional"
+    one_is_fine = not recipe.conditional or recipe.init_from
+    require(len(names) > 1 or one_is_fine, f"{root} has one class, {names[0]}; {advice}")
     train, held_out = (
-        ImageFiles(source, class_names, recipe.image_size, recipe.workers, device) if source else None
+        ImageFiles(source, names, recipe.image_size, recipe.workers, device) if source else None
         for source in (train, held_out)
     )
     if recipe.fits_memory(len(train)):
@@ -165,58 +160,74 @@ def load_digit_images(image_size: int, device: torch.device) -> ImageSet:
 
 
 def fetched_splits(dataset: str, root: Path) -> tuple[Dataset, Dataset, tuple[str, ...]]:
-    """(training, held-out, class names) of a set that torchvision reads from `root`, or downloads to it."""
+    """(training, held-out, class names) of a torchvision set: what is in `root` is used, the rest is downloaded."""
     build, training, held_out, files = FETCHED[dataset]
-    train = ConcatDataset([read_or_fetch(build, root, files, **split) for split in training])
-    return train, read_or_fetch(build, root, files, **held_out), tuple(train.datasets[0].classes)
 
+    def read_or_fetch(split: dict[str, Any]) -> Dataset:
+        try:
+            return build(str(root), **split)
+        except Exception:  # of any kind, where a file is missing or damaged: the next attempt will say which
+            print(f"preparing {build.__name__}; should its download be slow, stop it and place in {root}: {files}")
+        try:
+            with patience():
+                return build(str(root), download=True, **split)
+        except Exception as error:  # torchvision's, those of unpacking, and those of any network layer below
+            reason = [type(error).__name__, *str(error).strip().splitlines()][-1]
+            advice = f"place in {root}: {files}; remove damaged files there (their checksum is wrong) first"
+            raise UserError(f"{build.__name__} could not be read or downloaded ({reason}); {advice}") from error
 
-def read_or_fetch(build: type[Dataset], root: Path, files: str, **split: Any) -> Dataset:
-    """One split of a torchvision set. What is in `root` is used, archives too; the rest is downloaded."""
-    try:
-        return build(str(root), **split)
-    except Exception:  # of any kind, where a file is missing or damaged: the next attempt will say which
-        print(f"preparing {build.__name__}; should its download be slow, stop it and place in {root}: {files}")
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
-    try:
-        return build(str(root), download=True, **split)
-    except Exception as error:  # torchvision's, those of unpacking, and those of any network layer below
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        advice = f"place in {root}: {files}; remove damaged files there (their checksum is wrong) first"
-        raise UserError(f"{build.__name__} could not be read or downloaded ({reason}); {advice}") from error
-    finally:
-        socket.setdefaulttimeout(patience)
+    train = ConcatDataset([read_or_fetch(split) for split in training])
+    return train, read_or_fetch(held_out), tuple(train.datasets[0].classes)
 
 
 def folder_splits(dataset: str, root: Path) -> tuple[Dataset, Dataset | None, tuple[str, ...]]:
-    """(training, held-out or None, class names) of `root`/train and `root`/test or val; or of `root` alone."""
+    """(training, held-out or None, class names) of `root`/train and `root`/val or test; or of `root` alone."""
     form = "one folder of images per class"
     advice = f"--data-dir takes a folder with {form}, or with train/ and test/ or val/ of that form"
     require(root.is_dir(), f"there is no folder {root}; {advice}")
-    below = (root / "train").is_dir()
+    splits = [root / name for name in ("train", "val", "test") if class_folders(root / name)]
+    below = root / "train" in splits
     require(below or dataset == "folder", f"{root} has no train/; {dataset} takes train/ and val/, each with {form}")
-    names = ["test", "val"] if below else []
-    held_out = next((read_folder(root / name) for name in names if (root / name).is_dir()), None)
-    train = read_folder(root / "train" if below else root)
+    train = Folder(root / "train" if below else root)
+    held_out = next((Folder(split, train.classes) for split in splits[1:]), None) if below else None
     return train, held_out, tuple(train.classes)
 
 
-def read_folder(root: Path) -> ImageFolder:
-    """An ImageFolder, one folder of images per class, whose bad files are named by `UserError`."""
-    try:
-        return ImageFolder(str(root), loader=open_picture)
-    except OSError as error:
-        advice = "images that lie side by side go into one subfolder, with --unconditional"
-        raise UserError(f"{root} takes one folder of images per class: {error}; {advice}") from error
+def class_folders(root: Path) -> list[str]:
+    """Names of the folders in `root`, sorted, without hidden ones and such as .ipynb_checkpoints or __MACOSX."""
+    return sorted(p.name for p in root.glob("*") if p.is_dir() and not p.name.startswith((".", "__")))
+
+
+class Folder(ImageFolder):
+    """An ImageFolder, one folder of images per class, whose numbers are those of `known` classes, if given."""
+
+    def __init__(self, root: Path, known: Sequence[str] = ()) -> None:
+        self.known = list(known)
+        try:
+            super().__init__(str(root), loader=open_picture)
+        except OSError as error:
+            advice = "each class is a folder of images; images without classes go into one folder, with --unconditional"
+            raise UserError(f"{root} takes one folder of images per class: {error}; {advice}") from error
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        found = class_folders(Path(directory))
+        new = [name for name in found if self.known and name not in self.known]
+        require(not new, f"{directory} has classes that train/ lacks: {', '.join(new)}")
+        require(bool(found), f"{directory} has no folder in it; images go into one folder of images per class")
+        return found, {name: (self.known or found).index(name) for name in found}
 
 
 def open_picture(path: str | Path) -> Image.Image:
-    """One image file, upright and RGB."""
+    """One image file, upright and RGB: 16-bit grey is scaled to 8 bits, what is transparent becomes white."""
     try:
         with Image.open(path) as picture:
-            return ImageOps.exif_transpose(picture).convert("RGB")
-    except BAD_IMAGE as error:
+            picture = ImageOps.exif_transpose(picture)
+            if picture.mode.startswith("I"):
+                picture = Image.fromarray((np.array(picture) // 256).astype(np.uint8))
+            if picture.has_transparency_data:
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+            return picture.convert("RGB")
+    except Exception as error:  # a damaged file makes Pillow raise anything
         raise UserError(f"{path} cannot be read as an image ({error}); mend or remove it") from error
 
 

@@ -1,6 +1,7 @@
 """What a user can get wrong ends in one clear sentence and exit code 2; our own mistakes keep their traceback."""
 
 import argparse
+import socket
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -46,6 +47,17 @@ def reading(path: Path) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if not line.startswith("Error(s)")]
         reason = textwrap.shorten(lines[0] if lines else type(error).__name__, 150)
         raise UserError(f"{path} cannot be used ({reason}); mend it or take another copy") from error
+
+
+@contextmanager
+def patience(seconds: float = 30) -> Iterator[None]:
+    """Downloads that receive nothing for so long fail instead of hanging."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def run_script(main: Callable[[], None]) -> None:

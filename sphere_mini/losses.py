@@ -42,6 +42,10 @@ class StepNoise:
     r_near: Tensor
     drop: Tensor
 
+    def part(self, rows: Tensor) -> "StepNoise":
+        """The noise of these rows of the batch."""
+        return StepNoise(self.e[rows], self.r_far[rows], self.r_near[rows], self.drop[:, rows])
+
 
 def draw_step_noise(
     batch_size: int, config: SphereConfig, hard_fraction: float, label_drop: float, generator: torch.Generator
@@ -79,14 +83,14 @@ class View:
         return self.perceptual.features(self.images)
 
 
-def pixel_loss(view: View, target: View, l1_weight: float, weight: float) -> Tensor:
-    """l1_weight·smoothL1(view, sg target) + weight·perceptual(view, sg target): L_pix-recon's form and L_pix-con's."""
+def pixel_loss(view: View, target: View, l1_weight: float, perceptual_weight: float) -> Tensor:
+    """l1_weight·smoothL1 + perceptual_weight·perceptual of (view, sg target): L_pix-recon's form and L_pix-con's."""
     loss = torch.zeros((), device=view.images.device)
     if l1_weight:
         loss = loss + l1_weight * smooth_l1(view.images, target.images.detach())
-    if weight:
+    if perceptual_weight:
         seen = [stage.detach() for stage in target.features]
-        loss = loss + weight * view.perceptual.distance(view.features, seen)
+        loss = loss + perceptual_weight * view.perceptual.distance(view.features, seen)
     return loss
 
 

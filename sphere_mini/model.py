@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .errors import UserError, reading, require
+from .checkpoint import read_newest, write_safely
+from .errors import UserError, require
 from .sphere import sigma_from_angle
 from .vit import ViT, build_decoder, build_encoder
 
@@ -122,20 +123,16 @@ class SphereEncoder(nn.Module):
 
     def save_pretrained(self, folder: str | Path, **extra: Any) -> None:
         """Write `model.safetensors` and `config.json` (the config's fields, and `extra` JSON values) into `folder`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.state_dict(), folder / WEIGHTS_FILE)
-        (folder / CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(self.config) | extra, indent=2) + "\n")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_safely(Path(folder) / WEIGHTS_FILE, lambda path: save_file(self.state_dict(), path))
+        save_config(self.config, folder, **extra)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "SphereEncoder":
         """Load a run or model folder or "hf://owner/name": eval mode, float32, on the CPU. `UserError`: a bad file."""
         folder = local_folder(folder)
-        with reading(folder / CONFIG_FILE):
-            config = config_from_dict(json.loads((folder / CONFIG_FILE).read_text()))
-        model = cls(config)
-        with reading(folder / WEIGHTS_FILE):
-            model.load_state_dict(load_file(folder / WEIGHTS_FILE))  # fp16 files load into the float32 model
+        model = cls(read_newest(folder / CONFIG_FILE, lambda path: config_from_dict(json.loads(path.read_text()))))
+        read_newest(folder / WEIGHTS_FILE, lambda path: model.load_state_dict(load_file(path)))  # fp16 files load too
         return model.eval()
 
 
@@ -166,11 +163,11 @@ def weights_for(config: SphereConfig, old: SphereEncoder) -> tuple[dict[str, Ten
     """
     for name in SHAPE_FIELDS:
         was, wanted = getattr(old.config, name), getattr(config, name)
-        require(was == wanted, f"the given model's {name} is {was}, not {wanted}; leave out what changes it")
+        require(was == wanted, f"the given model's {name} is {was}, and this data set or a flag asks for {wanted}")
     weights, known, null = old.state_dict(), old.config.class_names, old.config.null_label
     conditional = bool(null)
-    advice = "it has classes: leave out" if conditional else "it has no classes: add"
-    require(conditional == bool(config.num_classes), f"the given model cannot change kind; {advice} --unconditional")
+    advice = f"train on with --set conditional={str(conditional).lower()}"
+    require(conditional == bool(config.num_classes), f"the given model has {null or 'no'} classes; {advice}")
     if not known and config.num_classes == old.config.num_classes:
         known = config.class_names
     rows = [known.index(name) if name in known else null for name in config.class_names]
@@ -178,6 +175,12 @@ def weights_for(config: SphereConfig, old: SphereEncoder) -> tuple[dict[str, Ten
         table = f"{end}.y_embedder.embedding_table.weight"
         weights[table] = weights[table][[*rows, null]]
     return weights, [name for name, row in zip(config.class_names, rows, strict=True) if row == null]
+
+
+def save_config(config: SphereConfig, folder: str | Path, **extra: Any) -> None:
+    """Write the config's fields and `extra` JSON values into `folder`/config.json."""
+    text = json.dumps(dataclasses.asdict(config) | extra, indent=2) + "\n"
+    write_safely(Path(folder) / CONFIG_FILE, lambda path: path.write_text(text))
 
 
 def local_folder(folder: str | Path) -> Path:

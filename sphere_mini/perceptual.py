@@ -14,14 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import ConvNeXt_Small_Weights, convnext_small
-from torchvision.transforms.functional import normalize
 
-from .errors import UserError
+from .errors import UserError, patience
 
 VGG_FILE, CONVNEXT_FILE = "vgg16-397923af.pth", "convnext_small-0c510722.pth"
 VGG_MIN, EFFICIENTNET_MIN, CONVNEXT_SIZE = 16, 64, 224  # pixels that a network wants at least, or exactly
 EFFICIENTNET_STAGES = (0, 2, 4, 10)  # blocks: the last one at each resolution from 1/2 to 1/16
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of images in [0, 1], by channel
 LPIPS_WEIGHT, CONVNEXT_WEIGHT = 1.0, 0.1  # of the release's mixture
 
 
@@ -95,11 +94,13 @@ class ConvNeXt(Perceptual):
     def __init__(self, pretrained: bool = True) -> None:
         weights = ConvNeXt_Small_Weights.IMAGENET1K_V1 if pretrained else None
         super().__init__(fetched(partial(convnext_small, weights=weights), CONVNEXT_FILE))
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
 
     def features(self, x: Tensor) -> list[Tensor]:
         size = (CONVNEXT_SIZE, CONVNEXT_SIZE)
         x = F.interpolate((x.float() + 1) / 2, size, mode="bilinear", antialias=True, align_corners=False)
-        return [self.network(normalize(x, IMAGENET_MEAN, IMAGENET_STD)).float()]
+        return [self.network((x - self.mean) / self.std).float()]
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
         return F.mse_loss(a[0], b[0])
@@ -136,7 +137,7 @@ def enlarged(x: Tensor, size: int) -> Tensor:
 def fetched(build: Callable[[], nn.Module], file: str) -> nn.Module:
     """A network whose weights torchvision may have to download; where it cannot, `UserError` says what to place."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # lpips uses torchvision's old spelling of `weights`
+        with patience(), warnings.catch_warnings(action="ignore"):  # lpips uses torchvision's old spelling of `weights`
             return build()
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"

@@ -1,30 +1,31 @@
 """Training: device and precision, schedule, EMA, the train step and the loop that scripts and notebooks run."""
 
 import copy
+import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd.graph import saved_tensors_hooks
-from torch.optim.swa_utils import get_ema_multi_avg_fn
-from torch.utils.flop_counter import FlopCounterMode
 
+from .checkpoint import STATE_FILE, free_path, previous, read_newest, write_safely
 from .data import ImageFiles, ImageSet, batch_indices, to_model_range
-from .errors import require
-from .losses import StepNoise, draw_step_noise, sphere_losses
+from .errors import reading, require
+from .losses import draw_step_noise, sphere_losses
 from .metrics import psnr
-from .model import SphereConfig, SphereEncoder
-from .perceptual import PERCEPTUALS, Perceptual
+from .model import CONFIG_FILE, SphereConfig, SphereEncoder, config_from_dict, weights_for
+from .perceptual import Perceptual
 from .presets import Recipe
 from .sampling import reconstruct, to_unit_range
 
 LR_BATCH = 256  # learning rates are stated per this many images of global batch and scaled linearly
+STATE_PARTS = ("model", "ema", "optimizer")
 FLIP_STREAM = 1  # keeps the flips' random numbers apart from the noise's
 
 
@@ -75,22 +76,27 @@ class TrainState:
     model: SphereEncoder
     ema: SphereEncoder
     optimizer: torch.optim.Optimizer
+    bad_step: Tensor  # (), on the device: the first step whose loss or gradient was not finite, 0 for none
     step: int = 0
+    num_images: int = 0  # of the data set, on which the order depends
 
 
-def new_state(
-    recipe: Recipe, config: SphereConfig, device: torch.device, weights: dict[str, Tensor] | None = None
-) -> TrainState:
-    """A model from the recipe's seed or with the given weights, its EMA copy, AdamW with one group per end."""
+def new_state(recipe: Recipe, config: SphereConfig, device: torch.device) -> TrainState:
+    """A model from the recipe's seed, its EMA copy, and AdamW with one group per end."""
     torch.manual_seed(recipe.seed)
-    model = SphereEncoder(config)
-    if weights:
-        model.load_state_dict(weights)
-    model.to(device)
+    model = SphereEncoder(config).to(device)
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     groups = [{"params": list(end.parameters())} for end in (model.encoder, model.decoder)]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    return TrainState(model, ema, optimizer)
+    return TrainState(model, ema, optimizer, torch.zeros((), dtype=torch.long, device=device))
+
+
+def start_from(state: TrainState, pretrained: SphereEncoder) -> list[str]:
+    """Give a fresh state a pretrained model's weights; returns the classes that are new to them (`weights_for`)."""
+    weights, new_classes = weights_for(state.model.config, pretrained)
+    for model in (state.model, state.ema):
+        model.load_state_dict(weights)
+    return new_classes
 
 
 def train_step(
@@ -105,21 +111,81 @@ def train_step(
     noise = draw_step_noise(len(x), model.config, recipe.hard_fraction, recipe.label_drop, generator)
     for group, factor in zip(optimizer.param_groups, (recipe.encoder_lr_factor, 1.0), strict=True):
         group["lr"] = lr * factor
-    with autocast(x.device, recipe.dtype):
-        losses = sphere_losses(model, x, y, noise, recipe, perceptual)
-    losses["loss"].backward()
+    losses: dict[str, Tensor] = {}
+    for part in torch.arange(len(x), device=x.device).chunk(recipe.grad_accum):
+        with autocast(x.device, recipe.dtype):
+            y_part = None if y is None else y[part]
+            parts = sphere_losses(model, x[part], y_part, noise.part(part), recipe, perceptual)
+        (parts["loss"] / recipe.grad_accum).backward()
+        for name, value in parts.items():
+            losses[name] = losses.get(name, 0) + value.detach() / recipe.grad_accum
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    mark_bad_step(state, losses["loss"] + grad_norm)
+    optimizer.found_inf = (state.bad_step > 0).float()  # a fused optimizer leaves the weights alone where this is 1
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     update_ema(state, recipe.ema)
     state.step += 1
-    return {name: value.detach() for name, value in losses.items()} | {"grad_norm": grad_norm, "lr": lr}
+    return losses | {"grad_norm": grad_norm, "lr": lr}
+
+
+def mark_bad_step(state: TrainState, value: Tensor) -> None:
+    """Note on the device that this step's loss or gradient is not finite; from then on nothing changes the weights."""
+    bad = (state.bad_step == 0) & ~value.isfinite()
+    state.bad_step = torch.where(bad, state.step + 1, state.bad_step)
 
 
 def update_ema(state: TrainState, decay: float) -> None:
-    """Move the averaged weights towards the current ones by 1 - ema_decay."""
-    average = get_ema_multi_avg_fn(ema_decay(state.step, decay))
-    average(list(state.ema.parameters()), list(state.model.parameters()), None)
+    """Move the averaged weights towards the current ones by 1 - ema_decay, but not behind a bad step."""
+    amount = (state.bad_step == 0) * (1 - ema_decay(state.step, decay))
+    for average, weight in zip(state.ema.parameters(), state.model.parameters(), strict=True):
+        average.lerp_(weight.detach(), amount)
+
+
+def find_bad_step(state: TrainState) -> int:
+    """The first step after which a loss, a gradient or a weight was not finite, as far as is known; 0 for none."""
+    weights = [weight.detach().isfinite().all() for weight in state.model.parameters()]
+    return int(state.bad_step) or (0 if torch.stack(weights).all() else state.step)
+
+
+def save_run(folder: Path, state: TrainState, recipe: Recipe) -> None:
+    """Write `last.pt` with everything that resuming needs, and the averaged weights for use."""
+    content = {"step": state.step, "num_images": state.num_images}
+    content |= {"recipe": asdict(recipe), "config": asdict(state.model.config)}
+    content |= {name: getattr(state, name).state_dict() for name in STATE_PARTS}
+    write_safely(folder / STATE_FILE, lambda path: torch.save(content, path))
+    state.ema.save_pretrained(folder, training=asdict(recipe) | {"step": state.step})
+
+
+def load_run(folder: Path, device: torch.device) -> tuple[TrainState, Recipe]:
+    """State and recipe of a run, from the newest checkpoint that loads; before the first one it begins again at step 0.
+
+    A damaged `last.pt` is set aside, so that the next save does not push the good one out. Raises `UserError`.
+    """
+
+    def read(path: Path) -> tuple[TrainState, Recipe, Path]:
+        content = torch.load(path, map_location=device, weights_only=True)
+        recipe, config = Recipe(**content["recipe"]), config_from_dict(content["config"])
+        state = new_state(recipe, config, device)
+        for name in STATE_PARTS:
+            getattr(state, name).load_state_dict(content[name])
+        state.step, state.num_images = content["step"], content["num_images"]
+        return state, recipe, path
+
+    path, begun = folder / STATE_FILE, folder / CONFIG_FILE
+    if begun.exists() and not path.exists() and not previous(path).exists():
+        with reading(begun):
+            content = json.loads(begun.read_text())
+            require("step" not in content["training"], f"its checkpoint {STATE_FILE} is gone")
+            recipe, config = Recipe(**content["training"]), config_from_dict(content)
+        state = new_state(recipe, config, device)
+        if recipe.init_from:
+            start_from(state, SphereEncoder.from_pretrained(recipe.init_from))
+        return state, recipe
+    state, recipe, used = read_newest(path, read)
+    if used != path and path.exists():
+        os.replace(path, free_path(path.with_suffix(".bad")))
+    return state, recipe
 
 
 def train(
@@ -153,42 +219,3 @@ def held_out_psnr(model: SphereEncoder, data: ImageSet) -> float:
         x = to_model_range(images)
         scores.append(psnr(reconstruct(model, x), to_unit_range(x)))
     return torch.cat(scores).mean().item()
-
-
-def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device) -> dict[str, int]:
-    """What a resolved recipe takes: parameters, FLOPs of matrix products per image, bytes of memory on the device.
-
-    From shapes alone: nothing is computed or read. The bytes are those of the weights, their average, Adam's two
-    moments, the larger of the gradients and of what the losses keep for them, and the images where memory holds them.
-    """
-    config, batch_size, saved = recipe.sphere_config([str(k) for k in range(num_classes)]), recipe.batch_size, {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with FakeTensorMode(), autocast(torch.device("cpu"), precision(device, recipe.dtype)):
-        model, build = SphereEncoder(config), PERCEPTUALS[recipe.perceptual]
-        perceptual = build(pretrained=False) if build else None
-        frozen = list(perceptual.parameters()) if perceptual else []
-        x = torch.zeros(batch_size, 3, config.image_size, config.image_size)
-        v, r, drop = torch.zeros(batch_size, *config.latent_shape), x[:, 0, 0, 0], torch.zeros(4, batch_size).bool()
-        y = r.long() if config.num_classes else None
-        with FlopCounterMode(display=False) as training, saved_tensors_hooks(keep, lambda tensor: tensor):
-            sphere_losses(model, x, y, StepNoise(v, r, r, drop), recipe, perceptual)["loss"].backward()
-        with FlopCounterMode(display=False) as decoding, torch.no_grad():
-            model.decode(v, y)
-        with FlopCounterMode(display=False) as encoding, torch.no_grad():
-            model.encode(x, y)
-    for weight in [*model.parameters(), *frozen]:
-        saved.pop(weight.untyped_storage()._cdata, None)
-    parameters, image_bytes = sum(p.numel() for p in model.parameters()), num_images * 3 * config.image_size**2
-    held = 16 * parameters + 4 * sum(p.numel() for p in frozen) + max(4 * parameters, sum(saved.values()))
-    decode, encode = (counter.get_total_flops() // batch_size for counter in (decoding, encoding))
-    return {
-        "parameters": parameters,
-        "flops_train": training.get_total_flops() // batch_size,
-        "flops_one_step": decode,
-        "flops_four_steps": 4 * decode + 3 * encode,
-        "bytes": held + (image_bytes if recipe.fits_memory(num_images) else 0),
-    }

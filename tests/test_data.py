@@ -1,4 +1,5 @@
 import dataclasses
+import pickle
 import shutil
 
 import numpy as np
@@ -69,11 +70,43 @@ def test_flips_mirror_left_to_right():
     assert to_model_range(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).tolist() == [[[[-1, 1]]]]
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "I;16", "CMYK"])
 def test_any_image_mode_becomes_rgb(tmp_path, mode):
-    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).convert(mode).save(tmp_path / "image.png")
+    ramp = np.tile(np.arange(0, 256, 16, dtype=np.uint8), (16, 1))  # black to nearly white, left to right
+    picture = Image.fromarray(ramp.astype(np.uint16) * 256) if mode == "I;16" else Image.fromarray(ramp).convert("RGB")
+    suffix = "tiff" if mode == "CMYK" else "png"
+    (picture if mode == "I;16" else picture.convert(mode)).save(tmp_path / f"image.{suffix}")
+    image = square_pixels(open_picture(tmp_path / f"image.{suffix}"), 16)
+    assert image.shape == (3, 16, 16) and image.dtype == torch.uint8
+    if mode in ("1", "P"):  # dithered
+        assert image[:, :, :4].float().mean() < 60 < 200 < image[:, :, -4:].float().mean()
+    else:
+        assert (image.int() - torch.from_numpy(ramp).int()).abs().max() <= 4
+
+
+def test_what_is_transparent_becomes_white(tmp_path):
+    picture = Image.new("RGBA", (4, 4), (10, 20, 30, 255))
+    picture.putpixel((0, 0), (200, 0, 0, 0))
+    picture.save(tmp_path / "image.png")
     image = square_pixels(open_picture(tmp_path / "image.png"), 4)
-    assert image.shape == (3, 4, 4) and image.dtype == torch.uint8
+    assert image[:, 0, 0].tolist() == [255, 255, 255] and image[:, 1, 1].tolist() == [10, 20, 30]
+
+
+def test_folders_as_people_have_them(tmp_path):
+    for name in ("photos/train", "photos/car", "photos/.git", "photos/__MACOSX", "split/train/a", "split/train/b"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
+    for name in ("split/test/b", "split/test/c"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
+    recipe = make_recipe("folder", data_dir=str(tmp_path / "photos"), image_size=8, batch_size=2)
+    data, held_out = load_data(recipe, CPU)
+    assert data.class_names == ("car", "train") and held_out is None  # a class may be called train
+    recipe = dataclasses.replace(recipe, data_dir=str(tmp_path / "split"))
+    with pytest.raises(UserError, match="has classes that train/ lacks: c"):
+        load_data(recipe, CPU)
+    shutil.rmtree(tmp_path / "split" / "test" / "c")
+    assert load_data(recipe, CPU)[1].labels.tolist() == [1]  # b keeps its number
 
 
 def test_fit_square_crops_the_centre_without_needless_resampling():
@@ -126,11 +159,15 @@ def test_a_bad_image_is_named_from_disk_too(photo_folder, tmp_path, workers):
     shutil.copytree(photo_folder / "train", tmp_path / "photos")
     bad = tmp_path / "photos" / "china" / "3.png"
     bad.write_bytes(bad.read_bytes()[:500])
-    recipe = make_recipe("folder", data_dir=str(tmp_path / "photos"), in_memory_gb=0.0, workers=workers)
+    recipe = make_recipe("folder", data_dir=str(tmp_path / "photos"), in_memory_gb=0.0, workers=workers, batch_size=8)
     data, _ = load_data(recipe, CPU)
     with pytest.raises(UserError, match=r"china/3.png cannot be read as an image \(.*truncated.*\); mend or") as error:
         list(data.batches([torch.arange(48)]))
     assert "\n" not in str(error.value)
+
+
+def test_a_data_set_can_be_sent_to_workers_of_any_kind(both_paths):
+    assert len(pickle.loads(pickle.dumps(both_paths[1]))) == 48  # as macOS and Windows start them
 
 
 def test_held_out_images_are_few_and_spread_over_the_classes(tmp_path, monkeypatch):
@@ -140,7 +177,7 @@ def test_held_out_images_are_few_and_spread_over_the_classes(tmp_path, monkeypat
             for k in range(count):
                 Image.new("RGB", (8, 8), (k, 0, 0)).save(tmp_path / split / name / f"{k:02d}.png")
     monkeypatch.setattr("sphere_mini.data.HELD_OUT", 10)
-    _, held_out = load_data(make_recipe("folder", data_dir=str(tmp_path), image_size=8), CPU)
+    _, held_out = load_data(make_recipe("folder", data_dir=str(tmp_path), image_size=8, batch_size=4), CPU)
     assert len(held_out) == 10 and held_out.labels.bincount().tolist() in ([3, 4, 3], [4, 3, 3], [3, 3, 4])
 
 

@@ -12,14 +12,16 @@ import pytest
 import torch
 from conftest import run
 from PIL import Image
+from safetensors.torch import load_file
 from scipy.io import savemat
 from torchvision.datasets import CIFAR10, CIFAR100, Flowers102
 
 from sphere_mini import SphereEncoder
 from sphere_mini.data import ImageSet
-from sphere_mini.perceptual import load_perceptual
+from sphere_mini.perceptual import PERCEPTUALS, load_perceptual
 from sphere_mini.presets import RECIPES, SETS, make_recipe
-from sphere_mini.training import cost, new_state, train
+from sphere_mini.training import new_state, train
+from train import cost
 
 CPU = torch.device("cpu")
 TINY = (
@@ -77,7 +79,7 @@ PAPER = {  # what the paper's text says of each, written out again
 
 @pytest.mark.parametrize("dataset", PAPER)
 def test_the_papers_recipe_field_by_field(dataset):
-    shown = dry_run("--dataset", dataset, "--batch-size", 256)
+    shown = dry_run("--dataset", dataset)
     expected = COMMON | PAPER[dataset]
     assert {name: shown[name] for name in expected} == expected
 
@@ -112,9 +114,12 @@ def test_both_recipes_of_every_set():
         paper, quick = (make_recipe(dataset, recipe) for recipe in RECIPES)
         assert (paper.perceptual, paper.lr, quick.lr, quick.model) == ("lpips", 1e-4, 2.4e-2, "nano")
         assert paper.image_size == quick.image_size and paper.flip == quick.flip == (dataset != "digits")
+    splits = [make_recipe("imagenet", batch_size=batch).grad_accum for batch in (256, 8, 2, 30, 13)]
+    assert splits == [32, 1, 1, 5, 13] and make_recipe("cifar10").grad_accum == 4
     assert make_recipe("folder", "paper").pixel_head == "conv"
     assert make_recipe("folder", "paper", image_size=256).alpha_max_deg == 85
     assert make_recipe("folder", image_size=256).alpha_max_deg == 85 and make_recipe("folder").alpha_max_deg == 80
+    assert make_recipe("folder", image_size=256).recon_l1 == 25 and make_recipe("folder").recon_l1 == 1
     assert make_recipe("folder", model="s").perceptual == "lpips"  # a large network is not for the quick recipe
 
 
@@ -127,10 +132,9 @@ def test_flops_are_those_of_the_formulas():
     decode = depth * block + 2 * n * (d * width + width * 12) + 2 * 16 * 16 * 9 * 3 * 3
     encode = depth * block + 2 * n * (12 * width + width * width + width * d)
     facts = cost(recipe.resolved(100), 100, 0, CPU)
-    assert facts["flops_one_step"] == decode
-    assert facts["flops_four_steps"] == 4 * decode + 3 * encode
+    assert facts["decode"] == decode and facts["encode"] == encode
     forward = 2 * encode + 2 * decode  # both images behind the noise are decoded
-    assert 2.9 * forward < facts["flops_train"] < 3.1 * forward  # going back costs twice as much, attention a bit more
+    assert 2.9 * forward < facts["step"] < 3.1 * forward  # going back costs twice as much, attention a bit more
     assert facts["parameters"] == sum(p.numel() for p in SphereEncoder(recipe.sphere_config(())).parameters())
 
 
@@ -230,6 +234,12 @@ def folders(root, photos, classes, splits, size, suffix):
                 Image.fromarray(picture).convert(mode).save(root / split / name / f"{c}_{k}.{suffix}", "JPEG")
 
 
+def imagenet(root, photos, monkeypatch):
+    folders(root, photos, ("n01440764", "n01443537"), ("train", "val"), 300, "JPEG")
+    (root / "test").mkdir()  # the official test split has no folders
+    Image.fromarray(photos[0]).save(root / "test" / "ILSVRC2012_test_00000001.JPEG", "JPEG")
+
+
 LAYOUTS = {
     "cifar10": (lambda *args: cifar(*args, CIFAR10), 20, 10),
     "cifar100": (lambda *args: cifar(*args, CIFAR100), 4, 100),
@@ -241,7 +251,7 @@ LAYOUTS = {
         0,
     ),
     "imagenet": (
-        lambda root, photos, _: folders(root, photos, ("n01440764", "n01443537"), ("train", "val"), 300, "JPEG"),
+        imagenet,
         8,
         2,
     ),
@@ -306,10 +316,16 @@ def test_an_archive_in_place_is_used_and_a_damaged_one_is_not(offline, photos, t
 
 
 def test_a_perceptual_loss_by_name_changes_the_training(photo_folder, tmp_path):
-    losses = {}
+    weights = {}
     for name in ("none", "efficientnet"):
         flags = (*TINY, "--perceptual", name, "--image-size", 16, "--out", tmp_path / name)
         done = run("train.py", "--dataset", "folder", "--data-dir", photo_folder, *flags)
         assert done.returncode == 0, done.stderr
-        losses[name] = (tmp_path / name / "metrics.jsonl").read_text()
-    assert losses["none"] != losses["efficientnet"]
+        weights[name] = load_file(tmp_path / name / "model.safetensors")["decoder.ffn.linear.weight"]
+    assert not torch.equal(weights["none"], weights["efficientnet"])
+
+
+@pytest.mark.parametrize("perceptual", PERCEPTUALS)
+def test_every_perceptual_loss_has_a_dry_run(perceptual):
+    shown = dry_run("--dataset", "folder", "--perceptual", perceptual, "--image-size", 16, "--set", "depth=1")
+    assert shown["perceptual"] == perceptual and float(shown["GFLOPs per training image"].replace(",", "")) > 0

@@ -96,7 +96,7 @@ def test_efficientnet_knows_what_it_sees(crops):
     network = load_perceptual("efficientnet", torch.device("cpu"))
     deep = F.adaptive_avg_pool2d(network.features(crops)[-1], 1).flatten(1)  # (6, channels)
     alike = F.cosine_similarity(deep[:, None], deep[None], dim=2)
-    assert min(alike[0, 1], alike[1, 2], alike[3, 4]) > alike[:3, 3:].mean()
+    assert min(alike[0, 1], alike[1, 2], alike[3, 4]) > alike[:3, 3:].mean() + 0.2  # random ones are all alike
 
 
 def test_three_passes_of_a_real_network_in_a_step(crops):
@@ -109,16 +109,23 @@ def test_three_passes_of_a_real_network_in_a_step(crops):
     assert len(passes) == 3 and model.decoder.ffn.linear.weight.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize(("name", "file"), [("lpips", "vgg16-397923af.pth"), ("lpips+convnext", "vgg16-397923af.pth")])
+@pytest.mark.parametrize(
+    ("build", "file"),
+    [
+        (perceptual.LPIPS, "vgg16-397923af.pth"),
+        (LPIPSAndConvNeXt, "vgg16-397923af.pth"),
+        (perceptual.ConvNeXt, "convnext_small-0c510722.pth"),
+    ],
+)
 @pytest.mark.parametrize("damage", ["no network", "damaged file"])
-def test_missing_weights_name_the_file_and_the_offline_choice(name, file, damage, tmp_path, monkeypatch):
+def test_missing_weights_name_the_file_and_the_offline_choice(build, file, damage, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
     if damage == "damaged file":
         (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
         (tmp_path / "hub" / "checkpoints" / file).write_bytes(b"cut short")
     with pytest.raises(UserError) as error:
-        load_perceptual(name, torch.device("cpu"))
+        build()
     for words in (file, str(tmp_path / "hub" / "checkpoints"), "--perceptual efficientnet"):
         assert words in str(error.value)
 

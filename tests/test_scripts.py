@@ -42,6 +42,9 @@ def test_a_run_folder_holds_what_the_readme_says(digits_run):
         "config.json",
         "model.safetensors",
         "last.pt",
+        "config.prev.json",
+        "model.prev.safetensors",
+        "last.prev.pt",
         "metrics.jsonl",
         "samples",
     }
@@ -111,17 +114,7 @@ def test_the_default_run_folder_is_named_and_numbered(tmp_path):
         assert (tmp_path / "runs" / name / "model.safetensors").is_file()
 
 
-def test_resume_takes_the_settings_of_the_run(tmp_path, digits_run):
-    shutil.copytree(digits_run, tmp_path / "run")
-    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
-    torch.save(state | {"recipe": state["recipe"] | {"steps": 9}}, tmp_path / "run" / "last.pt")
-    done = run("train.py", "--resume", tmp_path / "run")
-    assert done.returncode == 0 and "done" in done.stdout
-    assert [row["step"] for row in rows(tmp_path / "run")] == [2, 3, 4, 6, 8, 9]
-    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == 9
-
-
-def test_data_wait_is_logged_and_small_for_sets_in_memory(digits_run):
+def test_data_wait_is_logged(digits_run):
     waits = [row["data_wait"] for row in rows(digits_run)]
     assert all(0 < wait < 1 for wait in waits)
 
@@ -291,7 +284,7 @@ MISTAKES = [  # command, what the one sentence says
     ("train.py --dataset folder", "no folder data/folder; --data-dir takes"),
     (f"train.py {FOLDER} SCENE/nowhere", "no folder"),
     (f"train.py {FOLDER} SCENE/file", "no folder"),
-    (f"train.py {FOLDER} SCENE/empty", "one folder of images per class"),
+    (f"train.py {FOLDER} SCENE/empty", "has no folder in it; images go into one folder"),
     (f"train.py {FOLDER} SCENE/no-images", "cat"),
     (f"train.py {FOLDER} SCENE/bad-image", "china/3.png cannot be read as an image"),
     ("train.py --dataset folder --data-dir PHOTOS --image-size 31", "try 28 or 32"),
@@ -333,17 +326,24 @@ MISTAKES = [  # command, what the one sentence says
         "train.py --dataset imagenet --perceptual none --data-dir PHOTOS/train",
         "no train/; imagenet takes train/ and val/",
     ),
-    (f"train.py {FOLDER} SCENE/one-class", "there is one class, cat; add a second folder of images, or ignore"),
-    (f"train.py {FOLDER} SCENE/one-class/cat --unconditional", "go into one subfolder, with --unconditional"),
+    (f"train.py {FOLDER} SCENE/one-class", "has one class, cat; add a second folder of images, or ignore"),
+    (
+        f"train.py {FOLDER} SCENE/one-class/cat --unconditional",
+        "has no folder in it; images go into one folder",
+    ),
     ("train.py --init-from SCENE/nowhere", "no folder"),
     ("train.py --init-from SCENE/cut-weights", "model.safetensors cannot be used"),
-    ("train.py --init-from DIGITS --model s", "leave out --model"),
-    ("train.py --init-from DIGITS --set width=128", "width is 64, not 128; leave out what changes it"),
-    ("train.py --init-from DIGITS --unconditional", "has classes: leave out --unconditional"),
-    ("train.py --resume SCENE/empty --dry-run", "leave out dry_run"),
+    ("train.py --init-from DIGITS --model s", "leave out model"),
+    ("train.py --init-from DIGITS --set model=s", "leave out model"),
+    ("train.py --set steps=5 --epochs 3", "not in both"),
+    ("train.py --init-from DIGITS --set width=128", "width is 64, and this data set or a flag asks for 128"),
+    ("train.py --init-from DIGITS --unconditional", "has 10 classes; train on with --set conditional=true"),
+    ("train.py --resume SCENE/empty --dry-run", "last.pt is missing"),
+    ("train.py --max-minutes 0", "--max-minutes must be above 0"),
+    ("train.py --grad-accum 3", "128 cannot be split into 3 equal parts"),
+    ("train.py --grad-accum 0", "grad_accum must be above 0"),
     ("train.py --dry-run --set patch_size=3", "not divisible by patch size 3"),
     ("train.py --set patch_size=8", "at least two patches"),
-    ("train.py --resume SCENE/empty --lr 5", "leave out lr"),
     ("train.py --out SCENE/empty", "exists already"),
     ("train.py --out SCENE/file/run", "cannot be made"),
     ("train.py --resume SCENE/empty", "last.pt is missing; check that"),

@@ -7,7 +7,6 @@ import torch
 from conftest import DIGITS_MODEL
 
 from sphere_mini import UserError
-from sphere_mini.checkpoint import free_path, load_run, save_run
 from sphere_mini.data import load_data, to_model_range
 from sphere_mini.metrics import judge_digits
 from sphere_mini.presets import SETS, make_recipe, parse_override
@@ -116,24 +115,6 @@ def test_same_seed_same_weights_and_another_seed_others(digits):
     assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
 
 
-def test_resumed_run_equals_the_uninterrupted_one(digits, tmp_path):
-    whole, recipe = fresh(digits)
-    for _ in train(whole, recipe, digits):
-        pass
-    half, _ = fresh(digits)
-    steps = train(half, recipe, digits)
-    for _ in range(5):
-        next(steps)
-    save_run(tmp_path, half, recipe)
-    again, recipe_again = load_run(tmp_path, CPU)
-    assert recipe_again == recipe and again.step == 5
-    for _ in train(again, recipe_again, digits):
-        pass
-    for name in ("model", "ema"):
-        pairs = zip(getattr(whole, name).parameters(), getattr(again, name).parameters(), strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)
-
-
 def test_half_of_the_images_are_flipped_anew_each_step(digits):
     state, recipe = fresh(digits, flip=True, batch_size=500)
     first = flips(state, recipe)
@@ -179,15 +160,6 @@ def test_presets_are_valid_and_overrides_are_typed():
     config = make_recipe("digits", width=32, num_heads=2, patch_size=2, compression_ratio=3).sphere_config(["a"])
     assert (config.width, config.num_heads, config.patch_size, config.latent_channels) == (32, 2, 2, 4)
     assert make_recipe("digits", conditional=False).sphere_config(["a"]).num_classes == 0
-
-
-def test_free_path_counts_up(tmp_path):
-    assert free_path(tmp_path / "run") == tmp_path / "run"
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run-2").mkdir()
-    assert free_path(tmp_path / "run") == tmp_path / "run-3"
-    (tmp_path / "a.png").touch()
-    assert free_path(tmp_path / "a.png") == tmp_path / "a-2.png"
 
 
 def test_the_shipped_model_draws_digits(digits_model, digits):
