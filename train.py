@@ -336,7 +336,9 @@ def check_finite(run: Run, saved: int) -> None:
     step, recipe = find_bad_step(run.state), run.recipe
     kept = f"{run.folder} holds the weights of step {saved}" if saved else "no checkpoint was written yet"
     advice = f"start anew with a lower --lr than {recipe.lr:g}, a lower --set clip, or --dtype float32"
-    require(not step, f"the loss, its gradient or the weights were not finite at step {step}; {kept}; {advice}")
+    require(
+        not step, f"loss, gradient or weights exploded at step {step}, they are not finite or huge; {kept}; {advice}"
+    )
 
 
 @contextmanager

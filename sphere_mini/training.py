@@ -26,6 +26,7 @@ from .sampling import reconstruct, to_unit_range
 
 LR_BATCH = 256  # learning rates are stated per this many images of global batch and scaled linearly
 STATE_PARTS = ("model", "ema", "optimizer")
+HUGE = 1e6  # no weight of a sound network comes near it, a diverged one may sit there with finite losses
 FLIP_STREAM = 1  # keeps the flips' random numbers apart from the noise's
 
 
@@ -143,9 +144,9 @@ def update_ema(state: TrainState, decay: float) -> None:
 
 
 def find_bad_step(state: TrainState) -> int:
-    """The first step after which a loss, a gradient or a weight was not finite, as far as is known; 0 for none."""
-    weights = [weight.detach().isfinite().all() for weight in state.model.parameters()]
-    return int(state.bad_step) or (0 if torch.stack(weights).all() else state.step)
+    """The first step after which a loss or gradient was not finite, or a weight is beyond `HUGE` now; 0 for none."""
+    sound = torch.stack([(weight.detach().abs() < HUGE).all() for weight in state.model.parameters()]).all()
+    return int(state.bad_step) or (0 if sound else state.step)
 
 
 def save_run(folder: Path, state: TrainState, recipe: Recipe) -> None:
