@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pickle
 import random
+import re
 import resource
 import shutil
 import signal
@@ -103,9 +104,10 @@ def assert_same_end(folder, straight):
 SLOW_STEPS = """
 import runpy, sys, time, sphere_mini.training as training
 step = training.train_step
-def slow(*args, **kwargs):
+def slow(state, *args, **kwargs):
     time.sleep(0.02)
-    return step(*args, **kwargs)
+    print(f"step {state.step} is done", flush=True)
+    return step(state, *args, **kwargs)
 training.train_step = slow
 """
 KILLED_IN_A_SAVE = """
@@ -173,6 +175,8 @@ def kill_at_random(rng, folder, straight, kills):
         time.sleep(rng.uniform(0, 0.6))
         process.kill()
         out, _ = process.communicate()
+        reached = max([0, *map(int, re.findall(r"step (\d+) is done", out))])
+        assert saved_step(folder) >= reached - 5
         args = [ROOT / "train.py", "--resume", folder]
     done = run("train.py", "--resume", folder)
     assert done.returncode == 0, done.stderr
