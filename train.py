@@ -5,6 +5,7 @@ model.safetensors (averaged weights, for use), last.pt (for --resume), metrics.j
 """
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from sphere_mini import SphereEncoder, UserError
-from sphere_mini.checkpoint import METRICS_FILE, SAMPLES_FOLDER, Stop, append_row, claim_path, keep_rows
+from sphere_mini import SphereConfig, SphereEncoder, UserError
+from sphere_mini.checkpoint import METRICS_FILE, SAMPLES_FOLDER, Stop, claim_path, keep_rows
 from sphere_mini.data import ImageFiles, ImageSet, load_data
 from sphere_mini.errors import Parser, require, run_script
 from sphere_mini.losses import StepNoise, sphere_losses
@@ -35,7 +36,6 @@ from sphere_mini.presets import (
     Recipe,
     make_recipe,
     parse_override,
-    shape_fields,
 )
 from sphere_mini.training import (
     TrainState,
@@ -47,6 +47,7 @@ from sphere_mini.training import (
     pick_device,
     precision,
     save_run,
+    save_weights,
     start_from,
     train,
 )
@@ -124,6 +125,15 @@ def given_fields(args: argparse.Namespace) -> dict[str, Any]:
     require(fields.get("steps", 1) > 0, f"--steps must be above 0, not {fields.get('steps')}")
     require("steps" not in fields or "epochs" not in fields, "give the length in steps or in epochs, not in both")
     return fields
+
+
+def shape_fields(config: SphereConfig) -> dict[str, Any]:
+    """The recipe's fields that give a network of this config, to train on from its weights."""
+    names = ("image_size", "width", "depth", "num_heads", "patch_size", "mixer_depth", "pixel_head", "alpha_max_deg")
+    fields = {name: getattr(config, name) for name in names}
+    sizes = {size: name for name, size in SIZES.items()}
+    fields["compression_ratio"] = 3 * config.patch_size**2 / config.latent_channels
+    return fields | {"model": sizes.get((config.width, config.depth, config.num_heads), "nano")}
 
 
 def new_recipe(args: argparse.Namespace, pretrained: SphereEncoder | None) -> Recipe:
@@ -243,7 +253,10 @@ def start(args: argparse.Namespace, device: torch.device) -> Run:
         new_classes = ", ".join(start_from(state, pretrained)) or "no class"
         print(f"weights from {args.init_from}; class tables made anew for: {new_classes}")
     folder = claim_path(args.out, Path("runs") / f"{recipe.dataset}-{recipe.model}", SAMPLES_FOLDER)
-    save_config(state.model.config, folder, training=asdict(recipe))  # enough to begin again, before the first save
+    try:
+        save_config(state.model.config, folder, training=asdict(recipe))  # enough to begin again, before the first save
+    except OSError as error:
+        raise UserError(f"nothing can be written to {folder} ({error}); make room, remove it, start again") from error
     return Run(state, recipe, data, held_out, perceptual, folder)
 
 
@@ -256,7 +269,10 @@ def resume(args: argparse.Namespace, device: torch.device) -> Run:
     state.num_images = state.num_images or len(data)
     changed = f"{state.num_images:,} images when the run began and {len(data):,} now; put them back as they were"
     require(len(data) == state.num_images, f"the data set had {changed}")
-    keep_rows(folder / METRICS_FILE, state.step)
+    known, found = state.model.config.class_names, data.class_names if recipe.conditional else ()
+    require(known == found, f"the classes were {', '.join(known)} and are {', '.join(found)} now; put them back")
+    with forgiven("a shorter log"):
+        keep_rows(folder / METRICS_FILE, state.step)
     return Run(state, recipe, data, held_out, load_perceptual(recipe.perceptual, device), folder)
 
 
@@ -271,6 +287,7 @@ def main() -> None:
         run = resume(args, device) if args.resume else start(args, device)
         state, recipe, folder = run.state, run.recipe, run.folder
         if state.step >= recipe.steps:
+            save_weights(folder, state, recipe)  # the end of the last save, should that have been cut off
             return print(f"{folder} is finished, with {recipe.steps:,} steps; a larger --steps would take it further")
         parameters = sum(p.numel() for p in state.model.parameters())
         print(f"{len(run.data):,} images, {parameters:,} parameters, {recipe.steps:,} steps on {device}, into {folder}")
@@ -293,7 +310,8 @@ def follow(run: Run, stop: Stop) -> None:
         waited += losses.pop("data_s")
         every = (recipe.log_every, recipe.sample_every, recipe.save_every)
         log, sample, save = (state.step == total or state.step % steps == 0 for steps in every)
-        save = save or stop.asked()
+        stopping = stop.asked()  # asked once: a signal during what follows is for the next step
+        save = save or stopping
         if log or sample or save:
             check_finite(run, saved)
         if log or sample:
@@ -316,10 +334,17 @@ def follow(run: Run, stop: Stop) -> None:
                 saved = state.step
         if log or sample:
             seen, since, waited = state.step, time.perf_counter(), 0.0
-        if stop.asked():
+        if stopping:
             break
     advice = f"make room and go on from step {saved} with `python train.py --resume {folder}`"
     require(saved == state.step, f"the last checkpoint could not be written; {advice}")
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add one JSON object as a line; a line before it that was cut off stays apart."""
+    whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
+    with path.open("a") as file:
+        file.write("\n" * (not whole) + json.dumps(row) + "\n")
 
 
 @contextmanager
@@ -351,7 +376,10 @@ def explained(recipe: Recipe) -> Iterator[None]:
             raise
         batch, parts = recipe.batch_size, recipe.grad_accum
         more = next((k for k in range(parts + 1, batch) if batch % k == 0), batch)
-        advice = f"add --grad-accum {more}: {batch // more} images at a time, the same batch of {batch}"
+        advice = (
+            f"go on with --resume RUN --grad-accum {more}: {batch // more} images at a time, the same batch of {batch}"
+        )
+        advice = advice if more > parts else "take a smaller --model or --image-size"
         raise UserError(f"the device has too little memory for {batch // parts} images at a time; {advice}") from error
 
 

@@ -115,15 +115,16 @@ class Stop:
         return bool(self.reason)
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add one JSON object as a line."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
 def keep_rows(path: Path, step: int) -> None:
-    """Drop the lines of steps after `step`, which will be run again, and a line that was cut off in writing."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    rows = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-    if len(rows) < len(lines):
-        write_safely(path, lambda temporary: temporary.write_text("".join(f"{line}\n" for line in rows)))
+    """Drop the lines of steps after `step`, which will be run again, and lines that were cut off. Raises `OSError`."""
+
+    def kept(line: str) -> bool:
+        try:
+            return json.loads(line)["step"] <= step
+        except (ValueError, LookupError, TypeError):
+            return False
+
+    text = path.read_text() if path.exists() else ""
+    rows = "".join(f"{line}\n" for line in text.splitlines() if kept(line))
+    if rows != text:
+        write_safely(path, lambda temporary: temporary.write_text(rows))

@@ -1,6 +1,7 @@
 """Data sets by name and by folder, as uint8 images in a deterministic order, from the device's memory or from disk."""
 
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -84,7 +85,8 @@ class ImageFiles(Dataset):
         workers, pinned = min(self.workers, os.cpu_count()), self.device.type == (accelerator and accelerator.type)
         indices = (row.tolist() for row in rows)
         try:
-            for images, labels in DataLoader(self, batch_sampler=indices, num_workers=workers, pin_memory=pinned):
+            options = {"num_workers": workers, "pin_memory": pinned, "worker_init_fn": leave_signals_to_parent}
+            for images, labels in DataLoader(self, batch_sampler=indices, **options):
                 yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         except UserError as error:  # from a worker it comes with the worker's traceback in front
             raise UserError(str(error).strip().rsplit(f"{UserError.__name__}: ", 1)[-1]) from None
@@ -101,6 +103,12 @@ class ImageFiles(Dataset):
             for k, (image, label) in enumerate(decoded):
                 images[k], labels[k] = image, label
         return ImageSet(images.to(self.device), labels.to(self.device), self.class_names)
+
+
+def leave_signals_to_parent(worker: int) -> None:
+    """In a worker process: Ctrl-C and SIGTERM, sent to the whole group, must not end it before the step is finished."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def to_model_range(images: Tensor, flip: Tensor | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 import argparse
 import socket
+import struct
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -9,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import NoReturn
+from zipfile import BadZipFile
 
 from safetensors import SafetensorError
 
 READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
-READ_ERRORS += (UnpicklingError, SafetensorError)
+READ_ERRORS += (UnpicklingError, SafetensorError, BadZipFile, struct.error)
 
 
 class UserError(ValueError):

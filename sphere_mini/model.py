@@ -131,7 +131,7 @@ class SphereEncoder(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> "SphereEncoder":
         """Load a run or model folder or "hf://owner/name": eval mode, float32, on the CPU. `UserError`: a bad file."""
         folder = local_folder(folder)
-        model = cls(read_newest(folder / CONFIG_FILE, lambda path: config_from_dict(json.loads(path.read_text()))))
+        model = read_newest(folder / CONFIG_FILE, lambda path: cls(config_from_dict(json.loads(path.read_text()))))
         read_newest(folder / WEIGHTS_FILE, lambda path: model.load_state_dict(load_file(path)))  # fp16 files load too
         return model.eval()
 

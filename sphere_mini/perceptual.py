@@ -21,7 +21,6 @@ VGG_FILE, CONVNEXT_FILE = "vgg16-397923af.pth", "convnext_small-0c510722.pth"
 VGG_MIN, EFFICIENTNET_MIN, CONVNEXT_SIZE = 16, 64, 224  # pixels that a network wants at least, or exactly
 EFFICIENTNET_STAGES = (0, 2, 4, 10)  # blocks: the last one at each resolution from 1/2 to 1/16
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of images in [0, 1], by channel
-LPIPS_WEIGHT, CONVNEXT_WEIGHT = 1.0, 0.1  # of the release's mixture
 
 
 class Perceptual(nn.Module):
@@ -33,11 +32,9 @@ class Perceptual(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """What the network sees in images x (B, 3, H, W) in [-1, 1]: tensors of B rows each."""
-        raise NotImplementedError
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
         """Distance of two images' features, a float32 scalar, mean over the batch; 0 where they are the same."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         """Distance of images x and targets, both (B, 3, H, W) in [-1, 1]."""
@@ -117,8 +114,7 @@ class LPIPSAndConvNeXt(Perceptual):
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
         lpips, convnext = self.network
-        mixed = LPIPS_WEIGHT * lpips.distance(a[:-1], b[:-1]) + CONVNEXT_WEIGHT * convnext.distance(a[-1:], b[-1:])
-        return mixed / (LPIPS_WEIGHT + CONVNEXT_WEIGHT)
+        return (1.0 * lpips.distance(a[:-1], b[:-1]) + 0.1 * convnext.distance(a[-1:], b[-1:])) / 1.1
 
 
 PERCEPTUALS = {"none": None, "efficientnet": EfficientNetLite, "lpips": LPIPS, "lpips+convnext": LPIPSAndConvNeXt}

@@ -177,15 +177,6 @@ def make_recipe(dataset: str, recipe: str | None = None, **overrides: Any) -> Re
     return Recipe(**fields | overrides)
 
 
-def shape_fields(config: SphereConfig) -> dict[str, Any]:
-    """The recipe's fields that give a network of this config, to train on from its weights."""
-    names = ("image_size", "width", "depth", "num_heads", "patch_size", "mixer_depth", "pixel_head", "alpha_max_deg")
-    fields = {name: getattr(config, name) for name in names}
-    sizes = {size: name for name, size in SIZES.items()}
-    fields["compression_ratio"] = 3 * config.patch_size**2 / config.latent_channels
-    return fields | {"model": sizes.get((config.width, config.depth, config.num_heads), "nano")}
-
-
 def parse_override(text: str) -> tuple[str, Any]:
     """`FIELD=VALUE` → (field, value of the field's type); `UserError` names near fields or the type that is wanted."""
     name, equals, value = text.partition("=")

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -138,9 +139,9 @@ def mark_bad_step(state: TrainState, value: Tensor) -> None:
 
 def update_ema(state: TrainState, decay: float) -> None:
     """Move the averaged weights towards the current ones by 1 - ema_decay, but not behind a bad step."""
-    amount = (state.bad_step == 0) * (1 - ema_decay(state.step, decay))
     for average, weight in zip(state.ema.parameters(), state.model.parameters(), strict=True):
-        average.lerp_(weight.detach(), amount)
+        target = torch.where(state.bad_step == 0, weight.detach(), average)
+        average.lerp_(target, 1 - ema_decay(state.step, decay))
 
 
 def find_bad_step(state: TrainState) -> int:
@@ -150,11 +151,16 @@ def find_bad_step(state: TrainState) -> int:
 
 
 def save_run(folder: Path, state: TrainState, recipe: Recipe) -> None:
-    """Write `last.pt` with everything that resuming needs, and the averaged weights for use."""
+    """Write `last.pt` with everything that resuming needs, and then `save_weights`. Raises `OSError`."""
     content = {"step": state.step, "num_images": state.num_images}
     content |= {"recipe": asdict(recipe), "config": asdict(state.model.config)}
     content |= {name: getattr(state, name).state_dict() for name in STATE_PARTS}
     write_safely(folder / STATE_FILE, lambda path: torch.save(content, path))
+    save_weights(folder, state, recipe)
+
+
+def save_weights(folder: Path, state: TrainState, recipe: Recipe) -> None:
+    """Write the averaged weights for use."""
     state.ema.save_pretrained(folder, training=asdict(recipe) | {"step": state.step})
 
 
@@ -165,6 +171,7 @@ def load_run(folder: Path, device: torch.device) -> tuple[TrainState, Recipe]:
     """
 
     def read(path: Path) -> tuple[TrainState, Recipe, Path]:
+        require(zipfile.ZipFile(path).testzip() is None, "its checksum is wrong")  # torch.load does not look at it
         content = torch.load(path, map_location=device, weights_only=True)
         recipe, config = Recipe(**content["recipe"]), config_from_dict(content["config"])
         state = new_state(recipe, config, device)
