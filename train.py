@@ -231,11 +231,12 @@ def dry_run(recipe: Recipe, device: torch.device) -> None:
 
 def load_pretrained(args: argparse.Namespace) -> SphereEncoder | None:
     """The model of --init-from, whose shape the run takes over."""
-    if not args.init_from:
+    fields = given_fields(args)
+    if not fields.get("init_from"):
         return None
-    given = [name for name in ("model", "image_size") if name in given_fields(args)]
+    given = [name for name in ("model", "image_size") if name in fields]
     require(not given, f"--init-from takes the model's shape; leave out {' and '.join(given)}")
-    return SphereEncoder.from_pretrained(args.init_from)
+    return SphereEncoder.from_pretrained(fields["init_from"])
 
 
 def start(args: argparse.Namespace, device: torch.device) -> Run:
@@ -251,7 +252,7 @@ def start(args: argparse.Namespace, device: torch.device) -> Run:
     state.num_images = len(data)
     if pretrained:
         new_classes = ", ".join(start_from(state, pretrained)) or "no class"
-        print(f"weights from {args.init_from}; class tables made anew for: {new_classes}")
+        print(f"weights from {recipe.init_from}; class tables made anew for: {new_classes}")
     folder = claim_path(args.out, Path("runs") / f"{recipe.dataset}-{recipe.model}", SAMPLES_FOLDER)
     try:
         save_config(state.model.config, folder, training=asdict(recipe))  # enough to begin again, before the first save
@@ -287,7 +288,8 @@ def main() -> None:
         run = resume(args, device) if args.resume else start(args, device)
         state, recipe, folder = run.state, run.recipe, run.folder
         if state.step >= recipe.steps:
-            save_weights(folder, state, recipe)  # the end of the last save, should that have been cut off
+            with forgiven("the weights for use"):  # the end of the last save, should that have been cut off
+                save_weights(folder, state, recipe)
             return print(f"{folder} is finished, with {recipe.steps:,} steps; a larger --steps would take it further")
         parameters = sum(p.numel() for p in state.model.parameters())
         print(f"{len(run.data):,} images, {parameters:,} parameters, {recipe.steps:,} steps on {device}, into {folder}")
@@ -353,7 +355,7 @@ def forgiven(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        tqdm.write(f"warning: {what} could not be written ({error}); older files are as they were, training goes on")
+        tqdm.write(f"warning: {what} could not be written ({error}); the older file is as it was")
 
 
 def check_finite(run: Run, saved: int) -> None:
