@@ -1,11 +1,13 @@
 """Data sets by name and by folder, as uint8 images in a deterministic order, from the device's memory or from disk."""
 
+import atexit
 import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,16 @@ class ImageFiles(Dataset):
             for k, (image, label) in enumerate(decoded):
                 images[k], labels[k] = image, label
         return ImageSet(images.to(self.device), labels.to(self.device), self.class_names)
+
+
+@atexit.register
+def end_workers() -> None:
+    """At the program's end: `multiprocessing` would send the SIGTERM that workers ignore, and wait for ever."""
+    if os.name == "posix":
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or PyTorch would report them as lost
+        for child in active_children():
+            if child.daemon:
+                child.kill()
 
 
 def leave_signals_to_parent(worker: int) -> None:

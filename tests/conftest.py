@@ -1,6 +1,7 @@
 """What the tests share: small models, the shipped digits model, real photographs, the scripts as a user runs them."""
 
 import contextlib
+import faulthandler
 import io
 import json
 import os
@@ -24,6 +25,11 @@ ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 DIGITS_MODEL = ROOT / "checkpoints" / "digits"
 TINY = {"image_size": 8, "patch_size": 2, "width": 16, "depth": 1, "num_heads": 2, "latent_channels": 4}
+
+
+def pytest_unconfigure() -> None:
+    """A process that does not end after its last test says within a minute where it hangs, and fails."""
+    faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)
 
 
 def run_process(*args: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:

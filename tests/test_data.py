@@ -1,6 +1,8 @@
 import dataclasses
 import pickle
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -168,6 +170,21 @@ def test_a_bad_image_is_named_from_disk_too(photo_folder, tmp_path, workers):
 
 def test_a_data_set_can_be_sent_to_workers_of_any_kind(both_paths):
     assert len(pickle.loads(pickle.dumps(both_paths[1]))) == 48  # as macOS and Windows start them
+
+
+def test_a_program_ends_while_its_workers_read(photo_folder):
+    program = f"""
+import torch
+from sphere_mini.data import load_data
+from sphere_mini.presets import make_recipe
+
+recipe = make_recipe("folder", data_dir={str(photo_folder)!r}, in_memory_gb=0.0, workers=1, batch_size=8)
+batches = load_data(recipe, torch.device("cpu"))[0].batches([torch.arange(8)] * 99)
+next(batches)
+raise RuntimeError("our own mistake")
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and ended.stderr.endswith("RuntimeError: our own mistake\n")
 
 
 def test_held_out_images_are_few_and_spread_over_the_classes(tmp_path, monkeypatch):
