@@ -26,13 +26,9 @@ from .presets import Recipe
 DIGIT_MAX = 16  # scikit-learn's digits count ink from 0 to 16
 HELD_OUT = 1000  # images at most that training keeps aside to look at, spread evenly over the test or val split
 FLOWERS_FILES = "flowers-102/102flowers.tgz, flowers-102/imagelabels.mat and flowers-102/setid.mat"
+FASHION_FILES = "FashionMNIST/raw/*-ubyte (four files, unpacked)"
 FETCHED = {  # torchvision's class, its splits for training, its held-out split, and the files that it wants in its root
-    "fashion_mnist": (
-        FashionMNIST,
-        [{"train": True}],
-        {"train": False},
-        "FashionMNIST/raw/*-ubyte (four files, unpacked)",
-    ),
+    "fashion_mnist": (FashionMNIST, [{"train": True}], {"train": False}, FASHION_FILES),
     "cifar10": (CIFAR10, [{"train": True}], {"train": False}, CIFAR10.filename),
     "cifar100": (CIFAR100, [{"train": True}], {"train": False}, CIFAR100.filename),
     # 70 images a class instead of the classifiers' 10, as Flowers is mostly used for generation
@@ -99,22 +95,19 @@ class ImageFiles(Dataset):
         images = torch.empty(len(indices), 3, self.image_size, self.image_size, dtype=torch.uint8)
         labels = torch.empty(len(indices), dtype=torch.long)
         with ThreadPoolExecutor() as pool:
-            decoded = tqdm(
-                pool.map(self.__getitem__, indices), desc=f"decoding {name}", total=len(indices), leave=False
-            )
-            for k, (image, label) in enumerate(decoded):
-                images[k], labels[k] = image, label
+            decoded = pool.map(self.__getitem__, indices)
+            for k, item in enumerate(tqdm(decoded, f"decoding {name}", len(indices), leave=False)):
+                images[k], labels[k] = item
         return ImageSet(images.to(self.device), labels.to(self.device), self.class_names)
 
 
 @atexit.register
 def end_workers() -> None:
     """At the program's end: `multiprocessing` would send the SIGTERM that workers ignore, and wait for ever."""
-    if os.name == "posix":
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or PyTorch would report them as lost
-        for child in active_children():
-            if child.daemon:
-                child.kill()
+    for child in active_children():
+        if child.daemon and os.name == "posix":
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or PyTorch would report it as lost
+            child.kill()
 
 
 def leave_signals_to_parent(worker: int) -> None:

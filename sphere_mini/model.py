@@ -26,16 +26,7 @@ SIZES = {  # name: (width, depth, num_heads); s to g are the paper's, the smalle
     "g": (1664, 40, 16),
 }
 HUB_PREFIX = "hf://"
-SHAPE_FIELDS = (
-    "image_size",
-    "patch_size",
-    "width",
-    "depth",
-    "num_heads",
-    "latent_channels",
-    "mixer_depth",
-    "pixel_head",
-)
+SHAPE_FIELDS = "image_size patch_size width depth num_heads latent_channels mixer_depth pixel_head".split()
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
@@ -59,7 +50,7 @@ class SphereConfig:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ["image_size", "patch_size", "width", "depth", "num_heads", "latent_channels"]:
+        for name in SHAPE_FIELDS[:6]:
             require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
         require(min(self.num_classes, self.mixer_depth) >= 0, "num_classes and mixer_depth must be 0 or more")
         size, patch, multiple = self.image_size, self.patch_size, 4 * self.num_heads

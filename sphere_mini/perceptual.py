@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import ConvNeXt_Small_Weights, convnext_small
+from torchvision.transforms.functional import normalize
 
 from .errors import UserError, patience
 
@@ -85,36 +86,22 @@ class LPIPS(Perceptual):
         return sum(weigh_channels((u - v).square()).float().mean() for weigh_channels, u, v in stages)
 
 
-class ConvNeXt(Perceptual):
-    """Mean squared difference of ConvNeXt-S's logits at 224 px; the release adds it to LPIPS."""
+class LPIPSAndConvNeXt(LPIPS):
+    """The release's mixture, (1.0·LPIPS + 0.1·mean squared difference of ConvNeXt-S's logits at 224 px) / 1.1."""
 
     def __init__(self, pretrained: bool = True) -> None:
         weights = ConvNeXt_Small_Weights.IMAGENET1K_V1 if pretrained else None
-        super().__init__(fetched(partial(convnext_small, weights=weights), CONVNEXT_FILE))
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
+        convnext = fetched(partial(convnext_small, weights=weights), CONVNEXT_FILE)
+        super().__init__(pretrained)
+        self.convnext = convnext.requires_grad_(False).eval()
 
     def features(self, x: Tensor) -> list[Tensor]:
         size = (CONVNEXT_SIZE, CONVNEXT_SIZE)
-        x = F.interpolate((x.float() + 1) / 2, size, mode="bilinear", antialias=True, align_corners=False)
-        return [self.network((x - self.mean) / self.std).float()]
+        images = F.interpolate((x.float() + 1) / 2, size, mode="bilinear", antialias=True, align_corners=False)
+        return [*super().features(x), self.convnext(normalize(images, IMAGENET_MEAN, IMAGENET_STD)).float()]
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        return F.mse_loss(a[0], b[0])
-
-
-class LPIPSAndConvNeXt(Perceptual):
-    """The release's mixture, (1.0·LPIPS + 0.1·ConvNeXt) / 1.1."""
-
-    def __init__(self, pretrained: bool = True) -> None:
-        super().__init__(nn.ModuleList([LPIPS(pretrained), ConvNeXt(pretrained)]))
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        return [stage for part in self.network for stage in part.features(x)]
-
-    def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        lpips, convnext = self.network
-        return (1.0 * lpips.distance(a[:-1], b[:-1]) + 0.1 * convnext.distance(a[-1:], b[-1:])) / 1.1
+        return (1.0 * super().distance(a[:-1], b[:-1]) + 0.1 * F.mse_loss(a[-1], b[-1])) / 1.1
 
 
 PERCEPTUALS = {"none": None, "efficientnet": EfficientNetLite, "lpips": LPIPS, "lpips+convnext": LPIPSAndConvNeXt}
