@@ -3,7 +3,8 @@
 from .errors import UserError
 from .model import SphereConfig, SphereEncoder
 from .release import import_release
-from .sampling import generate, reconstruct
+from .sampling import crossover, generate, interpolate, manipulate, reconstruct
 from .sphere import spherify
 
-__all__ = ["SphereConfig", "SphereEncoder", "UserError", "generate", "import_release", "reconstruct", "spherify"]
+__all__ = ["SphereConfig", "SphereEncoder", "UserError", "crossover", "generate", "import_release", "interpolate"]
+__all__ += ["manipulate", "reconstruct", "spherify"]

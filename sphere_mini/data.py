@@ -20,7 +20,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, Flowers102, ImageFolder
 from tqdm import tqdm
 
-from .errors import UserError, patience, require
+from .errors import UserError, require
 from .presets import Recipe
 
 DIGIT_MAX = 16  # scikit-learn's digits count ink from 0 to 16
@@ -182,8 +182,7 @@ def fetched_splits(dataset: str, root: Path) -> tuple[Dataset, Dataset, tuple[st
         except Exception:  # of any kind, where a file is missing or damaged: the next attempt will say which
             print(f"preparing {build.__name__}; should its download be slow, stop it and place in {root}: {files}")
         try:
-            with patience():
-                return build(str(root), download=True, **split)
+            return build(str(root), download=True, **split)
         except Exception as error:  # torchvision's, those of unpacking, and those of any network layer below
             reason = [type(error).__name__, *str(error).strip().splitlines()][-1]
             advice = f"place in {root}: {files}; remove damaged files there (their checksum is wrong) first"

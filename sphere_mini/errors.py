@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 
 from safetensors import SafetensorError
 
+PATIENCE = 30  # seconds after which a download that receives nothing fails instead of hanging
 READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 READ_ERRORS += (UnpicklingError, SafetensorError, BadZipFile, struct.error)
 
@@ -51,19 +52,9 @@ def reading(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be used ({reason}); mend it or take another copy") from error
 
 
-@contextmanager
-def patience(seconds: float = 30) -> Iterator[None]:
-    """Downloads that receive nothing for so long fail instead of hanging."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main`; a `UserError` becomes one line on stderr and exit code 2."""
+    socket.setdefaulttimeout(PATIENCE)
     try:
         main()
     except (UserError, KeyboardInterrupt) as error:

@@ -1,6 +1,7 @@
 """The model: its configuration, the size table, `SphereEncoder` with `encode` and `decode`, saving and loading."""
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ SIZES = {  # name: (width, depth, num_heads); s to g are the paper's, the smalle
     "g": (1664, 40, 16),
 }
 HUB_PREFIX = "hf://"
-SHAPE_FIELDS = "image_size patch_size width depth num_heads latent_channels mixer_depth pixel_head".split()
+SHAPE_FIELDS = ("image_size", "patch_size", "width", "depth", "num_heads", "latent_channels")
+SHAPE_FIELDS += ("mixer_depth", "pixel_head")
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
@@ -92,7 +94,10 @@ class SphereEncoder(nn.Module):
         initialize(self)
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Images x (B, 3, H, W) in [-1, 1], labels y (B,) (None: the null label) → raw latents z (B, N, D)."""
+        """Images x (B, 3, H, W) in [-1, 1], labels y (B,) (None: the null label) → raw latents z (B, N, D).
+
+        y may also mix class embeddings: (B, num_classes + 1) float shares.
+        """
         return self.encoder(x, self._embed(self.encoder, y, len(x)))
 
     def decode(self, v: Tensor, y: Tensor | None = None) -> Tensor:
@@ -105,12 +110,19 @@ class SphereEncoder(nn.Module):
             return None
         if y is None:
             y = torch.full((batch_size,), self.config.null_label, device=vit.pos_embed.device)
-        return vit.y_embedder(y)
+        return y @ vit.y_embedder.embedding_table.weight if y.is_floating_point() else vit.y_embedder(y)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.encoder.pos_embed.device
+
+    def weights_hash(self) -> str:
+        """Sixteen hexadecimal digits that tell these weights from others, in memory as from any file."""
+        digest = hashlib.sha256()
+        for name, weight in self.state_dict().items():
+            digest.update(name.encode() + weight.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def save_pretrained(self, folder: str | Path, **extra: Any) -> None:
         """Write `model.safetensors` and `config.json` (the config's fields, and `extra` JSON values) into `folder`."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.models import ConvNeXt_Small_Weights, convnext_small
 from torchvision.transforms.functional import normalize
 
-from .errors import UserError, patience
+from .errors import UserError
 
 VGG_FILE, CONVNEXT_FILE = "vgg16-397923af.pth", "convnext_small-0c510722.pth"
 VGG_MIN, EFFICIENTNET_MIN, CONVNEXT_SIZE = 16, 64, 224  # pixels that a network wants at least, or exactly
@@ -120,7 +120,7 @@ def enlarged(x: Tensor, size: int) -> Tensor:
 def fetched(build: Callable[[], nn.Module], file: str) -> nn.Module:
     """A network whose weights torchvision may have to download; where it cannot, `UserError` says what to place."""
     try:
-        with patience(), warnings.catch_warnings(action="ignore"):  # lpips uses torchvision's old spelling of `weights`
+        with warnings.catch_warnings(action="ignore"):  # lpips uses torchvision's old spelling of `weights`
             return build()
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"

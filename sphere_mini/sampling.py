@@ -2,15 +2,19 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import require
 from .model import SphereConfig, SphereEncoder
-from .sphere import perturb, spherify
+from .sphere import perturb, slerp, spherify
 
 GUIDANCE_PLACES = ("latent", "pixel", "both")
+PATHS = ("spherical", "linear")
+STITCHES = ("vertical", "horizontal", "backward", "forward")
 
 
 def guidance_weights(guidance: float, place: str) -> tuple[float, float]:
@@ -31,15 +35,25 @@ def guided(network: Callable[..., Tensor], value: Tensor, y: Tensor | None, weig
 
 
 def refine(
-    model: SphereEncoder, x: Tensor, y: Tensor | None, levels: list[float], step_noise: Tensor, weights: tuple
+    model: SphereEncoder,
+    x: Tensor,
+    y: Tensor | None,
+    step_noise: Tensor,
+    strength: float = 1.0,
+    guidance: float = 1.0,
+    guidance_place: str = "both",
+    decay: bool = False,
 ) -> Iterator[Tensor]:
     """The refinement loop: encode → spherify → tilt by r·sigma_max·e → decode, yielding the image after each pass.
 
-    x: (B, 3, H, W) in [-1, 1]; levels: r of each pass; step_noise: (passes, B, N, D); weights: `guidance_weights`.
+    x: (B, 3, H, W) in [-1, 1]; step_noise: (passes, B, N, D); r = strength, with decay times 1 - t / (passes + 1) in
+    pass t = 1, 2, ...
     """
-    for r, e in zip(levels, step_noise, strict=True):
-        v = spherify(guided(model.encode, x, y, weights[0]))
-        x = guided(model.decode, perturb(v, r * model.config.sigma_max, e), y, weights[1]).clamp(-1, 1)
+    on_latent, on_pixels = guidance_weights(guidance, guidance_place)
+    for t, e in enumerate(step_noise, 1):
+        r = strength * (1 - t / (len(step_noise) + 1) if decay else 1)
+        v = spherify(guided(model.encode, x, y, on_latent))
+        x = guided(model.decode, perturb(v, r * model.config.sigma_max, e), y, on_pixels).clamp(-1, 1)
         yield x
 
 
@@ -63,18 +77,28 @@ def to_unit_range(x: Tensor) -> Tensor:
 
 
 def resolve_batch(
-    model: SphereEncoder, y: Tensor | None, seeds: Sequence[int] | None, noise: Tensor | None
+    model: SphereEncoder, y: Tensor | None, seeds: Sequence[int] | None, **inputs: Tensor | None
 ) -> Sequence[int]:
-    """One seed per image. Checks that labels, seeds and noise speak of equally many images, and the labels' range."""
-    sizes = {name: len(value) for name, value in (("y", y), ("seeds", seeds), ("noise", noise)) if value is not None}
+    """One seed per image. Checks that labels, seeds and inputs speak of equally many images, and the labels' range."""
+    given = {"y": y, "seeds": seeds} | inputs
+    sizes = {name: len(value) for name, value in given.items() if value is not None}
     require(len(set(sizes.values())) < 2, f"the numbers of images differ: {sizes}")
     null = model.config.null_label
     if y is not None:
         require(model.config.num_classes > 0, "this model has no classes; leave the labels out")
-        require(bool(((y >= 0) & (y <= null)).all()), f"labels must lie in 0 ... {null - 1} (null class: {null})")
+        fits = y.shape[1] == null + 1 if y.is_floating_point() else bool(((y >= 0) & (y <= null)).all())
+        require(fits, f"labels must lie in 0 ... {null - 1} (null class: {null}), or mix {null + 1} embeddings")
     seeds = torch.randint(2**31, (next(iter(sizes.values()), 1),)).tolist() if seeds is None else seeds
     require(all(0 <= seed < 2**63 for seed in seeds), "seeds must be whole numbers in 0 ... 2^63 - 1")
     return seeds
+
+
+def noise_of_passes(noise: Tensor, passes: int, shape: tuple[int, ...], share_noise: bool) -> Tensor:
+    """Noise (passes, B, N, D) of a loop over images of latent shape (B, N, D); shared: the first serves all passes."""
+    noise = noise[:1].repeat(passes, 1, 1, 1) if share_noise else noise[:passes]
+    wanted = f"step_noise is (passes, B, N, D) = {(passes, *shape)} here, not {tuple(noise.shape)}"
+    require(noise.shape == (passes, *shape), wanted)
+    return noise
 
 
 @torch.no_grad()
@@ -89,31 +113,119 @@ def generate(
     seeds: Sequence[int] | None = None,
     noise: Tensor | None = None,
     step_noise: Tensor | None = None,
+    every_step: bool = False,
 ) -> Tensor:
     """Images from random points: decode f(e), then refine num_steps - 1 times. Returns (B, 3, H, W) in [0, 1].
 
     y: (B,) labels; None draws each from its seed (without classes there are none). guidance: 1 is off. share_noise:
     one noise for all refinement passes, else a fresh one each; decay: r = 1 - t/T, else 1. seeds: one integer an image
     (None: random ones); the same weights, label and seed give the same image in any batch. noise (B, N, D) and
-    step_noise (T-1, B, N, D; with share_noise the first serves all) replace the draws. `UserError`: value out of range.
+    step_noise (T-1, B, N, D; with share_noise the first serves all) replace the draws. every_step: returns the image
+    behind each step, (T, B, 3, H, W). `UserError`: value out of range.
     """
     require(num_steps >= 1, f"num_steps must be at least 1, not {num_steps}")
-    weights = guidance_weights(guidance, guidance_place)
-    seeds = resolve_batch(model, y, seeds, noise)
+    _, on_pixels = guidance_weights(guidance, guidance_place)
+    seeds = resolve_batch(model, y, seeds, noise=noise)
     labels, drawn = draw_from_seeds(seeds, model.config, 2 if share_noise else num_steps)
     y = labels if y is None else y
     y = y.to(model.device) if model.config.num_classes else None
-    noise = (drawn[0] if noise is None else noise).to(model.device)
-    step_noise = (drawn[1:] if step_noise is None else step_noise).to(model.device)
-    levels = [1 - t / num_steps if decay else 1.0 for t in range(1, num_steps)]
-    step_noise = step_noise[:1].repeat(len(levels), 1, 1, 1) if share_noise else step_noise[: len(levels)]
-    fits = noise.shape[1:] == step_noise.shape[2:] == model.config.latent_shape and len(step_noise) == len(levels)
-    require(fits, f"noise is (B, N, D), step_noise (T-1, B, N, D): N, D = {model.config.latent_shape}, T = {num_steps}")
-    x = guided(model.decode, spherify(noise), y, weights[1]).clamp(-1, 1)
-    return to_unit_range([x, *refine(model, x, y, levels, step_noise, weights)][-1])
+    noise, step_noise = drawn[0] if noise is None else noise, drawn[1:] if step_noise is None else step_noise
+    shape = drawn.shape[1:]
+    require(noise.shape == shape, f"noise is (B, N, D) = {tuple(shape)} here, not {tuple(noise.shape)}")
+    step_noise = noise_of_passes(step_noise, num_steps - 1, shape, share_noise).to(model.device)
+    x = guided(model.decode, spherify(noise.to(model.device)), y, on_pixels).clamp(-1, 1)
+    steps = [x, *refine(model, x, y, step_noise, 1.0, guidance, guidance_place, decay)]
+    return to_unit_range(torch.stack(steps) if every_step else steps[-1])
 
 
 @torch.no_grad()
 def reconstruct(model: SphereEncoder, x: Tensor) -> Tensor:
     """Images x (B, 3, H, W) in [-1, 1] → D(f(E(x))), null label, no noise, (B, 3, H, W) in [0, 1]."""
     return to_unit_range(model.decode(spherify(model.encode(x.to(model.device)))))
+
+
+@torch.no_grad()
+def interpolate(
+    model: SphereEncoder,
+    y: Tensor | None = None,
+    seeds: Sequence[int] = (0, 1),
+    frames: int = 16,
+    path: str = "spherical",
+    num_steps: int = 4,
+    **sampling: Any,
+) -> Tensor:
+    """Images (frames, 3, H, W) in [0, 1] on the path between two seeds' points, both ends included.
+
+    path: along the great circle, or "linear" between the two noises. y: (2,) labels, whose embeddings are mixed
+    linearly; None as in `generate`. With four seeds (and labels) the images of a bilinear grid, (frames², ...) row by
+    row, whose corners are the seeds'. All share the first seed's refinement noise; `sampling`: as in `generate`.
+    """
+    corners = len(seeds)
+    require(corners in (2, 4), f"interpolation takes two seeds, or four for a grid, not {corners}")
+    require(frames >= 2, f"frames must be at least 2, both ends, not {frames}")
+    require(path in PATHS, f"path must be one of {', '.join(PATHS)}, not {path!r}")
+    resolve_batch(model, y, seeds)
+    labels, drawn = draw_from_seeds(seeds, model.config, num_steps + 1)
+    t = torch.linspace(0, 1, frames)
+    shares = torch.stack([1 - t, t], dim=1)  # (frames, 2)
+    if corners == 4:
+        shares = torch.einsum("ri,cj->rcij", shares, shares).reshape(-1, 4)  # (frames², 4)
+    noise = torch.einsum("fk,knd->fnd", shares, drawn[0])
+    if path == "spherical" and corners == 2:
+        noise = slerp(*(end.expand_as(noise) for end in drawn[0].split(1)), t)
+    mixed = shares @ F.one_hot(labels if y is None else y.cpu(), model.config.num_classes + 1).float()
+    y = mixed if model.config.num_classes else None
+    step_noise = drawn[1:, :1].expand(-1, len(noise), -1, -1)
+    return generate(model, y, num_steps, noise=noise, step_noise=step_noise, **sampling)
+
+
+@torch.no_grad()
+def manipulate(
+    model: SphereEncoder,
+    x: Tensor,
+    y: Tensor | None = None,
+    num_steps: int = 10,
+    strength: float = 1.0,
+    share_noise: bool = True,
+    seeds: Sequence[int] | None = None,
+    step_noise: Tensor | None = None,
+    every_step: bool = False,
+    **sampling: Any,
+) -> Tensor:
+    """The refinement loop entered at images x (B, 3, H, W) in [-1, 1]: num_steps passes towards the classes y (B,).
+
+    y None: the null class. strength in (0, 1] scales the noise: little keeps the image, 1 is `generate`'s loop.
+    step_noise: (T, B, N, D). Everything else, also what is returned, as in `generate`.
+    """
+    require(num_steps >= 1, f"num_steps must be at least 1, not {num_steps}")
+    require(0 < strength <= 1, f"strength must lie above 0 and up to 1, not {strength}")
+    seeds = resolve_batch(model, y, seeds, x=x)
+    _, drawn = draw_from_seeds(seeds, model.config, 2 if share_noise else num_steps + 1)
+    step_noise = drawn[1:] if step_noise is None else step_noise
+    step_noise = noise_of_passes(step_noise, num_steps, drawn.shape[1:], share_noise).to(model.device)
+    x, y = x.to(model.device), None if y is None else y.to(model.device)
+    steps = list(refine(model, x, y, step_noise, strength, **sampling))
+    return to_unit_range(torch.stack(steps) if every_step else steps[-1])
+
+
+def stitch(a: Tensor, b: Tensor, how: str) -> Tensor:
+    """Two images (..., 3, H, H) as one: `a` on top (vertical), left (horizontal), or in the triangle of the upper right
+    (backward) or upper left (forward), diagonal included; `b` elsewhere."""
+    require(how in STITCHES, f"stitch must be one of {', '.join(STITCHES)}, not {how!r}")
+    side = a.shape[-1]
+    row, column = torch.arange(side, device=a.device)[:, None], torch.arange(side, device=a.device)
+    masks = (2 * row < side, 2 * column < side, column >= row, row + column < side)
+    return torch.where(masks[STITCHES.index(how)], a, b)
+
+
+def crossover(
+    model: SphereEncoder,
+    a: Tensor,
+    b: Tensor,
+    how: str = "vertical",
+    num_steps: int = 10,
+    strength: float = 0.25,
+    **sampling: Any,
+) -> Tensor:
+    """`manipulate` of two images (B, 3, H, W) in [-1, 1] stitched together (`stitch`), with the null class."""
+    return manipulate(model, stitch(a, b, how), None, num_steps, strength, **sampling)

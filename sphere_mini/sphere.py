@@ -8,6 +8,7 @@ angle atan(sigma). Everything here is computed in at least float32, whatever aut
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-6  # inside the root: a latent of all zeros maps to zeros, not to NaN
@@ -52,6 +53,25 @@ def angle_between(u: Tensor, v: Tensor) -> Tensor:
     """
     u, v = spherify(u).flatten(1), spherify(v).flatten(1)
     return torch.rad2deg(2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1)))
+
+
+def slerp(u: Tensor, v: Tensor, t: Tensor | float) -> Tensor:
+    """The point behind the share t of the great circle from u to v: cos(t·Ω)·û + sin(t·Ω)·w, Ω their angle, w ⟂ û.
+
+    u, v: (B, ...) on the sphere; t: a number or (B,) in [0, 1], whose ends are u and v themselves. Between opposite
+    points, where every great circle is as short, one is chosen.
+    """
+    a, b = (F.normalize(at_least_float32(point).flatten(1), dim=1) for point in (u, v))  # (B, L)
+    t = torch.as_tensor(t, device=a.device, dtype=a.dtype).view(-1, 1)
+    turn = t * torch.deg2rad(angle_between(u, v))[:, None]  # (B, 1)
+    across = b - (a * b).sum(1, keepdim=True) * a
+    any_axis = F.one_hot(a.abs().argmin(1), a.shape[1])
+    across = torch.where(across.norm(dim=1, keepdim=True) < EPS, any_axis, across)
+    for _ in range(2):  # the second time removes what rounding left along a
+        across = F.normalize(across - (a * across).sum(1, keepdim=True) * a, dim=1)
+    point = (torch.cos(turn) * a + torch.sin(turn) * across) * math.sqrt(a.shape[1])
+    point = torch.where(turn == 0, u.flatten(1), torch.where(t == 1, v.flatten(1), point))
+    return point.view(-1, *u.shape[1:])
 
 
 def perturb(v: Tensor, sigma: Tensor | float, e: Tensor) -> Tensor:

@@ -150,18 +150,10 @@ class MixerBlock(nn.Module):
         return x + self.alpha2 * self.chn_mixer(self.norm2(x))
 
 
-class MLPMixer(nn.Module):
+def mlp_mixer(num_tokens: int, channels: int, depth: int) -> nn.Sequential:
     """Mixer blocks and a final norm: lets every part of the latent see every other part at once."""
-
-    def __init__(self, num_tokens: int, channels: int, depth: int) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(MixerBlock(num_tokens, channels) for _ in range(depth))
-        self.norm = RMSNorm(channels, NORM_EPS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+    blocks = nn.Sequential(*[MixerBlock(num_tokens, channels) for _ in range(depth)])
+    return named(blocks=blocks, norm=RMSNorm(channels, NORM_EPS))
 
 
 class Transpose(nn.Module):
@@ -212,7 +204,7 @@ def build_encoder(config: "SphereConfig") -> ViT:
     num_tokens, channels = config.latent_shape
     patches = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
     x_embedder = nn.Sequential(patches, nn.Conv2d(config.width, config.width, 1), nn.Flatten(2), Transpose())
-    out = MLPMixer(num_tokens, channels, config.mixer_depth) if config.mixer_depth else nn.Identity()
+    out = mlp_mixer(num_tokens, channels, config.mixer_depth) if config.mixer_depth else nn.Identity()
     return ViT(config, x_embedder, out, channels)
 
 
@@ -221,6 +213,6 @@ def build_decoder(config: "SphereConfig") -> ViT:
     num_tokens, channels = config.latent_shape
     x_embedder = nn.Linear(channels, config.width)
     if config.mixer_depth:
-        x_embedder = nn.Sequential(x_embedder, MLPMixer(num_tokens, config.width, config.mixer_depth))
+        x_embedder = nn.Sequential(x_embedder, mlp_mixer(num_tokens, config.width, config.mixer_depth))
     pixel_channels, out = pixel_head(config.pixel_head, config.image_size // config.patch_size, config.patch_size)
     return ViT(config, x_embedder, out, pixel_channels)

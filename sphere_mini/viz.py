@@ -1,19 +1,24 @@
 """Every picture that scripts and notebooks make."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from .data import ImageSet, to_model_range
 from .model import SphereEncoder
 from .sampling import generate, reconstruct, to_unit_range
 
 MIN_TILE, GAP, FONT_SIZE = 48, 4, 14  # pixels
+ANIMATION = 192  # pixels a side, at least
+FRAME_MS, END_MS = 120, 600  # of an animation's frames, and of its two ends
+NEAREST = Image.Resampling.NEAREST
 GRID_ROWS = GRID_COLUMNS = 10
 
 
@@ -22,23 +27,49 @@ def to_uint8(images: Tensor) -> np.ndarray:
     return (images.float().clamp(0, 1) * 255).floor().to(torch.uint8).movedim(-3, -1).cpu().numpy()
 
 
-def image_grid(rows: Sequence[Tensor], labels: Sequence[str]) -> Image.Image:
-    """Rows of images, each (C, 3, H, W) in [0, 1], as one picture with a label left of each row.
+def image_grid(
+    rows: Sequence[Tensor], labels: Sequence[str], captions: Sequence[Sequence[str]] | None = None
+) -> Image.Image:
+    """Rows of images, each (C, 3, H, W) in [0, 1], as one picture: labels left of the rows, captions under the images.
 
     Small images are enlarged by a whole factor, without smoothing, so that every pixel can be seen.
     """
-    enlarge = -(-MIN_TILE // rows[0].shape[-1])
-    tile = enlarge * rows[0].shape[-1]
-    images = torch.cat(list(rows)).cpu().repeat_interleave(enlarge, 2).repeat_interleave(enlarge, 3)
-    grid = Image.fromarray(to_uint8(make_grid(images, nrow=len(rows[0]), padding=GAP, pad_value=1.0)))
-    font = ImageFont.load_default(FONT_SIZE)
-    margin = max(int(font.getlength(label)) + 2 * GAP for label in labels)
-    canvas = Image.new("RGB", (margin + grid.width, grid.height), "white")
-    canvas.paste(grid, (margin, 0))
-    for r, label in enumerate(labels):
-        middle = GAP + (tile + GAP) * r + tile // 2
-        ImageDraw.Draw(canvas).text((GAP, middle), label, "black", font, anchor="lm")
+    tile = -(-MIN_TILE // rows[0].shape[-1]) * rows[0].shape[-1]
+    font, under = ImageFont.load_default(FONT_SIZE), FONT_SIZE + GAP if captions else 0
+    wide = max([tile, *(int(font.getlength(text)) for row in captions or () for text in row)])
+    margin = max(int(font.getlength(label)) for label in labels) + 2 * GAP
+    columns = max(len(row) for row in rows)
+    size = margin + columns * (wide + GAP) + GAP, len(rows) * (tile + under + GAP) + GAP
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    for r, row in enumerate(rows):
+        top = GAP + r * (tile + under + GAP)
+        draw.text((GAP, top + tile // 2), labels[r], "black", font, anchor="lm")
+        for c, pixels in enumerate(to_uint8(row)):
+            middle = margin + GAP + c * (wide + GAP) + wide // 2
+            canvas.paste(
+                Image.fromarray(pixels).resize((tile, tile), Image.Resampling.NEAREST), (middle - tile // 2, top)
+            )
+            if captions:
+                draw.text((middle, top + tile + GAP // 2), captions[r][c], "black", font, anchor="mt")
     return canvas
+
+
+def save_picture(picture: Image.Image, path: Path, facts: dict[str, Any]) -> None:
+    """Write a PNG that carries `facts` as text, so that it can be made again."""
+    text = PngInfo()
+    for name, value in facts.items():
+        text.add_text(name, str(value))
+    picture.save(path, "PNG", pnginfo=text)
+
+
+def save_animation(images: Tensor, path: Path, comment: str) -> None:
+    """Write images (n, 3, H, W) in [0, 1] as an endless GIF that goes there and back, with a comment in it."""
+    side = -(-ANIMATION // images.shape[-1]) * images.shape[-1]
+    frames = [Image.fromarray(pixels).resize((side, side), NEAREST) for pixels in to_uint8(images)]
+    times = [END_MS, *[FRAME_MS] * (len(frames) - 2), END_MS, *[FRAME_MS] * (len(frames) - 2)]
+    frames += frames[-2:0:-1]
+    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0, comment=comment)
 
 
 def grid_labels(model: SphereEncoder) -> list[int | None]:
@@ -48,24 +79,31 @@ def grid_labels(model: SphereEncoder) -> list[int | None]:
 
 
 def class_rows(
-    model: SphereEncoder, labels: Sequence[int | None], columns: int, seed: int = 0, **sampling
+    model: SphereEncoder, labels: Sequence[int | None], columns: int, steps: Sequence[int] = (4,), **sampling: Any
 ) -> tuple[list[Tensor], list[str]]:
-    """One row (columns, 3, H, W) of samples per class, and its name; a column is one seed under every class."""
-    rows, names, known = [], [], model.config.class_names
-    for r, label in enumerate(labels):
+    """One row (columns, 3, H, W) of samples per class, again for each number of steps, and the rows' names.
+
+    A column is one seed under every class, the first column `seed` of `sampling`, which else is as in `generate`.
+    """
+    rows, names, seed = [], [], sampling.pop("seed", 0)
+    for num_steps, (r, label) in product(steps, enumerate(labels)):
         first = seed if label is not None else seed + r * columns
         y = None if label is None else torch.full((columns,), label)
-        rows.append(generate(model, y, seeds=range(first, first + columns), **sampling))
-        names.append("" if label is None else known[label] if known else str(label))
+        rows.append(generate(model, y, num_steps, seeds=range(first, first + columns), **sampling))
+        parts = [class_name(model, label), f"{num_steps} step{'s' * (num_steps > 1)}"]
+        names.append(" · ".join(parts if len(steps) > 1 else parts[:1]))
     return rows, names
+
+
+def class_name(model: SphereEncoder, label: int | None) -> str:
+    """A class's name, its number where the model knows no names, and nothing for no class."""
+    return "" if label is None else (model.config.class_names or [*map(str, range(model.config.num_classes))])[label]
 
 
 def save_training_grid(model: SphereEncoder, path: Path, held_out: ImageSet | None) -> None:
     """A training run's picture: one row a class, one step above four; then some held-out images and their like."""
-    columns, rows, names = GRID_COLUMNS if held_out is None else min(GRID_COLUMNS, len(held_out)), [], []
-    for num_steps in (1, 4):
-        more, labels = class_rows(model, grid_labels(model), columns, num_steps=num_steps)
-        rows, names = rows + more, names + [f"{label} · {num_steps} step{'s' * (num_steps > 1)}" for label in labels]
+    columns = GRID_COLUMNS if held_out is None else min(GRID_COLUMNS, len(held_out))
+    rows, names = class_rows(model, grid_labels(model), columns, (1, 4))
     if held_out is not None:
         x = to_model_range(held_out.images[:: len(held_out) // columns][:columns])
         rows, names = [*rows, to_unit_range(x), reconstruct(model, x)], [*names, "held out", "again"]

@@ -93,8 +93,8 @@ def test_reconstruction_is_encode_then_decode_under_the_null_class(digits_model,
         ({"y": torch.tensor([0]), "seeds": [1, 2]}, "numbers of images differ"),
         ({"y": torch.tensor([11])}, "0 ... 9"),
         ({"seeds": [-1]}, "seeds must be"),
-        ({"noise": torch.zeros(1, 16, 5)}, "N, D = "),
-        ({"step_noise": torch.zeros(1, 1, 16, 4), "share_noise": False}, "T = 4"),
+        ({"noise": torch.zeros(1, 16, 5)}, "noise is \\(B, N, D\\) = \\(1, 16, 4\\)"),
+        ({"step_noise": torch.zeros(1, 1, 16, 4), "share_noise": False}, "= \\(3, 1, 16, 4\\) here"),
     ],
 )
 def test_bad_values_are_one_sentence(options, message):
