@@ -1,9 +1,12 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import random_model
 
-from sphere_mini import UserError, generate, reconstruct, spherify
-from sphere_mini.sampling import draw_from_seeds
+from sphere_mini import UserError, crossover, generate, interpolate, manipulate, reconstruct, spherify
+from sphere_mini.metrics import digits_judge
+from sphere_mini.sampling import draw_from_seeds, stitch
+from sphere_mini.sphere import slerp
 
 
 def test_an_image_depends_on_its_seed_alone(digits_model):
@@ -106,3 +109,144 @@ def test_bad_values_are_one_sentence(options, message):
 def test_labels_for_an_unconditional_model():
     with pytest.raises(UserError, match="no classes"):
         generate(random_model(num_classes=0), torch.tensor([0]))
+
+
+def test_every_step_is_that_of_a_shorter_run(digits_model):
+    y, seeds = torch.arange(5), range(5)
+    steps = generate(digits_model, y, 4, seeds=seeds, every_step=True)
+    assert steps.shape == (4, 5, 3, 8, 8)
+    for k in range(4):
+        assert torch.equal(steps[k], generate(digits_model, y, k + 1, seeds=seeds))
+
+
+def test_mixed_classes_are_mixed_embeddings(digits_model):
+    v = spherify(torch.randn(2, *digits_model.config.latent_shape, generator=torch.Generator().manual_seed(0)))
+    y = torch.tensor([3, 8])
+    shares = F.one_hot(y, 11).float()
+    assert torch.equal(digits_model.decode(v, shares), digits_model.decode(v, y))
+    table = digits_model.decoder.y_embedder.embedding_table.weight
+    half = digits_model.decoder(v, (table[3] + table[8]).expand(2, -1) / 2)
+    assert torch.allclose(digits_model.decode(v, shares.mean(0).expand(2, -1)), half, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", ["spherical", "linear"])
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_a_path_between_equal_ends_stands_still_and_others_end_at_the_seeds(digits_model, path, num_steps):
+    options = {"path": path, "num_steps": num_steps}
+    still = interpolate(digits_model, torch.tensor([4, 4]), [7, 7], 6, **options)
+    assert (still - still[0]).abs().max() < 1e-5
+    frames, y = interpolate(digits_model, torch.tensor([4, 9]), [7, 8], 6, **options), torch.tensor([4, 9])
+    _, drawn = draw_from_seeds([7, 7], digits_model.config, 2)  # all share the first seed's refinement noise
+    ends = generate(digits_model, y, num_steps, seeds=[7, 8], step_noise=drawn[1:])
+    assert frames.shape == (6, 3, 8, 8) and (frames[[0, -1]] - ends).abs().max() < 1e-5
+    assert (frames[0] - generate(digits_model, y[:1], num_steps, seeds=[7])[0]).abs().max() < 1e-5
+    assert (frames[1:] - frames[:-1]).abs().amax((1, 2, 3)).min() > 1e-3
+    drawn_labels = interpolate(digits_model, None, [7, 8], 6, **options)
+    labels, _ = draw_from_seeds([7, 8], digits_model.config, 1)
+    assert torch.equal(drawn_labels, interpolate(digits_model, labels, [7, 8], 6, **options))
+
+
+def test_the_two_paths_take_their_points(digits_model):
+    _, drawn = draw_from_seeds([7, 8], digits_model.config, 1)
+    a, b = drawn[0].split(1)
+    for path, middle in (("linear", a + b), ("spherical", slerp(spherify(a), spherify(b), 0.5))):
+        frame = interpolate(digits_model, torch.tensor([4, 4]), [7, 8], 3, path, num_steps=1)[1:2]
+        expected = generate(digits_model, torch.tensor([4]), 1, noise=middle)
+        assert (frame - expected).abs().max() < 1e-5
+
+
+def test_the_corners_of_a_grid_are_the_images_of_its_seeds(digits_model):
+    y, seeds = torch.tensor([0, 1, 7, 9]), [1, 2, 3, 4]
+    for num_steps in (1, 4):
+        grid = interpolate(digits_model, y, seeds, 5, num_steps=num_steps).view(5, 5, 3, 8, 8)
+        _, drawn = draw_from_seeds([1] * 4, digits_model.config, 2)
+        expected = generate(digits_model, y, num_steps, seeds=seeds, step_noise=drawn[1:])
+        corners = torch.stack([grid[0, 0], grid[0, -1], grid[-1, 0], grid[-1, -1]])
+        assert (corners - expected).abs().max() < 1e-5
+    one_step = interpolate(digits_model, y, seeds, 5, num_steps=1)[[0, 4, 20, 24]]
+    assert (one_step - generate(digits_model, y, 1, seeds=seeds)).abs().max() < 1e-5
+    edge = interpolate(digits_model, y[:2], seeds[:2], 5, "linear", num_steps=4)
+    assert (interpolate(digits_model, y, seeds, 5)[:5] - edge).abs().max() < 1e-5  # bilinear: edges are linear paths
+
+
+def test_an_unconditional_path():
+    model = random_model(num_classes=0)
+    assert interpolate(model, seeds=[3, 4], frames=4).shape == (4, 3, 8, 8)
+
+
+def test_manipulation_of_little_strength_is_encoding_and_decoding(digits_model, real_digits):
+    x, y = real_digits[0][:10], real_digits[1][:10]
+    with torch.no_grad():
+        once = digits_model.decode(spherify(digits_model.encode(x, y)), y)
+        twice = digits_model.decode(spherify(digits_model.encode(once, y)), y)
+    for num_steps, limit in ((1, once), (2, twice)):
+        gaps = [
+            (manipulate(digits_model, x, y, num_steps, strength, seeds=range(10)) - (limit + 1) / 2).abs().max()
+            for strength in (1e-1, 1e-2, 1e-3, 1e-4)
+        ]
+        assert sorted(gaps, reverse=True) == gaps and gaps[-1] < 2e-3
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("guidance", [1.0, 1.5])
+def test_manipulation_at_full_strength_is_the_loop_of_generation(digits_model, share, guidance):
+    y, seeds = torch.arange(6), range(20, 26)
+    options = {"guidance": guidance, "share_noise": share, "seeds": seeds}
+    steps = generate(digits_model, y, 5, every_step=True, **options)
+    again = manipulate(digits_model, 2 * steps[0] - 1, y, 4, every_step=True, **options)
+    assert (again - steps[1:]).abs().max() < 1e-4
+    noise = torch.randn(4, 6, *digits_model.config.latent_shape, generator=torch.Generator().manual_seed(3))
+    options |= {"step_noise": noise, "decay": True}
+    decayed = generate(digits_model, y, 5, every_step=True, **options)
+    again = manipulate(digits_model, 2 * decayed[0] - 1, y, 4, every_step=True, **options)
+    assert (again - decayed[1:]).abs().max() < 1e-4 and not torch.allclose(decayed, steps)
+
+
+def test_manipulation_goes_to_the_class_and_the_null_class_is_the_default(digits_model, real_digits):
+    x = real_digits[0][:50]
+    y = (real_digits[1][:50] + 1) % 10
+    judge, _ = digits_judge()
+    moved = manipulate(digits_model, x, y, seeds=range(50))
+    assert (judge.predict(moved.mean(1).flatten(1).double().numpy()) == y.numpy()).mean() > 0.9
+    null = torch.full((50,), 10)
+    plain = manipulate(digits_model, x, seeds=range(50))
+    assert torch.allclose(plain, manipulate(digits_model, x, null, seeds=range(50)), atol=1e-6)
+
+
+def test_stitches():
+    a, b = torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)
+    for how, rows in {
+        "vertical": ["1111", "1111", "0000", "0000"],
+        "horizontal": ["1100", "1100", "1100", "1100"],
+        "backward": ["1111", "0111", "0011", "0001"],
+        "forward": ["1111", "1110", "1100", "1000"],
+    }.items():
+        expected = torch.tensor([[float(pixel) for pixel in row] for row in rows])
+        assert torch.equal(stitch(a, b, how), expected.expand(1, 3, 4, 4))
+        assert torch.equal(stitch(b, a, how), 1 - stitch(a, b, how))  # swapped
+
+
+def test_crossover_is_a_weak_manipulation_of_the_stitch_under_the_null_class(digits_model, real_digits):
+    a, b = real_digits[0][:4], real_digits[0][4:8]
+    expected = manipulate(digits_model, stitch(a, b, "backward"), None, 10, 0.25, seeds=range(4))
+    assert torch.equal(crossover(digits_model, a, b, "backward", seeds=range(4)), expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model, x: interpolate(model, seeds=[1, 2], frames=1), "frames must be at least 2"),
+        (lambda model, x: interpolate(model, seeds=[1, 2, 3]), "two seeds, or four"),
+        (lambda model, x: interpolate(model, seeds=[1, 2], path="straight"), "spherical, linear"),
+        (lambda model, x: interpolate(model, torch.tensor([1]), seeds=[1, 2]), "numbers of images differ"),
+        (lambda model, x: interpolate(model, torch.tensor([1, 12]), seeds=[1, 2]), "0 ... 9"),
+        (lambda model, x: manipulate(model, x, strength=0), "strength must lie above 0"),
+        (lambda model, x: manipulate(model, x, strength=1.1), "strength must lie above 0"),
+        (lambda model, x: manipulate(model, x, num_steps=0), "num_steps must be at least 1"),
+        (lambda model, x: manipulate(model, x, guidance_place="moon"), "latent, pixel, both"),
+        (lambda model, x: crossover(model, x, x, "diagonal"), "backward, forward"),
+    ],
+)
+def test_bad_values_of_the_other_tasks(call, message):
+    with pytest.raises(UserError, match=message):
+        call(random_model(num_classes=10), torch.zeros(2, 3, 8, 8))

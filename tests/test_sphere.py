@@ -13,6 +13,7 @@ from sphere_mini.sphere import (
     perturb,
     random_point,
     sigma_from_angle,
+    slerp,
     spherify,
     with_hard_cases,
 )
@@ -118,3 +119,29 @@ def test_random_points_have_no_preferred_direction():
     assert mean / (32 / 20_000) == pytest.approx(1, abs=0.8)
     spectrum = np.linalg.eigvalsh(points.T @ points / len(points))
     assert np.abs(spectrum - 1).max() < 0.1
+
+
+@pytest.mark.parametrize("shape", [(5, 16, 8), (5, 25, 7)])
+def test_slerp_moves_at_constant_speed_on_the_sphere_from_end_to_end(shape):
+    generator = torch.Generator().manual_seed(0)
+    u, v = random_point(shape, generator), random_point(shape, generator)
+    whole = angle_between(u, v)
+    for t in (0.0, 0.1, 0.25, 0.5, 0.9, 1.0):
+        point = slerp(u, v, t)
+        assert (point.flatten(1).square().mean(1).sqrt() - 1).abs().max() < 1e-5
+        assert (angle_between(u, point) - t * whole).abs().max() < 1e-3
+        assert (angle_between(point, v) - (1 - t) * whole).abs().max() < 1e-3
+    assert (slerp(u, v, 0.0) - u).abs().max() < 1e-6 and (slerp(u, v, 1.0) - v).abs().max() < 1e-6
+    each = slerp(u, v, torch.linspace(0, 1, 5))  # one share per point
+    assert torch.equal(each[1], slerp(u, v, 0.25)[1]) and torch.equal(each[4], v[4])
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.5, 1.0])
+def test_slerp_between_identical_and_opposite_points(t):
+    u = torch.cat([random_point((3, 16, 8), torch.Generator().manual_seed(1)), torch.ones(1, 16, 8)])
+    assert torch.equal(slerp(u, u, t), u)
+    for other in (-u, spherify(u + 1e-4 * u.roll(1, 0)), spherify(-u + 1e-4 * u.roll(1, 0))):
+        point = slerp(u, other, t)
+        assert (point.flatten(1).square().mean(1).sqrt() - 1).abs().max() < 1e-5
+        assert (angle_between(u, point) - t * angle_between(u, other)).abs().max() < 1e-2
+        assert (slerp(u, other, 1.0) - other).abs().max() < 1e-6
