@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import ConvNeXt_Small_Weights, convnext_small
-from torchvision.transforms.functional import normalize
 
 from .errors import UserError
 
@@ -94,11 +93,13 @@ class LPIPSAndConvNeXt(LPIPS):
         convnext = fetched(partial(convnext_small, weights=weights), CONVNEXT_FILE)
         super().__init__(pretrained)
         self.convnext = convnext.requires_grad_(False).eval()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
 
     def features(self, x: Tensor) -> list[Tensor]:
         size = (CONVNEXT_SIZE, CONVNEXT_SIZE)
         images = F.interpolate((x.float() + 1) / 2, size, mode="bilinear", antialias=True, align_corners=False)
-        return [*super().features(x), self.convnext(normalize(images, IMAGENET_MEAN, IMAGENET_STD)).float()]
+        return [*super().features(x), self.convnext((images - self.mean) / self.std).float()]
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
         return (1.0 * super().distance(a[:-1], b[:-1]) + 0.1 * F.mse_loss(a[-1], b[-1])) / 1.1

@@ -366,7 +366,7 @@ MISTAKES = [  # command, what the one sentence says
     ("sample.py DIGITS --classes cat", "no class 'cat'"),
     ("sample.py DIGITS --guidance -1", "guidance must be 0 or more"),
     ("sample.py DIGITS --guidance-place moon", "latent"),
-    ("sample.py DIGITS --num-steps 0", "--num-steps must be above 0"),
+    ("sample.py DIGITS --num-steps 0", "num_steps must be at least 1"),
     ("sample.py DIGITS --per-class 0", "--per-class must be above 0"),
     ("sample.py DIGITS --device toaster", "no device 'toaster'"),
     ("sample.py DIGITS --out SCENE/bad-image/china/3.png", "exists already"),

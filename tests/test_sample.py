@@ -1,0 +1,234 @@
+"""sample.py's tasks, as a user runs them."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import DIGITS_MODEL, ROOT, random_model, run
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from sphere_mini import generate, manipulate
+from sphere_mini.viz import to_uint8
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory, photos):
+    """Real images of several sizes and modes: two digits, and a colour photograph."""
+    folder, digits = tmp_path_factory.mktemp("pictures"), load_digits()
+    for k in (3, 8):
+        pixels = (digits.images[k] * 255 / 16).round().astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{k}.png")
+    Image.fromarray(photos[0]).save(folder / "photo.jpg")
+    Image.fromarray(photos[1]).convert("RGBA").crop((0, 0, 300, 90)).save(folder / "flower.png")
+    (folder / "words.png").write_text("not an image")
+    return folder
+
+
+def sample(*flags, cwd=ROOT, model=DIGITS_MODEL):
+    done = run("sample.py", model, *flags, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def draw(path, *flags, model=DIGITS_MODEL):
+    sample(*flags, "--out", path, model=model)
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+TASKS = {  # a task, and flags each of which changes its picture
+    "generate --classes 3 8 --per-class 2": [
+        "--num-steps 2", "--num-steps 1 4", "--fresh-noise", "--decay", "--trajectory",
+    ],
+    "reconstruct PICTURES/3.png": ["PICTURES/8.png"],
+    "interpolate --frames 4": [
+        "--frames 3", "--path linear", "--seed 2 3", "--classes 4 9", "--num-steps 1", "--seed 0 1 2 3",
+        "--classes 4 9 --guidance 3", "--classes 4 9 --guidance 3 --guidance-place pixel", "--fresh-noise", "--decay",
+    ],
+    "manipulate PICTURES/3.png --num-steps 3": [
+        "--class 4", "--class 4 5", "--strength 0.3", "--seed 5", "--num-steps 2", "--fresh-noise", "--decay",
+        "--class 4 --guidance 3", "--class 4 --guidance 3 --guidance-place latent",
+    ],
+    "crossover PICTURES/3.png PICTURES/8.png --num-steps 3": [
+        "--stitch horizontal", "--stitch backward", "--stitch forward", "--swap", "--strength 1", "--seed 5",
+        "--num-steps 2", "--fresh-noise", "--decay",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_flag_changes_the_picture(task, pictures, tmp_path):
+    flags = [[], *map(str.split, TASKS[task])]
+    commands = [[*task.replace("PICTURES", str(pictures)).split(), *more] for more in flags]
+    commands = [[word.replace("PICTURES", str(pictures)) for word in command] for command in commands]
+    drawn = [draw(tmp_path / f"{k}.png", *command) for k, command in enumerate(commands)]
+    assert len({(image.size, image.tobytes()) for image in drawn}) == len(drawn)
+    assert draw(tmp_path / "again.png", *commands[0]).tobytes() == drawn[0].tobytes()
+
+
+def test_a_picture_can_be_made_again_from_its_text(tmp_path, digits_model):
+    first = draw(tmp_path / "a.png", "--classes", "3", "--per-class", 2, "--seed", 6)
+    with Image.open(tmp_path / "a.png") as image:
+        text = image.text
+    assert text["seed"] == "6" and text["weights"] == digits_model.weights_hash()
+    command = shlex.split(text["command"].replace("a.png", "b.png"))
+    assert command[:2] == ["python", "sample.py"]
+    assert draw(tmp_path / "c.png", *command[3 : command.index("--out")]).tobytes() == first.tobytes()
+
+
+def test_the_hash_tells_weights_apart():
+    a, b = random_model(0), random_model(1)
+    assert a.weights_hash() == random_model(0).weights_hash() != b.weights_hash() and len(a.weights_hash()) == 16
+
+
+def test_rows_of_a_trajectory_are_the_steps(tmp_path, digits_model):
+    sample("--classes", 3, "--num-steps", 3, "--trajectory", "--out", tmp_path / "a.png")
+    steps = to_uint8(generate(digits_model, torch.tensor([3]), 3, seeds=[0], every_step=True)[:, 0])
+    with Image.open(tmp_path / "a.png") as image:
+        pixels = np.array(image)
+    tiles = [np.repeat(np.repeat(step, 6, 0), 6, 1) for step in steps]  # 8 pixels shown as 48
+    places = [[x for x in range(pixels.shape[1] - 47) if (pixels[4:52, x : x + 48] == tile).all()] for tile in tiles]
+    assert all(len(found) == 1 for found in places) and places == sorted(places)
+
+
+def test_manipulation_shows_the_input_and_every_step(tmp_path, pictures, digits_model):
+    image = draw(tmp_path / "a.png", "manipulate", pictures / "3.png", "--class", 5, "--num-steps", 2, "--seed", 4)
+    x = torch.from_numpy(np.array(Image.open(pictures / "3.png").convert("RGB"))).permute(2, 0, 1)[None] / 127.5 - 1
+    steps = manipulate(digits_model, x, torch.tensor([5]), 2, seeds=[4], every_step=True)[:, 0]
+    pixels = np.array(image)
+    for tile in to_uint8(torch.cat([(x + 1) / 2, steps])):
+        tile = np.repeat(np.repeat(tile, 6, 0), 6, 1)
+        assert any((pixels[4:52, k : k + 48] == tile).all() for k in range(pixels.shape[1] - 47))
+
+
+def test_images_of_any_size_and_mode(tmp_path, pictures):
+    names = [pictures / name for name in ("photo.jpg", "flower.png", "3.png")]
+    image = draw(tmp_path / "a.png", "reconstruct", *names)
+    assert image.height > 3 * 60
+    model = tmp_path / "model"
+    random_model(image_size=64, patch_size=16, num_classes=0).save_pretrained(model)
+    draw(tmp_path / "b.png", "crossover", *names[:2], "--num-steps", 1, model=model)
+
+
+def test_an_animation_goes_there_and_back(tmp_path):
+    stdout = sample("interpolate", "--frames", 5, "--classes", 1, 0, "--out", tmp_path / "new" / "a.png")
+    assert str(tmp_path / "new" / "a.gif") in stdout
+    with Image.open(tmp_path / "new" / "a.gif") as animation:
+        assert animation.n_frames == 8 and animation.info["loop"] == 0 and b"interpolate" in animation.info["comment"]
+        assert min(animation.size) >= 192
+    assert not list(tmp_path.glob("new/*-2*"))
+    sample("interpolate", "--seed", 0, 1, 2, 3, "--frames", 2, "--out", tmp_path / "grid" / "a.png")
+    assert [path.name for path in (tmp_path / "grid").iterdir()] == ["a.png"]
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_saved_images_are_those_of_their_class_and_seed(tmp_path, digits_model):
+    folder = tmp_path / "images"
+    sample("--save-images", folder, "--classes", 3, 8, "--per-class", 2, "--seed", 5, "--num-steps", 2)
+    names = [f"class{label:04d}-seed{seed:08d}.png" for seed, label in ((5, 3), (6, 8), (7, 3), (8, 8))]
+    assert sorted(files_of(folder)) == sorted(names)
+    expected = to_uint8(generate(digits_model, torch.tensor([3, 8, 3, 8]), 2, seeds=range(5, 9)))
+    for name, pixels in zip(names, expected, strict=True):
+        with Image.open(folder / name) as image:
+            assert (np.array(image) == pixels).all() and image.text["seed"] == str(int(name[-12:-4]))
+    command = shlex.split(Image.open(folder / names[1]).text["command"])  # the image as a picture of its own
+    assert command[:3] == ["python", "sample.py", "RUN"]
+    sample(*command[3:], "--out", tmp_path / "one.png")
+    random_model(num_classes=0).save_pretrained(tmp_path / "model")
+    sample("--save-images", tmp_path / "plain", "--per-class", 3, model=tmp_path / "model")
+    assert sorted(files_of(tmp_path / "plain")) == [f"seed{seed:08d}.png" for seed in range(3)]
+
+
+def test_an_interrupted_folder_is_completed_byte_for_byte(tmp_path):
+    flags = ("--per-class", 60, "--num-steps", 2)
+    sample("--save-images", tmp_path / "whole", *flags)
+    whole = files_of(tmp_path / "whole")
+    assert len(whole) == 600
+    command = [sys.executable, ROOT / "sample.py", DIGITS_MODEL, "--save-images", tmp_path / "cut", *flags]
+    process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list(tmp_path.glob("cut/*.png"))) < 250 and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    some = {name: content for name, content in files_of(tmp_path / "cut").items() if name.endswith(".png")}
+    assert 250 <= len(some) < 600 and some.items() <= whole.items()
+    done = sorted(some)[:3]
+    before = [os.stat(tmp_path / "cut" / name).st_mtime_ns for name in done]
+    os.remove(tmp_path / "cut" / sorted(some)[200])  # of one class in the middle: its batch is drawn again
+    sample("--save-images", tmp_path / "cut", *flags)
+    again = files_of(tmp_path / "cut")
+    assert {name: content for name, content in again.items() if name.endswith(".png")} == whole
+    assert [os.stat(tmp_path / "cut" / name).st_mtime_ns for name in done] == before  # whole batches were left alone
+
+
+def test_a_folder_of_other_images_is_not_mixed_with_new_ones(tmp_path):
+    sample("--save-images", tmp_path, "--classes", 3, "--per-class", 2)
+    before = files_of(tmp_path)
+    for flags in (("--num-steps", 2), ("--guidance", 1.5), ("--fresh-noise",)):
+        failed = run("sample.py", DIGITS_MODEL, "--save-images", tmp_path, "--classes", 3, "--per-class", 2, *flags)
+        assert failed.returncode == 2 and "choose another folder" in failed.stderr and failed.stderr.count("\n") == 2
+    assert files_of(tmp_path) == before
+
+
+def test_no_room_for_a_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr("PIL.Image.Image.save", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "no space left")))
+    for flags in (("--out", tmp_path / "a.png"), ("--save-images", tmp_path / "images")):
+        failed = run("sample.py", DIGITS_MODEL, "--classes", 3, "--per-class", 1, *flags)
+        assert failed.returncode == 2 and "cannot be written (no space left)" in failed.stderr
+
+
+MISTAKES = [
+    ("reconstruct PICTURES/words.png", "words.png cannot be read as an image"),
+    ("reconstruct PICTURES/nothing.png", "nothing.png cannot be read as an image"),
+    ("reconstruct", "required: IMAGE"),
+    ("manipulate PICTURES/words.png --class 3", "words.png cannot be read as an image"),
+    ("manipulate PICTURES/3.png --class 11", "0 ... 9"),
+    ("manipulate PICTURES/3.png --strength 0", "strength must lie above 0"),
+    ("manipulate PICTURES/3.png --strength 1.5", "strength must lie above 0"),
+    ("manipulate PICTURES/3.png --strength nan", "strength must lie above 0"),
+    ("manipulate PICTURES/3.png --num-steps 0", "num_steps must be at least 1"),
+    ("manipulate PICTURES/3.png --seed -1", "--seed must be"),
+    ("crossover PICTURES/3.png", "required: IMAGE"),
+    ("crossover PICTURES/3.png PICTURES/8.png --stitch round", "invalid choice: 'round'"),
+    ("crossover PICTURES/3.png PICTURES/8.png --strength -1", "strength must lie above 0"),
+    ("interpolate --frames 1", "frames must be at least 2"),
+    ("interpolate --seed 1", "two seeds, or four"),
+    ("interpolate --seed 1 -2", "--seed must be"),
+    ("interpolate --seed 1 2 3 4 --path linear", "leave out --path"),
+    ("interpolate --classes 3", "one class per seed"),
+    ("--trajectory --num-steps 1 2", "--trajectory takes one value of --num-steps"),
+    ("--save-images NEW/images --num-steps 1 2", "--save-images takes one value of --num-steps"),
+    ("--save-images NEW/images --trajectory", "choose one"),
+    ("--save-images NEW/images --out NEW/a.png", "leave out --out"),
+    ("--save-images PICTURES/words.png", "cannot be written"),
+    ("--save-images NEW/images --guidance -1", "guidance must be 0 or more"),
+    ("reconstruct PICTURES/3.png --out PICTURES/words.png", "exists already"),
+    ("reconstruct PICTURES/3.png --out PICTURES/words.png/a.png", "cannot be made"),
+    ("reconstruct PICTURES/3.png --seed 3", "unrecognized arguments"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), MISTAKES)
+def test_mistakes_are_one_sentence_and_write_nothing(flags, message, pictures, tmp_path):
+    flags = [word.replace("PICTURES", str(pictures)).replace("NEW", str(tmp_path)) for word in flags.split()]
+    failed = run("sample.py", DIGITS_MODEL, *flags, cwd=tmp_path)
+    error = failed.stderr.splitlines()[-1]
+    assert failed.returncode == 2 and error.startswith("error: ") and message in error, failed.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags", ["generate --classes 1", "interpolate --classes 1 2", "manipulate 3.png --class 1"])
+def test_classes_for_an_unconditional_model(flags, pictures, tmp_path):
+    random_model(num_classes=0).save_pretrained(tmp_path / "model")
+    failed = run("sample.py", tmp_path / "model", *flags.split(), cwd=pictures)
+    assert failed.returncode == 2 and "this model has no classes" in failed.stderr
