@@ -300,8 +300,8 @@ def crossover_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """Both images, what they are stitched to, and every step."""
     check_seed(args.seed)
     a, b = (read_image(path, model) for path in (reversed(args.images) if args.swap else args.images))
-    options = {"seeds": [args.seed], "every_step": True} | loop_options(args)
-    steps = crossover(model, a, b, args.stitch, args.num_steps, args.strength, **options).cpu()[:, 0]
+    options = {"num_steps": args.num_steps, "strength": args.strength, "seeds": [args.seed]} | loop_options(args)
+    steps = crossover(model, a, b, args.stitch, every_step=True, **options).cpu()[:, 0]
     row = torch.cat([to_unit_range(torch.cat([a, b, stitch(a, b, args.stitch)])), steps])
     captions = ["first", "second", "stitched", *step_names(args.num_steps)]
     write_picture(image_grid([row], [""], [captions]), model, args)

@@ -5,14 +5,17 @@ model.safetensors (averaged weights, for use), last.pt (for --resume), metrics.j
 """
 
 import argparse
+import difflib
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
@@ -22,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from sphere_mini import SphereConfig, SphereEncoder, UserError
-from sphere_mini.checkpoint import METRICS_FILE, SAMPLES_FOLDER, Stop, claim_path, keep_rows
-from sphere_mini.data import ImageFiles, ImageSet, load_data
+from sphere_mini.checkpoint import METRICS_FILE, SAMPLES_FOLDER, claim_path, write_safely
+from sphere_mini.data import ImageFiles, ImageSet, load_data, to_model_range
 from sphere_mini.errors import Parser, require, run_script
 from sphere_mini.losses import StepNoise, sphere_losses
 from sphere_mini.model import SIZES, save_config
@@ -35,8 +38,8 @@ from sphere_mini.presets import (
     SETS,
     Recipe,
     make_recipe,
-    parse_override,
 )
+from sphere_mini.sampling import reconstruct, to_unit_range
 from sphere_mini.training import (
     TrainState,
     autocast,
@@ -51,7 +54,7 @@ from sphere_mini.training import (
     start_from,
     train,
 )
-from sphere_mini.viz import save_training_grid
+from sphere_mini.viz import GRID_COLUMNS, class_rows, grid_labels, image_grid
 
 RECIPE_FLAGS = ("data_dir", "image_size", "model", "steps", "epochs", "batch_size", "lr", "perceptual", "dtype", "seed")
 RECIPE_FLAGS += ("dataset", "grad_accum", "init_from", "save_every", "log_every", "sample_every")
@@ -105,6 +108,42 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+class Stop:
+    """Makes a run finish its step and stop: on SIGTERM, on Ctrl-C, or when its minutes are over.
+
+    Within `with`, the signals end the program at once until `begin` is called; from then on the first one sets
+    `reason` and `code`, the exit code, and only a second one ends the program at once.
+    """
+
+    def __init__(self, max_minutes: float | None) -> None:
+        self.reason, self.code, self.minutes = "", 0, max_minutes
+        self.begun, self.end = False, float("inf")
+
+    def __enter__(self) -> "Stop":
+        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def begin(self) -> None:
+        """Training begins: from here on there is a step to finish, and the minutes count."""
+        self.begun, self.end = True, time.monotonic() + 60 * (self.minutes or float("inf"))
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Remember the signal; the interpreter calls this between two instructions."""
+        if not self.begun or self.code:
+            sys.exit(128 + number)
+        self.reason, self.code = f"on {signal.Signals(number).name}", 128 + number
+
+    def asked(self) -> bool:
+        """Whether the run has to stop now."""
+        if not self.reason and time.monotonic() > self.end:
+            self.reason = f"after {self.minutes:g} minutes"
+        return bool(self.reason)
+
+
 @dataclass
 class Run:
     """Everything that a run begins with."""
@@ -115,6 +154,23 @@ class Run:
     held_out: ImageSet | None
     perceptual: Perceptual | None
     folder: Path
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`FIELD=VALUE` → (field, value of the field's type); `UserError` names near fields or the type that is wanted."""
+    name, equals, value = text.partition("=")
+    hints = get_type_hints(Recipe)
+    if not equals or name not in hints:
+        near = difflib.get_close_matches(name, hints, n=3, cutoff=0.4)
+        raise UserError(f"--set takes FIELD=VALUE, and {name!r} is no field; near it: {', '.join(near or hints)}")
+    kind = hints[name]
+    try:
+        if kind is bool:
+            return name, {"true": True, "false": False}[value.lower()]
+        return name, kind(value)
+    except (ValueError, KeyError):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        raise UserError(f"--set {name} takes {wanted}, not {value!r}") from None
 
 
 def given_fields(args: argparse.Namespace) -> dict[str, Any]:
@@ -340,6 +396,31 @@ def follow(run: Run, stop: Stop) -> None:
             break
     advice = f"make room and go on from step {saved} with `python train.py --resume {folder}`"
     require(saved == state.step, f"the last checkpoint could not be written; {advice}")
+
+
+def save_training_grid(model: SphereEncoder, path: Path, held_out: ImageSet | None) -> None:
+    """A training run's picture: one row a class, one step above four; then some held-out images and their like."""
+    columns = GRID_COLUMNS if held_out is None else min(GRID_COLUMNS, len(held_out))
+    rows, names = class_rows(model, grid_labels(model), columns, (1, 4))
+    if held_out is not None:
+        x = to_model_range(held_out.images[:: len(held_out) // columns][:columns])
+        rows, names = [*rows, to_unit_range(x), reconstruct(model, x)], [*names, "held out", "again"]
+    image_grid(rows, names).save(path)
+
+
+def keep_rows(path: Path, step: int) -> None:
+    """Drop the lines of steps after `step`, which will be run again, and lines that were cut off. Raises `OSError`."""
+
+    def kept(line: str) -> bool:
+        try:
+            return json.loads(line)["step"] <= step
+        except (ValueError, LookupError, TypeError):
+            return False
+
+    text = path.read_text() if path.exists() else ""
+    rows = "".join(f"{line}\n" for line in text.splitlines() if kept(line))
+    if rows != text:
+        write_safely(path, lambda temporary: temporary.write_text(rows))
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:

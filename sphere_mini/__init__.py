@@ -1,8 +1,7 @@
 """sphere_mini: "Image Generation with a Sphere Encoder" (arXiv 2602.15030), small, clear and fast."""
 
 from .errors import UserError
-from .model import SphereConfig, SphereEncoder
-from .release import import_release
+from .model import SphereConfig, SphereEncoder, import_release
 from .sampling import crossover, generate, interpolate, manipulate, reconstruct
 from .sphere import spherify
 

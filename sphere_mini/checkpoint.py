@@ -1,15 +1,11 @@
-"""Files that survive a kill, a full disk and damage, and clean stops: what makes sure that no work is lost."""
+"""Files that survive a kill, a full disk and damage: what makes sure that no work is lost."""
 
-import json
 import os
-import signal
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
@@ -63,9 +59,7 @@ def write_safely(path: Path, write: Callable[[Path], Any]) -> None:
 
 def read_newest(path: Path, read: Callable[[Path], T]) -> T:
     """What `read` makes of the file or, where it is missing or damaged, of the one before; that is said in one line.
-
-    Raises `UserError` where neither can be used; nothing is deleted.
-    """
+    Raises `UserError` where neither can be used; nothing is deleted."""
     try:
         with reading(path):
             return read(path)
@@ -77,54 +71,3 @@ def read_newest(path: Path, read: Callable[[Path], T]) -> T:
             raise problem from None
         print(f"warning: {problem}; {previous(path).name} is used instead", file=sys.stderr)
         return value
-
-
-class Stop:
-    """Makes a run finish its step and stop: on SIGTERM, on Ctrl-C, or when its minutes are over.
-
-    Within `with`, the signals end the program at once until `begin` is called; from then on the first one sets
-    `reason` and `code`, the exit code, and only a second one ends the program at once.
-    """
-
-    def __init__(self, max_minutes: float | None) -> None:
-        self.reason, self.code, self.minutes = "", 0, max_minutes
-        self.begun, self.end = False, float("inf")
-
-    def __enter__(self) -> "Stop":
-        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def begin(self) -> None:
-        """Training begins: from here on there is a step to finish, and the minutes count."""
-        self.begun, self.end = True, time.monotonic() + 60 * (self.minutes or float("inf"))
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """Remember the signal; the interpreter calls this between two instructions."""
-        if not self.begun or self.code:
-            sys.exit(128 + number)
-        self.reason, self.code = f"on {signal.Signals(number).name}", 128 + number
-
-    def asked(self) -> bool:
-        """Whether the run has to stop now."""
-        if not self.reason and time.monotonic() > self.end:
-            self.reason = f"after {self.minutes:g} minutes"
-        return bool(self.reason)
-
-
-def keep_rows(path: Path, step: int) -> None:
-    """Drop the lines of steps after `step`, which will be run again, and lines that were cut off. Raises `OSError`."""
-
-    def kept(line: str) -> bool:
-        try:
-            return json.loads(line)["step"] <= step
-        except (ValueError, LookupError, TypeError):
-            return False
-
-    text = path.read_text() if path.exists() else ""
-    rows = "".join(f"{line}\n" for line in text.splitlines() if kept(line))
-    if rows != text:
-        write_safely(path, lambda temporary: temporary.write_text(rows))

@@ -138,10 +138,7 @@ def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
 
 
 def load_data(recipe: Recipe, device: torch.device) -> tuple[ImageSet | ImageFiles, ImageSet | None]:
-    """A recipe's training images and, where the set has them, at most `HELD_OUT` held-out ones. Raises `UserError`.
-
-    Sets of up to `recipe.in_memory_gb`, decoded, lie in the device's memory; larger ones stay on disk.
-    """
+    """A recipe's training images (in memory up to `in_memory_gb`) and at most `HELD_OUT` held-out ones, if any."""
     if recipe.dataset == "digits":
         require(not recipe.data_dir, "the digits come with scikit-learn; for your own images use --dataset folder")
         return load_digit_images(recipe.image_size, device), None
@@ -151,10 +148,8 @@ def load_data(recipe: Recipe, device: torch.device) -> tuple[ImageSet | ImageFil
     advice = "add a second folder of images, or ignore the classes with --unconditional"
     one_is_fine = not recipe.conditional or recipe.init_from
     require(len(names) > 1 or one_is_fine, f"{root} has one class, {names[0]}; {advice}")
-    train, held_out = (
-        ImageFiles(source, names, recipe.image_size, recipe.workers, device) if source else None
-        for source in (train, held_out)
-    )
+    options = (names, recipe.image_size, recipe.workers, device)
+    train, held_out = ImageFiles(train, *options), held_out and ImageFiles(held_out, *options)
     if recipe.fits_memory(len(train)):
         train = train.in_memory(range(len(train)), recipe.dataset)
     if held_out:

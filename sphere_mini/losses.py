@@ -31,10 +31,9 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class StepNoise:
-    """Everything random in one training step, so that the step itself is a plain function.
+    """Everything random in one training step: e (B, N, D) Gaussian noise; r_far, r_near (B,) noise levels.
 
-    e: (B, N, D) Gaussian noise; r_far, r_near: (B,) noise levels; drop: (4, B) bool, where a label becomes the null
-    class, drawn separately for the encoding, the decoding of the far and of the near half, and the re-encoding.
+    drop: (4, B) bool, where labels become the null class: in encoding, decoding far and near, and in re-encoding.
     """
 
     e: Tensor

@@ -39,11 +39,8 @@ def within_class_deviation(pixels: np.ndarray, labels: np.ndarray) -> float:
 
 
 def judge_digits(images: Tensor, labels: Tensor) -> dict[str, float]:
-    """What the judge says of samples (B, 3, 8, 8) in [0, 1] that should show `labels` (B,).
-
-    `agreement` (share recognised), `frechet` (pixel Fréchet distance to the real digits, pixels in [-1, 1]),
-    `deviation` (within-class deviation of pixels in [0, 1]).
-    """
+    """What the judge says of samples (B, 3, 8, 8) in [0, 1] that should show `labels` (B,): `agreement` (share
+    recognised), `frechet` (pixel Fréchet distance to the real digits, in [-1, 1]), `deviation` within classes."""
     judge, real = digits_judge()
     pixels, labels = images.mean(1).flatten(1).cpu().double().numpy(), labels.cpu().numpy()  # (B, 64), (B,)
     return {

@@ -1,8 +1,9 @@
-"""The model: its configuration, the size table, `SphereEncoder` with `encode` and `decode`, saving and loading."""
+"""The model: its configuration, the size table, `SphereEncoder` and its files, ours and the public release's."""
 
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .checkpoint import read_newest, write_safely
-from .errors import UserError, require
+from .errors import UserError, reading, require
 from .sphere import sigma_from_angle
 from .vit import ViT, build_decoder, build_encoder
 
@@ -30,6 +31,16 @@ HUB_PREFIX = "hf://"
 SHAPE_FIELDS = ("image_size", "patch_size", "width", "depth", "num_heads", "latent_channels")
 SHAPE_FIELDS += ("mixer_depth", "pixel_head")
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+RELEASE_SIZES = {"small": "s", "base": "b", "large": "l", "xlarge": "xl", "huge": "h", "giant": "g"}
+RELEASE_FIELDS = {  # ours: theirs
+    "image_size": "image_size",
+    "patch_size": "patch_size",
+    "latent_channels": "token_channels",
+    "num_classes": "num_classes",
+    "mixer_depth": "vit_enc_latent_mlp_mixer_depth",
+    "pixel_head": "pixel_head_type",
+    "alpha_max_deg": "noise_sigma_max_angle",
+}
 
 
 @dataclass(frozen=True)
@@ -206,3 +217,38 @@ def config_from_dict(values: dict[str, Any]) -> SphereConfig:
     missing = sorted(names - values.keys())
     require(not missing, f"it lacks {', '.join(missing)}")
     return SphereConfig(**{name: values[name] for name in names} | {"class_names": tuple(values["class_names"])})
+
+
+def import_release(folder: str | Path) -> SphereEncoder:
+    """A folder of the release as a model: its newest checkpoint, EMA weights if it has them; eval mode, on the CPU.
+
+    Raises `UserError` where a file is missing or damaged, or where the settings describe a network that ours is not.
+    """
+    folder = Path(folder)
+    with reading(folder / "cfg.json"):
+        config = config_from_release(json.loads((folder / "cfg.json").read_text()))
+    model = SphereEncoder(config)
+    epochs = {int("0" + re.sub(r"\D", "", path.stem)): path for path in (folder / "ckpt").glob("ep*.pth")}
+    require(bool(epochs), f"{folder / 'ckpt'} holds no checkpoint ep*.pth; place one there")
+    with reading(path := epochs[max(epochs)]):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(repaired(content.get("ema_model") or content["model"]))
+    return model.eval()
+
+
+def config_from_release(cfg: dict[str, Any]) -> SphereConfig:
+    """Our configuration from the release's `cfg.json`; `UserError` names a setting that ours does not have."""
+    for name in ("vit_{}_model_size", "vit_{}_latent_mlp_mixer_depth"):
+        encoder, decoder = cfg[name.format("enc")], cfg[name.format("dec")]
+        require(encoder == decoder, f"{name.format('enc')} {encoder} and {name.format('dec')} {decoder} differ")
+    for name in ("in_context_size", "spherify_model"):
+        require(not cfg.get(name), f"{name} {cfg.get(name)} is not supported")
+    fields = {ours: cfg[theirs] for ours, theirs in RELEASE_FIELDS.items()}
+    fields |= dict(zip(("width", "depth", "num_heads"), SIZES[RELEASE_SIZES[cfg["vit_enc_model_size"]]], strict=True))
+    return SphereConfig(**fields | ({} if cfg["cond_generator"] else {"num_classes": 0}))
+
+
+def repaired(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A released state dict in our form: without the rotary tables, and the mixers' alphas of shape (1,)."""
+    kept = {key: value for key, value in weights.items() if not key.endswith(".rope")}
+    return {key: value.reshape(1) if re.search(r"\.alpha[12]$", key) else value for key, value in kept.items()}

@@ -1,8 +1,4 @@
-"""Perceptual losses: how far apart two images look to a frozen network that was trained on ImageNet.
-
-All share one interface: `features` of images (B, 3, H, W) in [-1, 1], made once a step, and a `distance` between two
-images' features.
-"""
+"""Perceptual losses: how far apart two images look to a frozen network that was trained on ImageNet."""
 
 import warnings
 from collections.abc import Callable
@@ -126,6 +122,4 @@ def fetched(build: Callable[[], nn.Module], file: str) -> nn.Module:
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         advice = f"place {file} in {folder}, or use --perceptual efficientnet or none, which need no download"
-        raise UserError(
-            f"the weights {file} could not be fetched or read ({type(error).__name__}); {advice}"
-        ) from error
+        raise UserError(f"{file} could not be fetched or read ({type(error).__name__}); {advice}") from error

@@ -1,13 +1,12 @@
 """Recipes: every setting of a training run as one flat dataclass, and the paper's tables and ours that fill it."""
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
-from .errors import UserError, require
+from .errors import require
 from .losses import LossWeights
 from .model import SIZES, SphereConfig
 from .perceptual import PERCEPTUALS
@@ -22,12 +21,8 @@ ROUND_OFF = 1e-9  # so that a ratio computed from a number of channels gives tha
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(LossWeights):
-    """All settings of a run, loss weights included, as plain numbers and strings; `--set` overrides any of them.
+    """All settings of a run, as plain numbers and strings: the paper's common ones; the tables say what differs."""
 
-    The values here are the paper's, common to all its data sets; the tables below say what differs.
-    """
-
-    # data
     dataset: str
     data_dir: str = ""  # empty: data/<dataset>
     init_from: str = ""  # model whose weights the run starts from
@@ -35,7 +30,6 @@ class Recipe(LossWeights):
     flip: bool = True  # random horizontal flips
     in_memory_gb: float = 2.0  # larger sets are read from disk while training
     workers: int = 8  # processes that read them, at most one per core
-    # network
     model: str = "s"
     width: int = 0  # width, depth, num_heads: 0 means those of `model`
     depth: int = 0
@@ -45,11 +39,9 @@ class Recipe(LossWeights):
     mixer_depth: int = 2
     pixel_head: str = "conv"
     conditional: bool = True
-    # noise
     alpha_max_deg: float = 80.0
     hard_fraction: float = 0.1  # share of samples with noise beyond alpha_max
     label_drop: float = 0.1  # probability that a label becomes the null class
-    # optimization
     perceptual: str = "lpips"
     batch_size: int = 256  # global
     grad_accum: int = 1  # parts of the batch that follow one another, to save memory
@@ -175,20 +167,3 @@ def make_recipe(dataset: str, recipe: str | None = None, **overrides: Any) -> Re
         large = dict(zip(PAPER_COLUMNS, PAPER["afhq"], strict=True)) if image_size > LARGE else {}
         fields |= {name: large[name] for name in ("alpha_max_deg", *vars(LossWeights())) if large}
     return Recipe(**fields | overrides)
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """`FIELD=VALUE` → (field, value of the field's type); `UserError` names near fields or the type that is wanted."""
-    name, equals, value = text.partition("=")
-    hints = get_type_hints(Recipe)
-    if not equals or name not in hints:
-        near = difflib.get_close_matches(name, hints, n=3, cutoff=0.4)
-        raise UserError(f"--set takes FIELD=VALUE, and {name!r} is no field; near it: {', '.join(near or hints)}")
-    kind = hints[name]
-    try:
-        if kind is bool:
-            return name, {"true": True, "false": False}[value.lower()]
-        return name, kind(value)
-    except (ValueError, KeyError):
-        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
-        raise UserError(f"--set {name} takes {wanted}, not {value!r}") from None

@@ -60,8 +60,7 @@ def refine(
 def draw_from_seeds(seeds: Sequence[int], config: SphereConfig, num_draws: int) -> tuple[Tensor, Tensor]:
     """Labels (B,) and noise (num_draws, B, N, D), on the CPU; each image's depend on its own seed alone.
 
-    The label is drawn always, so that the noise does not depend on its use; more draws begin like fewer, so that 1, 2
-    and 4 steps show one image at different refinement.
+    The label is drawn always, or the noise would depend on its use; more draws begin like fewer, as do more steps.
     """
     labels, noise = [], []
     for seed in seeds:
@@ -93,11 +92,11 @@ def resolve_batch(
     return seeds
 
 
-def noise_of_passes(noise: Tensor, passes: int, shape: tuple[int, ...], share_noise: bool) -> Tensor:
-    """Noise (passes, B, N, D) of a loop over images of latent shape (B, N, D); shared: the first serves all passes."""
+def loop_noise(given: Tensor | None, drawn: Tensor, passes: int, share_noise: bool) -> Tensor:
+    """Noise (passes, B, N, D) of a loop, `given` or else `drawn`; shared: the first serves all passes."""
+    noise, shape = drawn if given is None else given, (passes, *drawn.shape[1:])
     noise = noise[:1].repeat(passes, 1, 1, 1) if share_noise else noise[:passes]
-    wanted = f"step_noise is (passes, B, N, D) = {(passes, *shape)} here, not {tuple(noise.shape)}"
-    require(noise.shape == (passes, *shape), wanted)
+    require(noise.shape == shape, f"step_noise is (passes, B, N, D) = {shape} here, not {tuple(noise.shape)}")
     return noise
 
 
@@ -129,10 +128,9 @@ def generate(
     labels, drawn = draw_from_seeds(seeds, model.config, 2 if share_noise else num_steps)
     y = labels if y is None else y
     y = y.to(model.device) if model.config.num_classes else None
-    noise, step_noise = drawn[0] if noise is None else noise, drawn[1:] if step_noise is None else step_noise
-    shape = drawn.shape[1:]
-    require(noise.shape == shape, f"noise is (B, N, D) = {tuple(shape)} here, not {tuple(noise.shape)}")
-    step_noise = noise_of_passes(step_noise, num_steps - 1, shape, share_noise).to(model.device)
+    noise, shape = drawn[0] if noise is None else noise, tuple(drawn.shape[1:])
+    require(noise.shape == shape, f"noise is (B, N, D) = {shape} here, not {tuple(noise.shape)}")
+    step_noise = loop_noise(step_noise, drawn[1:], num_steps - 1, share_noise).to(model.device)
     x = guided(model.decode, spherify(noise.to(model.device)), y, on_pixels).clamp(-1, 1)
     steps = [x, *refine(model, x, y, step_noise, 1.0, guidance, guidance_place, decay)]
     return to_unit_range(torch.stack(steps) if every_step else steps[-1])
@@ -201,8 +199,7 @@ def manipulate(
     require(0 < strength <= 1, f"strength must lie above 0 and up to 1, not {strength}")
     seeds = resolve_batch(model, y, seeds, x=x)
     _, drawn = draw_from_seeds(seeds, model.config, 2 if share_noise else num_steps + 1)
-    step_noise = drawn[1:] if step_noise is None else step_noise
-    step_noise = noise_of_passes(step_noise, num_steps, drawn.shape[1:], share_noise).to(model.device)
+    step_noise = loop_noise(step_noise, drawn[1:], num_steps, share_noise).to(model.device)
     x, y = x.to(model.device), None if y is None else y.to(model.device)
     steps = list(refine(model, x, y, step_noise, strength, **sampling))
     return to_unit_range(torch.stack(steps) if every_step else steps[-1])
@@ -218,14 +215,6 @@ def stitch(a: Tensor, b: Tensor, how: str) -> Tensor:
     return torch.where(masks[STITCHES.index(how)], a, b)
 
 
-def crossover(
-    model: SphereEncoder,
-    a: Tensor,
-    b: Tensor,
-    how: str = "vertical",
-    num_steps: int = 10,
-    strength: float = 0.25,
-    **sampling: Any,
-) -> Tensor:
-    """`manipulate` of two images (B, 3, H, W) in [-1, 1] stitched together (`stitch`), with the null class."""
-    return manipulate(model, stitch(a, b, how), None, num_steps, strength, **sampling)
+def crossover(model: SphereEncoder, a: Tensor, b: Tensor, how: str = "vertical", **sampling: Any) -> Tensor:
+    """`manipulate` of two images (B, 3, H, W) in [-1, 1] put together by `stitch`; null class, strength 0.25."""
+    return manipulate(model, stitch(a, b, how), None, **{"strength": 0.25} | sampling)

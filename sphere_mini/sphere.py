@@ -1,8 +1,7 @@
 """The geometry of the method: pure functions of tensors.
 
-A latent `v` of shape (B, N, D) is a point on one sphere in L = N·D dimensions: its root mean square is 1, its radius
-√L. Gaussian noise `e` of that shape is nearly perpendicular to `v` and as long, so adding `sigma·e` tilts `v` by the
-angle atan(sigma). Everything here is computed in at least float32, whatever autocast says.
+A latent `v` (B, N, D) is a point on one sphere in L = N·D dimensions, of RMS 1 and radius √L. Gaussian noise `e` is
+nearly perpendicular to it and as long, so adding `sigma·e` tilts it by the angle atan(sigma). All in float32 or better.
 """
 
 import math
@@ -58,9 +57,8 @@ def angle_between(u: Tensor, v: Tensor) -> Tensor:
 def slerp(u: Tensor, v: Tensor, t: Tensor | float) -> Tensor:
     """The point behind the share t of the great circle from u to v: cos(t·Ω)·û + sin(t·Ω)·w, Ω their angle, w ⟂ û.
 
-    u, v: (B, ...) on the sphere; t: a number or (B,) in [0, 1], whose ends are u and v themselves. Between opposite
-    points, where every great circle is as short, one is chosen.
-    """
+    u, v: (B, ...) on the sphere; t: a number or (B,) in [0, 1]; 0 and 1 give u and v themselves. Opposite points have
+    no shortest way: one great circle is chosen."""
     a, b = (F.normalize(at_least_float32(point).flatten(1), dim=1) for point in (u, v))  # (B, L)
     t = torch.as_tensor(t, device=a.device, dtype=a.dtype).view(-1, 1)
     turn = t * torch.deg2rad(angle_between(u, v))[:, None]  # (B, 1)
@@ -85,9 +83,7 @@ def perturb(v: Tensor, sigma: Tensor | float, e: Tensor) -> Tensor:
 
 def jitter(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
     """Stratified noise levels r in [0, 1], (B,), shuffled: one 0, one 1, one draw in each of B-2 equal strata between.
-
-    So every batch sees the whole range; uniform in sigma = r·sigma_max, hence not in the angle. B = 1: a uniform draw.
-    """
+    Uniform in sigma = r·sigma_max, hence not in the angle. B = 1: a uniform draw."""
     device = generator.device if generator else None
     if batch_size == 1:
         return torch.rand(1, generator=generator, device=device)

@@ -166,9 +166,7 @@ def save_weights(folder: Path, state: TrainState, recipe: Recipe) -> None:
 
 def load_run(folder: Path, device: torch.device) -> tuple[TrainState, Recipe]:
     """State and recipe of a run, from the newest checkpoint that loads; before the first one it begins again at step 0.
-
-    A damaged `last.pt` is set aside, so that the next save does not push the good one out. Raises `UserError`.
-    """
+    A damaged `last.pt` is set aside, so that the next save does not push the good one out. Raises `UserError`."""
 
     def read(path: Path) -> tuple[TrainState, Recipe, Path]:
         require(zipfile.ZipFile(path).testzip() is None, "its checksum is wrong")  # torch.load does not look at it
@@ -199,10 +197,9 @@ def load_run(folder: Path, device: torch.device) -> tuple[TrainState, Recipe]:
 def train(
     state: TrainState, recipe: Recipe, data: ImageSet | ImageFiles, perceptual: Perceptual | None = None
 ) -> Iterator[dict[str, Tensor | float]]:
-    """The training loop: runs a resolved recipe's remaining steps, yielding what `train_step` returns.
+    """The training loop: a resolved recipe's remaining steps, yielding what `train_step` returns, and `data_s`.
 
-    Besides, `data_s` is the time in seconds that the step waited for its images. `data` serves them on the model's
-    device; the caller logs, samples and saves between the steps.
+    That is the time in seconds a step waited for its images. The caller logs, samples and saves between the steps.
     """
     steps = range(state.step, recipe.steps)
     since = time.perf_counter()
@@ -222,8 +219,5 @@ def flips(state: TrainState, recipe: Recipe) -> Tensor | None:
 
 def held_out_psnr(model: SphereEncoder, data: ImageSet) -> float:
     """Mean PSNR in dB of a set's reconstructions (null class, no noise)."""
-    scores = []
-    for images in data.images.split(100):
-        x = to_model_range(images)
-        scores.append(psnr(reconstruct(model, x), to_unit_range(x)))
-    return torch.cat(scores).mean().item()
+    batches = map(to_model_range, data.images.split(100))
+    return torch.cat([psnr(reconstruct(model, x), to_unit_range(x)) for x in batches]).mean().item()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import Permute
 
 if TYPE_CHECKING:
     from .model import SphereConfig
@@ -156,16 +157,9 @@ def mlp_mixer(num_tokens: int, channels: int, depth: int) -> nn.Sequential:
     return named(blocks=blocks, norm=RMSNorm(channels, NORM_EPS))
 
 
-class Transpose(nn.Module):
-    """Swaps the last two of three dimensions: (B, C, N) ↔ (B, N, C)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.transpose(1, 2)
-
-
 def pixel_head(kind: str, side: int, patch_size: int) -> tuple[int, nn.Sequential]:
     """The decoder's last layers, `conv` or `linear`: (channels C per token, module from (B, N, C) to (B, 3, H, W))."""
-    to_map, reflect = nn.Sequential(Transpose(), nn.Unflatten(2, (side, side))), nn.ReflectionPad2d(1)
+    to_map, reflect = nn.Sequential(Permute([0, 2, 1]), nn.Unflatten(2, (side, side))), nn.ReflectionPad2d(1)
     if kind == "linear":
         to_map.append(nn.PixelShuffle(patch_size))  # (B, 3·p², side, side) → (B, 3, H, W)
         return 3 * patch_size**2, nn.Sequential(to_map, reflect, nn.Conv2d(3, 3, 3), nn.Tanh())
@@ -203,7 +197,7 @@ def build_encoder(config: "SphereConfig") -> ViT:
     """Images (B, 3, H, W) → raw latents (B, N, D): patches in, an MLP-Mixer over (N, D) out (none at depth 0)."""
     num_tokens, channels = config.latent_shape
     patches = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
-    x_embedder = nn.Sequential(patches, nn.Conv2d(config.width, config.width, 1), nn.Flatten(2), Transpose())
+    x_embedder = nn.Sequential(patches, nn.Conv2d(config.width, config.width, 1), nn.Flatten(2), Permute([0, 2, 1]))
     out = mlp_mixer(num_tokens, channels, config.mixer_depth) if config.mixer_depth else nn.Identity()
     return ViT(config, x_embedder, out, channels)
 

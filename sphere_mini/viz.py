@@ -11,9 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from .data import ImageSet, to_model_range
 from .model import SphereEncoder
-from .sampling import generate, reconstruct, to_unit_range
+from .sampling import generate
 
 MIN_TILE, GAP, FONT_SIZE = 48, 4, 14  # pixels
 ANIMATION = 192  # pixels a side, at least
@@ -32,8 +31,7 @@ def image_grid(
 ) -> Image.Image:
     """Rows of images, each (C, 3, H, W) in [0, 1], as one picture: labels left of the rows, captions under the images.
 
-    Small images are enlarged by a whole factor, without smoothing, so that every pixel can be seen.
-    """
+    Small images are enlarged by a whole factor, so that every pixel can be seen."""
     tile = -(-MIN_TILE // rows[0].shape[-1]) * rows[0].shape[-1]
     font, under = ImageFont.load_default(FONT_SIZE), FONT_SIZE + GAP if captions else 0
     wide = max([tile, *(int(font.getlength(text)) for row in captions or () for text in row)])
@@ -47,9 +45,8 @@ def image_grid(
         draw.text((GAP, top + tile // 2), labels[r], "black", font, anchor="lm")
         for c, pixels in enumerate(to_uint8(row)):
             middle = margin + GAP + c * (wide + GAP) + wide // 2
-            canvas.paste(
-                Image.fromarray(pixels).resize((tile, tile), Image.Resampling.NEAREST), (middle - tile // 2, top)
-            )
+            image = Image.fromarray(pixels).resize((tile, tile), NEAREST)
+            canvas.paste(image, (middle - tile // 2, top))
             if captions:
                 draw.text((middle, top + tile + GAP // 2), captions[r][c], "black", font, anchor="mt")
     return canvas
@@ -98,13 +95,3 @@ def class_rows(
 def class_name(model: SphereEncoder, label: int | None) -> str:
     """A class's name, its number where the model knows no names, and nothing for no class."""
     return "" if label is None else (model.config.class_names or [*map(str, range(model.config.num_classes))])[label]
-
-
-def save_training_grid(model: SphereEncoder, path: Path, held_out: ImageSet | None) -> None:
-    """A training run's picture: one row a class, one step above four; then some held-out images and their like."""
-    columns = GRID_COLUMNS if held_out is None else min(GRID_COLUMNS, len(held_out))
-    rows, names = class_rows(model, grid_labels(model), columns, (1, 4))
-    if held_out is not None:
-        x = to_model_range(held_out.images[:: len(held_out) // columns][:columns])
-        rows, names = [*rows, to_unit_range(x), reconstruct(model, x)], [*names, "held out", "again"]
-    image_grid(rows, names).save(path)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sphere_mini import SphereEncoder, UserError, training
-from sphere_mini.checkpoint import claim_path, free_path, keep_rows, previous, write_safely
+from sphere_mini.checkpoint import claim_path, free_path, previous, write_safely
 from sphere_mini.data import batch_indices, load_data, to_model_range
 from sphere_mini.presets import make_recipe
 from sphere_mini.training import (
@@ -32,7 +32,7 @@ from sphere_mini.training import (
     train,
     train_step,
 )
-from train import append_row
+from train import append_row, keep_rows
 
 CPU = torch.device("cpu")
 NANO = {"batch_size": 10, "width": 16, "depth": 1, "num_heads": 2, "mixer_depth": 1, "perceptual": "none"}

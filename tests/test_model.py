@@ -7,9 +7,8 @@ from conftest import TINY, parity_case, random_model
 from safetensors.torch import load_file, save_file
 
 from sphere_mini import SphereConfig, SphereEncoder, UserError, generate, import_release
-from sphere_mini.model import SIZES
+from sphere_mini.model import RELEASE_SIZES, SIZES
 from sphere_mini.presets import Recipe
-from sphere_mini.release import RELEASE_SIZES
 
 PAPER_COUNTS = [  # size, image size, compression ratio, mixer depth, pixel head, classes, parameters
     ("s", 32, 1.5, 2, "conv", 10, 79_898_955),

@@ -9,7 +9,7 @@ from conftest import DIGITS_MODEL
 from sphere_mini import UserError
 from sphere_mini.data import load_data, to_model_range
 from sphere_mini.metrics import judge_digits
-from sphere_mini.presets import SETS, make_recipe, parse_override
+from sphere_mini.presets import SETS, make_recipe
 from sphere_mini.sampling import generate
 from sphere_mini.training import (
     ema_decay,
@@ -21,6 +21,7 @@ from sphere_mini.training import (
     train,
     train_step,
 )
+from train import parse_override
 
 CPU = torch.device("cpu")
 SMALL = {"batch_size": 16, "width": 16, "depth": 1, "num_heads": 2, "steps": 12, "mixer_depth": 1}  # seconds
