@@ -32,6 +32,7 @@ from sphere_mini.training import (
     train,
     train_step,
 )
+from sphere_mini.viz import image_grid
 from train import append_row, keep_rows
 
 CPU = torch.device("cpu")
@@ -241,10 +242,11 @@ def test_signals_at_random_moments(number, seed, tmp_path):
 
 
 def test_a_signal_while_the_picture_is_made_loses_nothing(tmp_path, monkeypatch):
-    def picture(*_):
+    def picture(*rows):
         os.kill(os.getpid(), signal.SIGTERM)
+        return image_grid(*rows)
 
-    monkeypatch.setattr("sphere_mini.viz.save_training_grid", picture)
+    monkeypatch.setattr("sphere_mini.viz.image_grid", picture)
     done = run("train.py", *TINY, "--steps", 90, "--save-every", 80, "--sample-every", 7, "--out", tmp_path / "run")
     assert done.returncode == 143 and "behind step 8;" in done.stdout and saved_step(tmp_path / "run") == 8
 
