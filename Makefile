@@ -9,7 +9,7 @@ demo: $(READY)
 	.venv/bin/python train.py --out $(RUN)
 	.venv/bin/python sample.py $(RUN) --num-steps 1 --out $(RUN)/one-step.png
 	.venv/bin/python sample.py $(RUN) --num-steps 4 --out $(RUN)/four-steps.png
-	.venv/bin/python sample.py $(RUN) evaluate
+	.venv/bin/python sample.py $(RUN) evaluate --num-steps 1 2 4
 	@echo "pictures: $(RUN)/one-step.png and $(RUN)/four-steps.png"
 
 test: $(READY)

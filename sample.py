@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from evaluate import add_flags, evaluate
 from sphere_mini import (
     SphereEncoder,
     UserError,
@@ -30,10 +31,9 @@ from sphere_mini import (
     reconstruct,
 )
 from sphere_mini.checkpoint import claim_path, free_path
-from sphere_mini.data import load_data, open_picture, square_pixels, to_model_range
+from sphere_mini.data import open_picture, square_pixels, to_model_range
 from sphere_mini.errors import Parser, reading, require, run_script
-from sphere_mini.metrics import judge_digits, psnr
-from sphere_mini.presets import make_recipe
+from sphere_mini.metrics import psnr
 from sphere_mini.sampling import GUIDANCE_PLACES, PATHS, STITCHES, stitch, to_unit_range
 from sphere_mini.training import pick_device
 from sphere_mini.viz import (
@@ -47,7 +47,6 @@ from sphere_mini.viz import (
     to_uint8,
 )
 
-JUDGED = 1000  # samples that the digits judge is shown
 SAVED_BATCH = 100  # images of --save-images drawn at once; fixed, so that a second start gives the same bytes
 CLASSES = "numbers or names"
 
@@ -102,8 +101,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
     for task in tasks.choices.values():
         task.add_argument("--out", metavar="PNG", help="picture, must not exist (default: in pictures/, numbered)")
-    task = add_task(evaluate, "what the digits judge says of a digits model")
-    task.add_argument("--seed", type=int, default=0, help="seed of the first sample; the next ones count up")
+    add_flags(add_task(evaluate, "how good the model is: scores, memorised images, coverage of the sphere"))
     for task in tasks.choices.values():
         task.add_argument("--device", default="auto", help="auto, or a device of this machine by name")
     asks_help = argv[:1] in (["-h"], ["--help"])
@@ -305,25 +303,6 @@ def crossover_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     row = torch.cat([to_unit_range(torch.cat([a, b, stitch(a, b, args.stitch)])), steps])
     captions = ["first", "second", "stitched", *step_names(args.num_steps)]
     write_picture(image_grid([row], [""], [captions]), model, args)
-
-
-def evaluate(model: SphereEncoder, args: argparse.Namespace) -> None:
-    """Print what the digits judge says of class-balanced samples, and the reconstruction error on the real digits."""
-    is_digits = model.config.image_size == 8 and model.config.num_classes == 10
-    require(is_digits, "evaluate judges models of the digits (8 by 8 pixels, ten classes), and this is not one")
-    check_seed(args.seed)
-    labels, seeds = torch.arange(JUDGED) % 10, range(args.seed, args.seed + JUDGED)
-    print(f"{JUDGED} class-balanced samples, seeds {seeds[0]} to {seeds[-1]}, shared noise, no guidance:")
-    for num_steps in (1, 2, 4):
-        scores = judge_digits(generate(model, labels, num_steps, seeds=seeds), labels)
-        quality = f"agreement {scores['agreement']:6.1%}, pixel Fréchet distance {scores['frechet']:.2f}"
-        print(f"  steps {num_steps}: {quality}, within-class deviation {scores['deviation']:.3f}")
-    data, _ = load_data(make_recipe("digits"), model.device)
-    x = to_model_range(data.images)
-    real, again = to_unit_range(x), reconstruct(model, x)
-    print(f"  (real digits: within-class deviation {judge_digits(real, data.labels)['deviation']:.3f})")
-    error = f"PSNR {psnr(again, real).mean():.1f} dB, mean absolute error {(again - real).abs().mean():.3f}"
-    print(f"  reconstruction of the {len(x):,} real (training) digits: {error}")
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from .errors import UserError, require
 from .presets import Recipe
 
 DIGIT_MAX = 16  # scikit-learn's digits count ink from 0 to 16
-HELD_OUT = 1000  # images at most that training keeps aside to look at, spread evenly over the test or val split
+HELD_OUT = 1000  # images at most, of the test or val split, that training looks at
 FLOWERS_FILES = "flowers-102/102flowers.tgz, flowers-102/imagelabels.mat and flowers-102/setid.mat"
 FASHION_FILES = "FashionMNIST/raw/*-ubyte (four files, unpacked)"
 FETCHED = {  # torchvision's class, its splits for training, its held-out split, and the files that it wants in its root
@@ -137,8 +137,10 @@ def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(num_images)
 
 
-def load_data(recipe: Recipe, device: torch.device) -> tuple[ImageSet | ImageFiles, ImageSet | None]:
-    """A recipe's training images (in memory up to `in_memory_gb`) and at most `HELD_OUT` held-out ones, if any."""
+def load_data(
+    recipe: Recipe, device: torch.device, most_held_out: int = HELD_OUT
+) -> tuple[ImageSet | ImageFiles, ImageSet | None]:
+    """A recipe's training images (in memory up to `in_memory_gb`) and held-out ones, if any, spread over their set."""
     if recipe.dataset == "digits":
         require(not recipe.data_dir, "the digits come with scikit-learn; for your own images use --dataset folder")
         return load_digit_images(recipe.image_size, device), None
@@ -153,7 +155,7 @@ def load_data(recipe: Recipe, device: torch.device) -> tuple[ImageSet | ImageFil
     if recipe.fits_memory(len(train)):
         train = train.in_memory(range(len(train)), recipe.dataset)
     if held_out:
-        count = min(HELD_OUT, len(held_out))
+        count = min(most_held_out, len(held_out))
         held_out = held_out.in_memory(np.linspace(0, len(held_out) - 1, count).round().astype(int), "held-out images")
     return train, held_out
 

@@ -1,13 +1,45 @@
-"""Measures of quality: PSNR, the Fréchet formula, and the judge of the handwritten digits."""
+"""Measures of quality: PSNR, the field's scores on features, memorisation, coverage, and the judge of the digits."""
 
-from functools import cache
+import math
+from collections.abc import Iterable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import stats
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 from torch import Tensor
+from torch.hub import load_state_dict_from_url
+from torch_fidelity import (
+    KEY_METRIC_FID,
+    KEY_METRIC_ISC_MEAN,
+    KEY_METRIC_KID_MEAN,
+    KEY_METRIC_PRECISION,
+    KEY_METRIC_RECALL,
+    FeatureExtractorBase,
+    register_feature_extractor,
+)
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
 
 from .data import DIGIT_MAX
+from .perceptual import EfficientNetLite, fetched
+
+FEATURE_SIZE = 96  # pixels to which images are resized for EfficientNet
+SUBSET = 1000  # images in one of the kernel distance's subsets
+COMPARED = 10_000  # images of each kind, at most, for precision and recall: all pairs of them are looked at
+CHUNK = 1000  # rows whose distances to all others are held at once
+NEIGHBOURS = 50  # nearest training images that say what distances are usual around an image
+FENCE = 2.0  # interquartile ranges below the first quartile from which a held-out image is a near-duplicate
+KEYS = {"FD": KEY_METRIC_FID, "IS": KEY_METRIC_ISC_MEAN, "KD": KEY_METRIC_KID_MEAN}
+KEYS |= {"precision": KEY_METRIC_PRECISION, "recall": KEY_METRIC_RECALL}
 
 
 def psnr(x: Tensor, target: Tensor) -> Tensor:
@@ -23,6 +55,149 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     # tr √(Ca·Cb) = tr √(√Ca·Cb·√Ca), whose matrix is symmetric: well behaved also where Ca is singular
     cross = np.sqrt(np.linalg.eigvalsh(root_a @ cov_b @ root_a).clip(min=0)).sum()
     return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a + cov_b) - 2 * cross)
+
+
+class PixelFeatures(FeatureExtractorBase):
+    """For tiny images: uint8 (B, 3, H, W) → their pixels, averaged over channels, in [-1, 1], (B, H·W)."""
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return ("features",)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return (images.float().mean(1).flatten(1) / 127.5 - 1,)
+
+
+class EfficientNetFeatures(FeatureExtractorBase):
+    """EfficientNet-Lite0: uint8 (B, 3, H, W) → features (B, 1280) and logits (B, 1000); its weights come with pip."""
+
+    def __init__(self, name: str, features_list: list[str], **_: object) -> None:
+        super().__init__(name, features_list)
+        self.network = EfficientNetLite().network.to(memory_format=torch.channels_last)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return ("features", "logits")
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "logits" if metric == "isc" else "features"
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        size = (FEATURE_SIZE, FEATURE_SIZE)
+        x = F.interpolate(images.float() / 255, size, mode="bicubic", antialias=True).clamp(0, 1)
+        x = ((x - 0.498) / 0.502).contiguous(memory_format=torch.channels_last)
+        features = self.network.extract_features(x).mean((2, 3))  # (B, 1280)
+        return tuple(features if name == "features" else self.network._fc(features) for name in self.features_list)
+
+
+register_feature_extractor("pixels", PixelFeatures)
+register_feature_extractor("efficientnet", EfficientNetFeatures)
+EXTRACTORS = {  # torch-fidelity's class, its layers for distances and for the Inception score, and the scores' names
+    "pixels": (PixelFeatures, ["features"], {"FD": "FD-pixels"}),
+    "efficientnet": (
+        EfficientNetFeatures,
+        ["features", "logits"],
+        {k: f"{k}-EfficientNet" for k in ("FD", "IS", "KD")},
+    ),
+    "inception": (FeatureExtractorInceptionV3, ["2048", "logits_unbiased"], {"FD": "FID", "IS": "IS", "KD": "KID"}),
+}
+
+
+def load_extractor(name: str, device: torch.device) -> FeatureExtractorBase:
+    """The feature extractor of this name, on the device; `UserError` where its weights are not here."""
+    build, layers, _ = EXTRACTORS[name]
+    if build is FeatureExtractorInceptionV3:  # it trusts the file that it fetches, so look at that safely first
+        fetch = partial(load_state_dict_from_url, URL_INCEPTION_V3, weights_only=True, check_hash=True)
+        fetched(fetch, Path(URL_INCEPTION_V3).name, "--features efficientnet, which needs no download")
+    return build(name, layers).to(device).eval()
+
+
+@torch.no_grad()
+def extract(extractor: FeatureExtractorBase, batches: Iterable[Tensor]) -> list[Tensor]:
+    """What an extractor sees in batches of images, uint8 (B, 3, H, W): (n, F) for each of its layers, on the CPU."""
+    parts = [[layer.cpu() for layer in extractor(images)] for images in batches]
+    return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+
+
+def fid(fake: Tensor, real: Tensor) -> float:
+    """torch-fidelity's Fréchet distance of features (n, F) and (m, F)."""
+    statistics = [fid_features_to_statistics(features) for features in (fake, real)]
+    return fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
+
+
+def fidelity(fake: list[Tensor], real: Tensor) -> dict[str, float]:
+    """torch-fidelity's scores of samples, as from `extract`, against real features (m, F).
+
+    FD: Fréchet distance; with logits IS, Inception score, and KD, kernel distance; `precision`, share of samples that
+    lie among the real images, and `recall`, of real images among the samples, on at most `COMPARED` of each.
+    """
+    values = {KEY_METRIC_FID: fid(fake[0], real)}
+    if len(fake) > 1:
+        values |= isc_features_to_metric(fake[1])
+        size = min(SUBSET, len(fake[0]), len(real))
+        values |= kid_features_to_metric(fake[0], real, kid_subset_size=size, verbose=False)
+    some = [features[spread(len(features), COMPARED)] for features in (fake[0], real)]
+    values |= prc_features_to_metric(*some, save_cpu_ram=True, verbose=False)
+    return {name: values[key] for name, key in KEYS.items() if key in values}
+
+
+def spread(n: int, most: int) -> Tensor:
+    """All of the numbers 0 ... n-1 or, evenly spread, `most` of them."""
+    return torch.linspace(0, n - 1, min(n, most), dtype=torch.float64).round().long()
+
+
+def nearness(a: Tensor, b: Tensor, others: bool = False) -> tuple[Tensor, Tensor]:
+    """For each row of features a (n, F) its nearest row of b (m, F), (n,), and how near that is, (n,).
+
+    Its distance is divided by the mean distance of the next `NEIGHBOURS` - 1: about 0.9 where nothing is alike, 0
+    for a copy, whatever the scale (the criterion of Carlini et al., 2023). others: a is b; rows look for other rows.
+    """
+    found = []
+    for start in range(0, len(a), CHUNK):
+        distances = torch.cdist(a[start : start + CHUNK], b)  # (chunk, m)
+        if others:
+            distances[range(len(distances)), range(start, start + len(distances))] = torch.inf
+        values, indices = distances.topk(min(NEIGHBOURS, len(b) - others), largest=False)
+        found.append((values[:, 0] / values[:, 1:].mean(1).clamp(min=1e-12), indices[:, 0]))
+    ratio, index = (torch.cat(part) for part in zip(*found, strict=True))
+    return index, ratio
+
+
+def memorised_below(held_out: Tensor) -> tuple[float, int]:
+    """The nearness below which a sample counts as a memorised training image, and how many near-duplicates were left
+    out.
+
+    held_out: (n,) nearness of images that were not trained on. Those among them that lie far below the others (`FENCE`
+    interquartile ranges below the first quartile) are near-duplicates of training images; of the rest 1% lie below.
+    """
+    first, third = held_out.quantile(torch.tensor([0.25, 0.75]))
+    clean = held_out[held_out >= first - FENCE * (third - first)]
+    return clean.quantile(0.01).item(), len(held_out) - len(clean)
+
+
+def coverage(v: Tensor) -> dict[str, float]:
+    """How uniform points v (n, N, D) lie on the sphere; n at least 2.
+
+    `angle_ks`: Kolmogorov-Smirnov distance of the angles of n/2 disjoint pairs from their law for uniform points;
+    `mean_norm`: length of the mean unit vector. With `_uniform`: what n uniform points would give on average.
+    """
+    cosines, n, dim = pair_cosines(v), len(v), v[0].numel()
+    ks = stats.kstest(cosines, cosine_law(dim).cdf).statistic  # the same for cosines as for angles
+    mean = F.normalize(v.flatten(1).double(), dim=1).mean(0).norm()
+    uniform = math.sqrt(math.pi / 2) * math.log(2) / math.sqrt(len(cosines))  # mean of Kolmogorov's distribution
+    return {"angle_ks": float(ks), "angle_ks_uniform": uniform, "mean_norm": float(mean), "mean_norm_uniform": n**-0.5}
+
+
+def pair_cosines(v: Tensor) -> np.ndarray:
+    """Cosines (n // 2,) of the angles between the points v (n, ...) of disjoint pairs, drawn once and for all."""
+    pairs = torch.randperm(len(v), generator=torch.Generator().manual_seed(0))[: len(v) // 2 * 2].view(2, -1)
+    return F.cosine_similarity(*v.flatten(1).double().cpu()[pairs], dim=1).numpy()
+
+
+def cosine_law(dim: int) -> Any:
+    """scipy's exact law of the cosine between uniform points in `dim` dimensions: an angle's density ∝ sin^(dim-2)."""
+    return stats.beta((dim - 1) / 2, (dim - 1) / 2, loc=-1, scale=2)
 
 
 @cache

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,9 @@ from .errors import UserError
 VGG_FILE, CONVNEXT_FILE = "vgg16-397923af.pth", "convnext_small-0c510722.pth"
 VGG_MIN, EFFICIENTNET_MIN, CONVNEXT_SIZE = 16, 64, 224  # pixels that a network wants at least, or exactly
 EFFICIENTNET_STAGES = (0, 2, 4, 10)  # blocks: the last one at each resolution from 1/2 to 1/16
+NO_DOWNLOAD = "--perceptual efficientnet or none, which need no download"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of images in [0, 1], by channel
+T = TypeVar("T")
 
 
 class Perceptual(nn.Module):
@@ -114,12 +117,12 @@ def enlarged(x: Tensor, size: int) -> Tensor:
     return x if x.shape[-1] >= size else F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
 
 
-def fetched(build: Callable[[], nn.Module], file: str) -> nn.Module:
-    """A network whose weights torchvision may have to download; where it cannot, `UserError` says what to place."""
+def fetched(build: Callable[[], T], file: str, otherwise: str = NO_DOWNLOAD) -> T:
+    """What `build` makes of weights that it may have to download; where it cannot, `UserError` says what to place."""
     try:
         with warnings.catch_warnings(action="ignore"):  # lpips uses torchvision's old spelling of `weights`
             return build()
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
-        advice = f"place {file} in {folder}, or use --perceptual efficientnet or none, which need no download"
+        advice = f"place {file} in {folder}, or use {otherwise}"
         raise UserError(f"{file} could not be fetched or read ({type(error).__name__}); {advice}") from error

@@ -11,19 +11,27 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from .metrics import cosine_law, pair_cosines, spread
 from .model import SphereEncoder
 from .sampling import generate
+from .sphere import random_point
 
 MIN_TILE, GAP, FONT_SIZE = 48, 4, 14  # pixels
 ANIMATION = 192  # pixels a side, at least
 FRAME_MS, END_MS = 120, 600  # of an animation's frames, and of its two ends
 NEAREST = Image.Resampling.NEAREST
 GRID_ROWS = GRID_COLUMNS = 10
+VIEWED = 2000  # points of a cloud that are drawn
+
+
+def quantise(images: Tensor) -> Tensor:
+    """Images in [0, 1] → uint8, floor(255·x) in float32: the field's convention, also for scores."""
+    return (images.float().clamp(0, 1) * 255).floor().to(torch.uint8)
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """Images (..., 3, H, W) in [0, 1] → uint8 (..., H, W, 3), quantised as floor(255·x), the field's convention."""
-    return (images.float().clamp(0, 1) * 255).floor().to(torch.uint8).movedim(-3, -1).cpu().numpy()
+    """Images (..., 3, H, W) in [0, 1] → uint8 (..., H, W, 3)."""
+    return quantise(images).movedim(-3, -1).cpu().numpy()
 
 
 def image_grid(
@@ -95,3 +103,33 @@ def class_rows(
 def class_name(model: SphereEncoder, label: int | None) -> str:
     """A class's name, its number where the model knows no names, and nothing for no class."""
     return "" if label is None else (model.config.class_names or [*map(str, range(model.config.num_classes))])[label]
+
+
+def sphere_figure(v: Tensor, labels: Tensor) -> Image.Image:
+    """How latents v (n, N, D) with classes (n,) cover the sphere, beside as many uniform points: angles and a view.
+
+    Left the angles of disjoint pairs with their law; then both sets of points along three random directions.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: training and sampling do not need it
+    from matplotlib.figure import Figure
+
+    generator, figure = torch.Generator().manual_seed(0), Figure(figsize=(12, 4), layout="constrained")
+    uniform, dim, theta = random_point(v.shape, generator), v[0].numel(), np.linspace(0, np.pi, 3601)
+    angles = figure.add_subplot(1, 3, 1, xlabel="angle between two points (degrees)", ylabel="density per degree")
+    found = np.rad2deg(np.arccos(pair_cosines(v)))
+    angles.hist(found, bins=60, density=True, color="0.75", label=f"{len(found):,} pairs of latents")
+    density = cosine_law(dim).pdf(np.cos(theta)) * np.sin(theta) * np.pi / 180
+    angles.plot(np.rad2deg(theta), density, "k", label=f"law for uniform points, L = {dim:,}")
+    angles.set_xlim(min(found.min(), 90 - 300 / dim**0.5), max(found.max(), 90 + 300 / dim**0.5))
+    angles.set_ylim(0, 1.4 * density.max())
+    angles.legend(loc="upper left")
+    axes, rows = torch.randn(dim, 3, generator=generator), spread(len(v), VIEWED)
+    coloured = {"c": labels[rows], "cmap": "viridis"}
+    for k, (name, points, colour) in enumerate([("uniform", uniform, {"color": "0.5"}), ("images", v, coloured)]):
+        view = figure.add_subplot(1, 3, 2 + k, projection="3d", title=f"{name}, along 3 random directions")
+        shadow = points.flatten(1)[rows].float() @ axes / dim**0.5  # (n, 3)
+        view.scatter(*shadow.T.numpy(), s=3, **colour)
+        view.set(xlim=(-3, 3), ylim=(-3, 3), zlim=(-3, 3))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

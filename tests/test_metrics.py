@@ -2,9 +2,27 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch_fidelity import calculate_metrics
+from torchvision.transforms.functional import gaussian_blur
 
-from sphere_mini.metrics import digits_judge, frechet_distance, judge_digits, psnr, within_class_deviation
+from sphere_mini.metrics import (
+    KEYS,
+    cosine_law,
+    coverage,
+    digits_judge,
+    extract,
+    fid,
+    fidelity,
+    frechet_distance,
+    judge_digits,
+    load_extractor,
+    memorised_below,
+    nearness,
+    psnr,
+    within_class_deviation,
+)
 from sphere_mini.sampling import to_unit_range
+from sphere_mini.sphere import perturb, random_point
 
 
 def features_with(mean, cov, n=500):
@@ -21,6 +39,12 @@ def test_frechet_distance_has_its_closed_form():
     assert frechet_distance(a, b) == pytest.approx(5 + (1 - 2) ** 2 + 0 + (3 - 1) ** 2, abs=1e-6)
     assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b), abs=1e-8)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_frechet_distance_is_torch_fidelitys():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(400, 64)) @ rng.normal(size=(64, 64)), 1 + rng.normal(size=(300, 64))
+    assert frechet_distance(a, b) == pytest.approx(fid(*map(torch.from_numpy, (a, b))), rel=1e-6)
 
 
 def test_frechet_distance_of_real_digits_to_themselves():
@@ -52,3 +76,132 @@ def test_deviation_is_within_classes_only():
     pixels = np.array([[0.0], [0.0], [1.0], [1.0]])
     assert within_class_deviation(pixels, np.array([0, 0, 1, 1])) == 0
     assert within_class_deviation(pixels, np.array([0, 1, 0, 1])) == pytest.approx(0.5)
+
+
+class Images(torch.utils.data.Dataset):
+    """A data set of images alone, as torch-fidelity reads it."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index]
+
+
+def tiles(photo, count):
+    """Disjoint 32-pixel tiles of a photograph, uint8 (count, 3, 32, 32)."""
+    whole = torch.tensor(photo[:416]).permute(2, 0, 1)  # (3, 416, 640)
+    return whole.unfold(1, 32, 32).unfold(2, 32, 32).flatten(1, 2).movedim(1, 0)[:count].contiguous()
+
+
+@pytest.fixture(scope="module")
+def seen(photos):
+    """EfficientNet's features and logits of 120 tiles of each photograph."""
+    extractor = load_extractor("efficientnet", torch.device("cpu"))
+    return [extract(extractor, tiles(photo, 120).split(50)) for photo in photos]
+
+
+def test_scores_are_those_of_calculate_metrics(photos, seen):
+    fake, real = seen
+    a, b = (Images(tiles(photo, 120)) for photo in photos)
+    options = {"feature_extractor": "efficientnet", "cuda": False, "verbose": False, "save_cpu_ram": True}
+    known = calculate_metrics(
+        input1=a, input2=b, fid=True, isc=True, kid=True, prc=True, kid_subset_size=120, **options
+    )
+    found = fidelity(fake, real[0])
+    assert found == pytest.approx({name: known[key] for name, key in KEYS.items()}, rel=1e-3, abs=1e-6)
+    assert found["FD"] > 100 and found["IS"] > 1 and found["KD"] > 0
+
+
+def test_features_tell_blurred_and_noisy_images_from_sharp_ones(photos, seen):
+    extractor, images = load_extractor("efficientnet", torch.device("cpu")), tiles(photos[0], 60)
+    generator = torch.Generator().manual_seed(0)
+    damaged = [gaussian_blur(images, 13, sigma) for sigma in (0.5, 1.0, 2.0)]
+    noise = torch.randn(images.shape, generator=generator)
+    damaged += [(images + level * noise).round().clamp(0, 255).byte() for level in (5, 10, 20)]
+    found = [seen[0][0][:60], *(extract(extractor, [batch])[0] for batch in damaged)]
+    sharp, *others = (features[:, :100].numpy() for features in found)
+    distances = [frechet_distance(features, sharp) for features in others]
+    assert 0 < distances[0] < distances[1] < distances[2] and 0 < distances[3] < distances[4] < distances[5]
+
+
+@pytest.fixture(scope="module")
+def halves(real_digits):
+    """Pixel features of two disjoint halves of the real digits, and the second half's labels."""
+    x, y = real_digits
+    features = x.mean(1).flatten(1)[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    return features[:898], features[898:], y[order][898:]
+
+
+def test_recall_falls_with_missing_classes_and_precision_with_noise(halves):
+    real, other, labels = halves
+    scores = [fidelity([other[labels < kept]], real) for kept in (10, 5, 2, 1)]
+    recalls, distances = ([score[name] for score in scores] for name in ("recall", "FD"))
+    assert recalls[0] > 0.8 and recalls[3] < 0.2 and recalls == sorted(recalls, reverse=True)
+    assert distances == sorted(distances) and min(score["precision"] for score in scores) > 0.8
+    noise = torch.randn(other.shape, generator=torch.Generator().manual_seed(0))
+    precisions = [fidelity([other + level * noise], real)["precision"] for level in (0, 0.2, 0.4)]
+    assert precisions == sorted(precisions, reverse=True) and precisions[0] > 0.8 and precisions[2] < 0.3
+
+
+def test_nearness_finds_the_nearest_row_and_has_no_scale():
+    generator = torch.Generator().manual_seed(0)
+    train, other = torch.randn(1500, 16, generator=generator), torch.randn(1200, 16, generator=generator)
+    index, ratio = nearness(other, train)
+    k = 1100  # in the second chunk
+    distances = (train - other[k]).norm(dim=1).sort()
+    assert index[k] == distances.indices[0]
+    assert ratio[k] == pytest.approx((distances.values[0] / distances.values[1:50].mean()).item(), rel=1e-4)
+    assert torch.allclose(nearness(100 * other, 100 * train)[1], ratio, rtol=1e-3)
+    index, ratio = nearness(train, train, others=True)
+    assert (index != torch.arange(1500)).all() and ratio.min() > 0.3
+
+
+def test_planted_training_images_are_found_and_few_others(halves):
+    train, held_out, _ = halves
+    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(1))
+    known, fresh = held_out[order].chunk(2)
+    below, left_out = memorised_below(nearness(known, train)[1])
+    assert left_out < 0.05 * len(known)
+    index, ratio = nearness(torch.cat([fresh, train[:50]]), train)
+    assert (ratio[-50:] < below).all() and index[-50:].tolist() == list(range(50))
+    assert (ratio[:-50] < below).float().mean() <= 0.02
+    slightly = train[:200] + 0.05 * torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
+    assert (nearness(slightly, train)[1] < below).float().mean() > 0.95
+
+
+def test_near_duplicates_among_held_out_images_do_not_move_the_threshold():
+    clean = 0.9 + 0.03 * torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    alone, none = memorised_below(clean)
+    with_copies, left_out = memorised_below(torch.cat([clean, torch.linspace(0.1, 0.6, 30)]))
+    assert none <= 5 and left_out == none + 30 and with_copies == pytest.approx(alone, abs=0.005)
+
+
+def test_uniform_points_follow_the_law_ever_closer():
+    assert cosine_law(3).cdf([-0.5, 0, 0.5]) == pytest.approx([0.25, 0.5, 0.75])  # Archimedes: cosines are uniform
+    generator = torch.Generator().manual_seed(0)
+    for dim in (8, 128):
+        distances = []
+        for n in (200, 800, 3200):
+            found = [coverage(random_point((n, dim), generator)) for _ in range(30)]
+            distances.append(np.mean([row["angle_ks"] for row in found]))
+            assert distances[-1] == pytest.approx(found[0]["angle_ks_uniform"], rel=0.2)
+            assert np.mean([row["mean_norm"] for row in found]) == pytest.approx(n**-0.5, rel=0.2)
+        assert distances[0] / distances[2] == pytest.approx(4, rel=0.3)
+
+
+def test_caps_and_clusters_are_not_uniform():
+    generator = torch.Generator().manual_seed(0)
+    points = random_point((1000, 16, 8), generator)
+    cap = perturb(random_point((1, 16, 8), generator).expand_as(points), 2.0, points)  # 63 degrees around a point
+    centres = random_point((2, 16, 8), generator)
+    centres = torch.cat([centres, -centres])  # whose mean is the origin: only the angles tell
+    clusters = perturb(centres.repeat(250, 1, 1), 0.5, points)
+    assert coverage(cap)["mean_norm"] > 5 * coverage(cap)["mean_norm_uniform"]
+    for v in (cap, clusters):
+        assert coverage(v)["angle_ks"] > 5 * coverage(v)["angle_ks_uniform"]
+    assert coverage(clusters)["mean_norm"] < 2 * coverage(clusters)["mean_norm_uniform"]

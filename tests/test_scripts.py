@@ -239,14 +239,6 @@ def test_many_classes_without_names_are_shown_by_number(tmp_path):
         assert done.returncode == 0, done.stderr
 
 
-def test_evaluate_states_the_judges_figures():
-    done = run("sample.py", DIGITS_MODEL, "evaluate")
-    assert done.returncode == 0, done.stderr
-    for words in ("steps 1:", "steps 2:", "steps 4:", "agreement", "Fréchet distance", "deviation", "PSNR"):
-        assert words in done.stdout
-    assert run("sample.py", DIGITS_MODEL, "evaluate", "--seed", 5000).stdout != done.stdout
-
-
 @pytest.fixture
 def scene(tmp_path, photo_folder):
     """A folder with every broken thing that a user may point at."""
@@ -280,7 +272,6 @@ MISTAKES = [  # command, what the one sentence says
     ("train.py --dataset mnits", "folder"),
     ("train.py --model huge", "nano"),
     ("train.py --set dataset=mnits", "no dataset 'mnits'"),
-    ("sample.py DIGITS evaluate --seed -1", "--seed must be"),
     ("train.py --dataset folder", "no folder data/folder; --data-dir takes"),
     (f"train.py {FOLDER} SCENE/nowhere", "no folder"),
     (f"train.py {FOLDER} SCENE/file", "no folder"),
