@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from evaluate import add_flags, evaluate
+from cli.common import Parser, claim_path, run_script
+from cli.evaluate import add_flags, evaluate
 from sphere_mini import (
     SphereEncoder,
     UserError,
@@ -30,9 +31,9 @@ from sphere_mini import (
     manipulate,
     reconstruct,
 )
-from sphere_mini.checkpoint import claim_path, free_path
+from sphere_mini.checkpoint import free_path
 from sphere_mini.data import open_picture, square_pixels, to_model_range
-from sphere_mini.errors import Parser, reading, require, run_script
+from sphere_mini.errors import reading, require
 from sphere_mini.metrics import psnr
 from sphere_mini.sampling import GUIDANCE_PLACES, PATHS, STITCHES, stitch, to_unit_range
 from sphere_mini.training import pick_device
@@ -42,12 +43,13 @@ from sphere_mini.viz import (
     class_rows,
     grid_labels,
     image_grid,
-    save_animation,
     save_picture,
     to_uint8,
 )
 
 SAVED_BATCH = 100  # images of --save-images drawn at once; fixed, so that a second start gives the same bytes
+ANIMATION = 192  # pixels a side, at least
+FRAME_MS, END_MS = 120, 600  # of an animation's frames, and of its two ends
 CLASSES = "numbers or names"
 
 
@@ -279,6 +281,15 @@ def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
         with written(animation):
             save_animation(images, animation, args.command)
         print(f"animation: {animation}")
+
+
+def save_animation(images: Tensor, path: Path, comment: str) -> None:
+    """Write images (n, 3, H, W) in [0, 1] as an endless GIF that goes there and back, with a comment in it."""
+    side = -(-ANIMATION // images.shape[-1]) * images.shape[-1]
+    frames = [Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST) for pixels in to_uint8(images)]
+    times = [END_MS, *[FRAME_MS] * (len(frames) - 2), END_MS, *[FRAME_MS] * (len(frames) - 2)]
+    frames += frames[-2:0:-1]
+    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0, comment=comment)
 
 
 def manipulate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:

@@ -18,17 +18,15 @@ from types import FrameType
 from typing import Any, get_type_hints
 
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from sphere_mini import SphereConfig, SphereEncoder, UserError
-from sphere_mini.checkpoint import METRICS_FILE, SAMPLES_FOLDER, claim_path, write_safely
+from cli.common import Parser, claim_path, run_script
+from cli.dry_run import dry_run
+from cli.fine_tune import shape_fields, start_from
+from sphere_mini import SphereEncoder, UserError
+from sphere_mini.checkpoint import METRICS_FILE, SAMPLES_FOLDER, write_safely
 from sphere_mini.data import ImageFiles, ImageSet, load_data, to_model_range
-from sphere_mini.errors import Parser, require, run_script
-from sphere_mini.losses import StepNoise, sphere_losses
+from sphere_mini.errors import require
 from sphere_mini.model import SIZES, save_config
 from sphere_mini.perceptual import PERCEPTUALS, Perceptual, load_perceptual
 from sphere_mini.presets import (
@@ -42,16 +40,13 @@ from sphere_mini.presets import (
 from sphere_mini.sampling import reconstruct, to_unit_range
 from sphere_mini.training import (
     TrainState,
-    autocast,
     find_bad_step,
     held_out_psnr,
     load_run,
     new_state,
     pick_device,
-    precision,
     save_run,
     save_weights,
-    start_from,
     train,
 )
 from sphere_mini.viz import GRID_COLUMNS, class_rows, grid_labels, image_grid
@@ -183,15 +178,6 @@ def given_fields(args: argparse.Namespace) -> dict[str, Any]:
     return fields
 
 
-def shape_fields(config: SphereConfig) -> dict[str, Any]:
-    """The recipe's fields that give a network of this config, to train on from its weights."""
-    names = ("image_size", "width", "depth", "num_heads", "patch_size", "mixer_depth", "pixel_head", "alpha_max_deg")
-    fields = {name: getattr(config, name) for name in names}
-    sizes = {size: name for name, size in SIZES.items()}
-    fields["compression_ratio"] = 3 * config.patch_size**2 / config.latent_channels
-    return fields | {"model": sizes.get((config.width, config.depth, config.num_heads), "nano")}
-
-
 def new_recipe(args: argparse.Namespace, pretrained: SphereEncoder | None) -> Recipe:
     """The preset of the data set; over it a pretrained model's shape, and then what the command line sets."""
     fields = given_fields(args)
@@ -214,75 +200,6 @@ def resumed_recipe(args: argparse.Namespace, recipe: Recipe) -> Recipe:
         free = name in FREE_ON_RESUME or (name == "steps" and value > was)
         require(free or value == was, f"{name} is {was} in this run, {value} would break it; leave {name} out")
     return replace(recipe, **fields)
-
-
-def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device) -> dict[str, int]:
-    """What a resolved recipe takes: parameters, FLOPs of matrix products per image, bytes of memory on the device.
-
-    From shapes alone: nothing is computed or read. The bytes are those of the weights, their average, Adam's two
-    moments, the larger of the gradients and of what the losses keep for them, and the images where memory holds them.
-    """
-    config, build, saved = (
-        recipe.sphere_config([str(k) for k in range(num_classes)]),
-        PERCEPTUALS[recipe.perceptual],
-        {},
-    )
-    size, images = recipe.batch_size // recipe.grad_accum, num_images if recipe.fits_memory(num_images) else 0
-    perceptual = build(pretrained=False) if build else None
-
-    def keep(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    step, decode, encode = (FlopCounterMode(display=False) for _ in range(3))
-    shapes = FakeTensorMode(allow_non_fake_inputs=True)
-    with shapes, autocast(torch.device("cpu"), precision(device, recipe.dtype)):
-        model = SphereEncoder(config)
-        frozen = [shapes.from_tensor(weight) for weight in perceptual.parameters()] if perceptual else []
-        x, v = torch.zeros(size, 3, config.image_size, config.image_size), torch.zeros(size, *config.latent_shape)
-        r, y = torch.zeros(size), torch.zeros(size).long() if config.num_classes else None
-        with step, saved_tensors_hooks(keep, lambda tensor: tensor):
-            noise = StepNoise(v, r, r, torch.zeros(4, size).bool())
-            sphere_losses(model, x, y, noise, recipe, perceptual)["loss"].backward()
-        with decode, torch.no_grad():
-            model.decode(v, y)
-        with encode, torch.no_grad():
-            model.encode(x, y)
-    for weight in [*model.parameters(), *frozen]:
-        saved.pop(weight.untyped_storage()._cdata, None)
-    count = sum(p.numel() for p in model.parameters())
-    held = 16 * count + 4 * sum(p.numel() for p in frozen) + max(4 * count, sum(saved.values()))
-    flops = {
-        name: mode.get_total_flops() // size for name, mode in (("step", step), ("decode", decode), ("encode", encode))
-    }
-    return {"parameters": count, "bytes": held + images * 3 * config.image_size**2} | flops
-
-
-def dry_run(recipe: Recipe, device: torch.device) -> None:
-    """Print a recipe and what it takes; a folder's images are not counted, nothing is read or written."""
-    num_images, num_classes, _ = SETS[recipe.dataset]
-    recipe = recipe.resolved(num_images)
-    facts, config = cost(recipe, num_images, num_classes, device), recipe.sphere_config(())
-    (tokens, channels), unknown = config.latent_shape, "as many as the folder has"
-    bare = "" if num_classes or not recipe.conditional else " without layers for classes"
-    facts["loop"] = 4 * facts["decode"] + 3 * facts["encode"]
-    giga = {name: f"{value / 1e9:,.0f}" if value > 1e11 else f"{value / 1e9:.3g}" for name, value in facts.items()}
-    shown = asdict(recipe) | {name: getattr(config, name) for name in ("width", "depth", "num_heads", "patch_size")}
-    shown |= {"images an epoch": f"{num_images:,}" if num_images else unknown}
-    shown |= {"steps": f"{recipe.steps:,}" if recipe.steps else f"{recipe.epochs:g} epochs of {unknown}"}
-    shown |= {} if recipe.steps else {"warmup_steps": f"{recipe.warmup_epochs:g} epochs"}
-    shown |= {
-        "classes": (num_classes or unknown) if recipe.conditional else 0,
-        "tokens": tokens,
-        "latent channels": channels,
-    }
-    shown |= {"latent dimension": f"{tokens * channels:,}", "parameters": f"{facts['parameters']:,}" + bare}
-    shown |= {"compression": f"{3 * config.image_size**2 / (tokens * channels):.4g}"}
-    shown |= {"GFLOPs per training image": giga["step"]}
-    shown |= {"GFLOPs per generated image": f"{giga['decode']} in one step, {giga['loop']} in four"}
-    shown |= {"memory per device": f"about {giga['bytes']} GB in {precision(device, recipe.dtype)}"}
-    for name, value in shown.items():
-        print(f"{name:<28}{value}")
 
 
 def load_pretrained(args: argparse.Namespace) -> SphereEncoder | None:
@@ -321,6 +238,8 @@ def resume(args: argparse.Namespace, device: torch.device) -> Run:
     """Get a run ready that was stopped, or killed."""
     folder = Path(args.resume)
     state, recipe = load_run(folder, device)
+    if recipe.init_from and not state.step:
+        start_from(state, SphereEncoder.from_pretrained(recipe.init_from))
     recipe = resumed_recipe(args, recipe)
     data, held_out = load_data(recipe, device)
     state.num_images = state.num_images or len(data)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
-from .errors import UserError, reading, require
+from .errors import UserError, reading
 
 STATE_FILE, METRICS_FILE, SAMPLES_FOLDER = "last.pt", "metrics.jsonl", "samples"
 T = TypeVar("T")
@@ -20,17 +20,6 @@ def free_path(path: Path) -> Path:
     """`path`, or the first of path-2, path-3 ... that does not exist."""
     numbered = (path.with_name(f"{path.stem}-{k}{path.suffix}") for k in count(2))
     return next(candidate for candidate in chain([path], numbered) if not candidate.exists())
-
-
-def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:
-    """Where to write: `out`, which must not exist yet, or a free path like `default`. Makes parents or subfolder."""
-    path = Path(out) if out else free_path(default)
-    require(not path.exists(), f"{path} exists already; choose another --out, nothing is written over")
-    try:
-        (path / subfolder if subfolder else path.parent).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be made ({error.strerror}); choose another --out") from error
-    return path
 
 
 def previous(path: Path) -> Path:

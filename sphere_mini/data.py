@@ -26,9 +26,8 @@ from .presets import Recipe
 DIGIT_MAX = 16  # scikit-learn's digits count ink from 0 to 16
 HELD_OUT = 1000  # images at most, of the test or val split, that training looks at
 FLOWERS_FILES = "flowers-102/102flowers.tgz, flowers-102/imagelabels.mat and flowers-102/setid.mat"
-FASHION_FILES = "FashionMNIST/raw/*-ubyte (four files, unpacked)"
 FETCHED = {  # torchvision's class, its splits for training, its held-out split, and the files that it wants in its root
-    "fashion_mnist": (FashionMNIST, [{"train": True}], {"train": False}, FASHION_FILES),
+    "fashion_mnist": (FashionMNIST, [{"train": True}], {"train": False}, "FashionMNIST/raw/*-ubyte (unpacked)"),
     "cifar10": (CIFAR10, [{"train": True}], {"train": False}, CIFAR10.filename),
     "cifar100": (CIFAR100, [{"train": True}], {"train": False}, CIFAR100.filename),
     # 70 images a class instead of the classifiers' 10, as Flowers is mostly used for generation
@@ -148,8 +147,8 @@ def load_data(
     splits = fetched_splits if recipe.dataset in FETCHED else folder_splits
     train, held_out, names = splits(recipe.dataset, root)
     advice = "add a second folder of images, or ignore the classes with --unconditional"
-    one_is_fine = not recipe.conditional or recipe.init_from
-    require(len(names) > 1 or one_is_fine, f"{root} has one class, {names[0]}; {advice}")
+    enough = len(names) > 1 or not recipe.conditional or recipe.init_from
+    require(enough, f"{root} has one class, {names[0]}; {advice}")
     options = (names, recipe.image_size, recipe.workers, device)
     train, held_out = ImageFiles(train, *options), held_out and ImageFiles(held_out, *options)
     if recipe.fits_memory(len(train)):
@@ -172,14 +171,11 @@ def load_digit_images(image_size: int, device: torch.device) -> ImageSet:
 def fetched_splits(dataset: str, root: Path) -> tuple[Dataset, Dataset, tuple[str, ...]]:
     """(training, held-out, class names) of a torchvision set: what is in `root` is used, the rest is downloaded."""
     build, training, held_out, files = FETCHED[dataset]
+    print(f"preparing {build.__name__}; should its download be slow, stop it and place in {root}: {files}")
 
     def read_or_fetch(split: dict[str, Any]) -> Dataset:
         try:
-            return build(str(root), **split)
-        except Exception:  # of any kind, where a file is missing or damaged: the next attempt will say which
-            print(f"preparing {build.__name__}; should its download be slow, stop it and place in {root}: {files}")
-        try:
-            return build(str(root), download=True, **split)
+            return build(str(root), download=True, **split)  # what is there and whole is not downloaded again
         except Exception as error:  # torchvision's, those of unpacking, and those of any network layer below
             reason = [type(error).__name__, *str(error).strip().splitlines()][-1]
             advice = f"place in {root}: {files}; remove damaged files there (their checksum is wrong) first"

@@ -1,20 +1,15 @@
 """What a user can get wrong ends in one clear sentence and exit code 2; our own mistakes keep their traceback."""
 
-import argparse
-import socket
 import struct
-import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import NoReturn
 from zipfile import BadZipFile
 
 from safetensors import SafetensorError
 
-PATIENCE = 30  # seconds after which a download that receives nothing fails instead of hanging
 READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 READ_ERRORS += (UnpicklingError, SafetensorError, BadZipFile, struct.error)
 
@@ -29,16 +24,6 @@ def require(condition: bool, problem: str) -> None:
         raise UserError(problem)
 
 
-class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` without abbreviations, whose complaints are `UserError`s instead of a usage page."""
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `python {self.prog} --help` lists what there is")
-
-
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Whatever goes wrong while `path` is read and understood becomes one `UserError` that names it."""
@@ -50,13 +35,3 @@ def reading(path: Path) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if not line.startswith("Error(s)")]
         reason = textwrap.shorten(lines[0] if lines else type(error).__name__, 150)
         raise UserError(f"{path} cannot be used ({reason}); mend it or take another copy") from error
-
-
-def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`; a `UserError` becomes one line on stderr and exit code 2."""
-    socket.setdefaulttimeout(PATIENCE)
-    try:
-        main()
-    except (UserError, KeyboardInterrupt) as error:
-        print(f"error: {str(error) or 'stopped by Ctrl-C'}", file=sys.stderr)
-        sys.exit(130 if isinstance(error, KeyboardInterrupt) else 2)

@@ -3,8 +3,9 @@
 v_near is the paper's v_noisy (mild noise), v_far its v_NOISY (alpha_max and beyond); x_near, x_far their decodes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from .model import SphereConfig, SphereEncoder
 from .perceptual import Perceptual
 from .sphere import at_least_float32, jitter, perturb, spherify, with_hard_cases
 
+Distance = Callable[[Tensor, Tensor], Tensor]
 MILD_SCALE = 0.5  # the mild noise is at most this share of the strong noise: s ~ 0.5 · jitter
 
 
@@ -68,29 +70,20 @@ def smooth_l1(x: Tensor, target: Tensor) -> Tensor:
     return F.smooth_l1_loss(at_least_float32(x) / 2, at_least_float32(target) / 2)
 
 
-@dataclass
-class View:
-    """Images (B, 3, H, W) in [-1, 1], and what the perceptual network sees in them: looked at once, if at all."""
-
-    images: Tensor
-    perceptual: Perceptual | None
-
-    @cached_property
-    def features(self) -> list[Tensor]:
-        """The network's features; a graph hangs on them where one hangs on the images."""
-        require(self.perceptual is not None, "a perceptual weight above 0 needs a perceptual loss")
-        return self.perceptual.features(self.images)
-
-
-def pixel_loss(view: View, target: View, l1_weight: float, perceptual_weight: float) -> Tensor:
-    """l1_weight·smoothL1 + perceptual_weight·perceptual of (view, sg target): L_pix-recon's form and L_pix-con's."""
-    loss = torch.zeros((), device=view.images.device)
+def pixel_loss(x: Tensor, target: Tensor, l1_weight: float, perceptual_weight: float, distance: Distance) -> Tensor:
+    """l1_weight·smoothL1 + perceptual_weight·distance of (x, sg target): L_pix-recon's form and L_pix-con's."""
+    loss = torch.zeros((), device=x.device)
     if l1_weight:
-        loss = loss + l1_weight * smooth_l1(view.images, target.images.detach())
-    if perceptual_weight:
-        seen = [stage.detach() for stage in target.features]
-        loss = loss + perceptual_weight * view.perceptual.distance(view.features, seen)
-    return loss
+        loss = loss + l1_weight * smooth_l1(x, target.detach())
+    return loss + perceptual_weight * distance(x, target) if perceptual_weight else loss
+
+
+def perceptual_distance(perceptual: Perceptual | None) -> Distance:
+    """The distance of images x and sg target, both (B, 3, H, W) in [-1, 1], that looks at each image once only."""
+    if perceptual is None:
+        return lambda x, target: require(False, "a perceptual weight above 0 needs a perceptual loss")
+    look = cache(perceptual.features)
+    return lambda x, target: perceptual.distance(look(x), [stage.detach() for stage in look(target)])
 
 
 def latent_consistency(z_again: Tensor, z: Tensor) -> Tensor:
@@ -116,11 +109,11 @@ def sphere_losses(
     z = model.encode(x, drop_labels(y, noise.drop[0], config.null_label))  # (B, N, D)
     consistency = bool(weights.con_l1 or weights.con_perceptual)
     x_far, x_near = decode_far_and_near(model, spherify(z), y, noise, consistency)
-    real, near, far = (View(images, perceptual) for images in (x, x_near, x_far))
+    distance = perceptual_distance(perceptual)
     if weights.recon_l1 or weights.recon_perceptual:
-        losses["pix_recon"] = pixel_loss(near, real, weights.recon_l1, weights.recon_perceptual)
+        losses["pix_recon"] = pixel_loss(x_near, x, weights.recon_l1, weights.recon_perceptual, distance)
     if consistency:
-        losses["pix_con"] = pixel_loss(far, near, weights.con_l1, weights.con_perceptual)
+        losses["pix_con"] = pixel_loss(x_far, x_near, weights.con_l1, weights.con_perceptual, distance)
     if weights.latent:
         z_again = model.encode(x_far, drop_labels(y, noise.drop[3], config.null_label))  # (B, N, D)
         losses["lat_con"] = weights.latent * latent_consistency(z_again, z.detach())

@@ -1,9 +1,7 @@
-"""Measures of quality: PSNR, the field's scores on features, memorisation, coverage, and the judge of the digits."""
+"""Measures of quality: PSNR, the Fréchet formula, memorisation, coverage, and the judge of the digits."""
 
 import math
-from collections.abc import Iterable
-from functools import cache, partial
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,33 +11,12 @@ from scipy import stats
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 from torch import Tensor
-from torch.hub import load_state_dict_from_url
-from torch_fidelity import (
-    KEY_METRIC_FID,
-    KEY_METRIC_ISC_MEAN,
-    KEY_METRIC_KID_MEAN,
-    KEY_METRIC_PRECISION,
-    KEY_METRIC_RECALL,
-    FeatureExtractorBase,
-    register_feature_extractor,
-)
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-from torch_fidelity.metric_isc import isc_features_to_metric
-from torch_fidelity.metric_kid import kid_features_to_metric
-from torch_fidelity.metric_prc import prc_features_to_metric
 
 from .data import DIGIT_MAX
-from .perceptual import EfficientNetLite, fetched
 
-FEATURE_SIZE = 96  # pixels to which images are resized for EfficientNet
-SUBSET = 1000  # images in one of the kernel distance's subsets
-COMPARED = 10_000  # images of each kind, at most, for precision and recall: all pairs of them are looked at
 CHUNK = 1000  # rows whose distances to all others are held at once
 NEIGHBOURS = 50  # nearest training images that say what distances are usual around an image
 FENCE = 2.0  # interquartile ranges below the first quartile from which a held-out image is a near-duplicate
-KEYS = {"FD": KEY_METRIC_FID, "IS": KEY_METRIC_ISC_MEAN, "KD": KEY_METRIC_KID_MEAN}
-KEYS |= {"precision": KEY_METRIC_PRECISION, "recall": KEY_METRIC_RECALL}
 
 
 def psnr(x: Tensor, target: Tensor) -> Tensor:
@@ -55,91 +32,6 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     # tr √(Ca·Cb) = tr √(√Ca·Cb·√Ca), whose matrix is symmetric: well behaved also where Ca is singular
     cross = np.sqrt(np.linalg.eigvalsh(root_a @ cov_b @ root_a).clip(min=0)).sum()
     return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a + cov_b) - 2 * cross)
-
-
-class PixelFeatures(FeatureExtractorBase):
-    """For tiny images: uint8 (B, 3, H, W) → their pixels, averaged over channels, in [-1, 1], (B, H·W)."""
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        return ("features",)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return (images.float().mean(1).flatten(1) / 127.5 - 1,)
-
-
-class EfficientNetFeatures(FeatureExtractorBase):
-    """EfficientNet-Lite0: uint8 (B, 3, H, W) → features (B, 1280) and logits (B, 1000); its weights come with pip."""
-
-    def __init__(self, name: str, features_list: list[str], **_: object) -> None:
-        super().__init__(name, features_list)
-        self.network = EfficientNetLite().network.to(memory_format=torch.channels_last)
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        return ("features", "logits")
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        return "logits" if metric == "isc" else "features"
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        size = (FEATURE_SIZE, FEATURE_SIZE)
-        x = F.interpolate(images.float() / 255, size, mode="bicubic", antialias=True).clamp(0, 1)
-        x = ((x - 0.498) / 0.502).contiguous(memory_format=torch.channels_last)
-        features = self.network.extract_features(x).mean((2, 3))  # (B, 1280)
-        return tuple(features if name == "features" else self.network._fc(features) for name in self.features_list)
-
-
-register_feature_extractor("pixels", PixelFeatures)
-register_feature_extractor("efficientnet", EfficientNetFeatures)
-EXTRACTORS = {  # torch-fidelity's class, its layers for distances and for the Inception score, and the scores' names
-    "pixels": (PixelFeatures, ["features"], {"FD": "FD-pixels"}),
-    "efficientnet": (
-        EfficientNetFeatures,
-        ["features", "logits"],
-        {k: f"{k}-EfficientNet" for k in ("FD", "IS", "KD")},
-    ),
-    "inception": (FeatureExtractorInceptionV3, ["2048", "logits_unbiased"], {"FD": "FID", "IS": "IS", "KD": "KID"}),
-}
-
-
-def load_extractor(name: str, device: torch.device) -> FeatureExtractorBase:
-    """The feature extractor of this name, on the device; `UserError` where its weights are not here."""
-    build, layers, _ = EXTRACTORS[name]
-    if build is FeatureExtractorInceptionV3:  # it trusts the file that it fetches, so look at that safely first
-        fetch = partial(load_state_dict_from_url, URL_INCEPTION_V3, weights_only=True, check_hash=True)
-        fetched(fetch, Path(URL_INCEPTION_V3).name, "--features efficientnet, which needs no download")
-    return build(name, layers).to(device).eval()
-
-
-@torch.no_grad()
-def extract(extractor: FeatureExtractorBase, batches: Iterable[Tensor]) -> list[Tensor]:
-    """What an extractor sees in batches of images, uint8 (B, 3, H, W): (n, F) for each of its layers, on the CPU."""
-    parts = [[layer.cpu() for layer in extractor(images)] for images in batches]
-    return [torch.cat(layer) for layer in zip(*parts, strict=True)]
-
-
-def fid(fake: Tensor, real: Tensor) -> float:
-    """torch-fidelity's Fréchet distance of features (n, F) and (m, F)."""
-    statistics = [fid_features_to_statistics(features) for features in (fake, real)]
-    return fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
-
-
-def fidelity(fake: list[Tensor], real: Tensor) -> dict[str, float]:
-    """torch-fidelity's scores of samples, as from `extract`, against real features (m, F).
-
-    FD: Fréchet distance; with logits IS, Inception score, and KD, kernel distance; `precision`, share of samples that
-    lie among the real images, and `recall`, of real images among the samples, on at most `COMPARED` of each.
-    """
-    values = {KEY_METRIC_FID: fid(fake[0], real)}
-    if len(fake) > 1:
-        values |= isc_features_to_metric(fake[1])
-        size = min(SUBSET, len(fake[0]), len(real))
-        values |= kid_features_to_metric(fake[0], real, kid_subset_size=size, verbose=False)
-    some = [features[spread(len(features), COMPARED)] for features in (fake[0], real)]
-    values |= prc_features_to_metric(*some, save_cpu_ram=True, verbose=False)
-    return {name: values[key] for name, key in KEYS.items() if key in values}
 
 
 def spread(n: int, most: int) -> Tensor:

@@ -17,30 +17,16 @@ from .errors import UserError, reading, require
 from .sphere import sigma_from_angle
 from .vit import ViT, build_decoder, build_encoder
 
-SIZES = {  # name: (width, depth, num_heads); s to g are the paper's, the smaller ones ours for CPUs and classrooms
-    "nano": (64, 4, 4),
-    "tiny": (128, 4, 4),
-    "s": (512, 8, 8),
-    "b": (768, 12, 12),
-    "l": (1024, 24, 16),
-    "xl": (1152, 28, 16),
-    "h": (1280, 32, 16),
-    "g": (1664, 40, 16),
-}
+# name: (width, depth, num_heads); ours for CPUs and classrooms, then the paper's
+SIZES = {"nano": (64, 4, 4), "tiny": (128, 4, 4), "s": (512, 8, 8), "b": (768, 12, 12)}
+SIZES |= {"l": (1024, 24, 16), "xl": (1152, 28, 16), "h": (1280, 32, 16), "g": (1664, 40, 16)}
 HUB_PREFIX = "hf://"
-SHAPE_FIELDS = ("image_size", "patch_size", "width", "depth", "num_heads", "latent_channels")
-SHAPE_FIELDS += ("mixer_depth", "pixel_head")
+POSITIVE = ("image_size", "patch_size", "width", "depth", "num_heads", "latent_channels")
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 RELEASE_SIZES = {"small": "s", "base": "b", "large": "l", "xlarge": "xl", "huge": "h", "giant": "g"}
-RELEASE_FIELDS = {  # ours: theirs
-    "image_size": "image_size",
-    "patch_size": "patch_size",
-    "latent_channels": "token_channels",
-    "num_classes": "num_classes",
-    "mixer_depth": "vit_enc_latent_mlp_mixer_depth",
-    "pixel_head": "pixel_head_type",
-    "alpha_max_deg": "noise_sigma_max_angle",
-}
+RELEASE_FIELDS = {"latent_channels": "token_channels", "mixer_depth": "vit_enc_latent_mlp_mixer_depth"}  # ours: theirs
+RELEASE_FIELDS |= {"pixel_head": "pixel_head_type", "alpha_max_deg": "noise_sigma_max_angle"}
+RELEASE_FIELDS |= {name: name for name in ("image_size", "patch_size", "num_classes")}
 
 
 @dataclass(frozen=True)
@@ -63,7 +49,7 @@ class SphereConfig:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in SHAPE_FIELDS[:6]:
+        for name in POSITIVE:
             require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
         require(min(self.num_classes, self.mixer_depth) >= 0, "num_classes and mixer_depth must be 0 or more")
         size, patch, multiple = self.image_size, self.patch_size, 4 * self.num_heads
@@ -169,28 +155,6 @@ def initialize(model: SphereEncoder) -> None:
             nn.init.zeros_(module.bias)
 
 
-def weights_for(config: SphereConfig, old: SphereEncoder) -> tuple[dict[str, Tensor], list[str]]:
-    """`old`'s weights for a model of this config, which may have other classes, and the names of classes made anew.
-
-    Rows of the class tables go by class name (by number where `old` has no names and as many classes); a new class
-    starts as the null class, which has seen all images. Raises `UserError` where the networks differ in shape.
-    """
-    for name in SHAPE_FIELDS:
-        was, wanted = getattr(old.config, name), getattr(config, name)
-        require(was == wanted, f"the given model's {name} is {was}, and this data set or a flag asks for {wanted}")
-    weights, known, null = old.state_dict(), old.config.class_names, old.config.null_label
-    conditional = bool(null)
-    advice = f"train on with --set conditional={str(conditional).lower()}"
-    require(conditional == bool(config.num_classes), f"the given model has {null or 'no'} classes; {advice}")
-    if not known and config.num_classes == old.config.num_classes:
-        known = config.class_names
-    rows = [known.index(name) if name in known else null for name in config.class_names]
-    for end in ("encoder", "decoder") if conditional else ():
-        table = f"{end}.y_embedder.embedding_table.weight"
-        weights[table] = weights[table][[*rows, null]]
-    return weights, [name for name, row in zip(config.class_names, rows, strict=True) if row == null]
-
-
 def save_config(config: SphereConfig, folder: str | Path, **extra: Any) -> None:
     """Write the config's fields and `extra` JSON values into `folder`/config.json."""
     text = json.dumps(dataclasses.asdict(config) | extra, indent=2) + "\n"
@@ -214,8 +178,7 @@ def local_folder(folder: str | Path) -> Path:
 def config_from_dict(values: dict[str, Any]) -> SphereConfig:
     """The configuration among JSON values; keys that are not its fields, such as `training`, are ignored."""
     names = {field.name for field in dataclasses.fields(SphereConfig)}
-    missing = sorted(names - values.keys())
-    require(not missing, f"it lacks {', '.join(missing)}")
+    require(names <= values.keys(), f"it lacks {', '.join(sorted(names - values.keys()))}")
     return SphereConfig(**{name: values[name] for name in names} | {"class_names": tuple(values["class_names"])})
 
 

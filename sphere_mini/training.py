@@ -20,7 +20,7 @@ from .data import ImageFiles, ImageSet, batch_indices, to_model_range
 from .errors import reading, require
 from .losses import draw_step_noise, sphere_losses
 from .metrics import psnr
-from .model import CONFIG_FILE, SphereConfig, SphereEncoder, config_from_dict, weights_for
+from .model import CONFIG_FILE, SphereConfig, SphereEncoder, config_from_dict
 from .perceptual import Perceptual
 from .presets import Recipe
 from .sampling import reconstruct, to_unit_range
@@ -91,14 +91,6 @@ def new_state(recipe: Recipe, config: SphereConfig, device: torch.device) -> Tra
     groups = [{"params": list(end.parameters())} for end in (model.encoder, model.decoder)]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     return TrainState(model, ema, optimizer, torch.zeros((), dtype=torch.long, device=device))
-
-
-def start_from(state: TrainState, pretrained: SphereEncoder) -> list[str]:
-    """Give a fresh state a pretrained model's weights; returns the classes that are new to them (`weights_for`)."""
-    weights, new_classes = weights_for(state.model.config, pretrained)
-    for model in (state.model, state.ema):
-        model.load_state_dict(weights)
-    return new_classes
 
 
 def train_step(
@@ -184,10 +176,7 @@ def load_run(folder: Path, device: torch.device) -> tuple[TrainState, Recipe]:
             content = json.loads(begun.read_text())
             require("step" not in content["training"], f"its checkpoint {STATE_FILE} is gone")
             recipe, config = Recipe(**content["training"]), config_from_dict(content)
-        state = new_state(recipe, config, device)
-        if recipe.init_from:
-            start_from(state, SphereEncoder.from_pretrained(recipe.init_from))
-        return state, recipe
+        return new_state(recipe, config, device), recipe
     state, recipe, used = read_newest(path, read)
     if used != path and path.exists():
         os.replace(path, free_path(path.with_suffix(".bad")))

@@ -17,8 +17,6 @@ from .sampling import generate
 from .sphere import random_point
 
 MIN_TILE, GAP, FONT_SIZE = 48, 4, 14  # pixels
-ANIMATION = 192  # pixels a side, at least
-FRAME_MS, END_MS = 120, 600  # of an animation's frames, and of its two ends
 NEAREST = Image.Resampling.NEAREST
 GRID_ROWS = GRID_COLUMNS = 10
 VIEWED = 2000  # points of a cloud that are drawn
@@ -66,15 +64,6 @@ def save_picture(picture: Image.Image, path: Path, facts: dict[str, Any]) -> Non
     for name, value in facts.items():
         text.add_text(name, str(value))
     picture.save(path, "PNG", pnginfo=text)
-
-
-def save_animation(images: Tensor, path: Path, comment: str) -> None:
-    """Write images (n, 3, H, W) in [0, 1] as an endless GIF that goes there and back, with a comment in it."""
-    side = -(-ANIMATION // images.shape[-1]) * images.shape[-1]
-    frames = [Image.fromarray(pixels).resize((side, side), NEAREST) for pixels in to_uint8(images)]
-    times = [END_MS, *[FRAME_MS] * (len(frames) - 2), END_MS, *[FRAME_MS] * (len(frames) - 2)]
-    frames += frames[-2:0:-1]
-    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0, comment=comment)
 
 
 def grid_labels(model: SphereEncoder) -> list[int | None]:

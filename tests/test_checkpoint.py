@@ -19,8 +19,9 @@ from conftest import ROOT, run
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cli.common import claim_path
 from sphere_mini import SphereEncoder, UserError, training
-from sphere_mini.checkpoint import claim_path, free_path, previous, write_safely
+from sphere_mini.checkpoint import free_path, previous, write_safely
 from sphere_mini.data import batch_indices, load_data, to_model_range
 from sphere_mini.presets import make_recipe
 from sphere_mini.training import (

@@ -187,14 +187,13 @@ raise RuntimeError("our own mistake")
     assert ended.returncode == 1 and ended.stderr.endswith("RuntimeError: our own mistake\n")
 
 
-def test_held_out_images_are_few_and_spread_over_the_classes(tmp_path, monkeypatch):
+def test_held_out_images_are_few_and_spread_over_the_classes(tmp_path):
     for split, count in (("train", 2), ("val", 30)):
         for name in ("a", "b", "c"):
             (tmp_path / split / name).mkdir(parents=True)
             for k in range(count):
                 Image.new("RGB", (8, 8), (k, 0, 0)).save(tmp_path / split / name / f"{k:02d}.png")
-    monkeypatch.setattr("sphere_mini.data.HELD_OUT", 10)
-    _, held_out = load_data(make_recipe("folder", data_dir=str(tmp_path), image_size=8, batch_size=4), CPU)
+    _, held_out = load_data(make_recipe("folder", data_dir=str(tmp_path), image_size=8, batch_size=4), CPU, 10)
     assert len(held_out) == 10 and held_out.labels.bincount().tolist() in ([3, 4, 3], [4, 3, 3], [3, 3, 4])
 
 

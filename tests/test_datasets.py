@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from scipy.io import savemat
 from torchvision.datasets import CIFAR10, CIFAR100, Flowers102
 
+from cli.dry_run import cost
 from sphere_mini import SphereEncoder
 from sphere_mini.data import ImageSet
 from sphere_mini.perceptual import PERCEPTUALS, load_perceptual
 from sphere_mini.presets import RECIPES, SETS, make_recipe
 from sphere_mini.training import new_state, train
-from train import cost
 
 CPU = torch.device("cpu")
 TINY = (
@@ -77,7 +77,10 @@ PAPER = {  # what the paper's text says of each, written out again
 }
 
 
-@pytest.mark.parametrize("dataset", PAPER)
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("flowers102", "afhq")]
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "imagenet", *LARGE])
 def test_the_papers_recipe_field_by_field(dataset):
     shown = dry_run("--dataset", dataset)
     expected = COMMON | PAPER[dataset]
@@ -138,6 +141,7 @@ def test_flops_are_those_of_the_formulas():
     assert facts["parameters"] == sum(p.numel() for p in SphereEncoder(recipe.sphere_config(())).parameters())
 
 
+@pytest.mark.slow
 def test_memory_grows_with_what_needs_it():
     plain = {"depth": 1, "batch_size": 8, "perceptual": "none", "patch_size": 2}
 

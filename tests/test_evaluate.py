@@ -11,10 +11,11 @@ from conftest import DIGITS_MODEL, random_model, run
 from PIL import Image
 from torch_fidelity import FeatureExtractorInceptionV3, feature_extractor_inceptionv3
 
-import evaluate
+from cli import evaluate
+from cli.features import extract, load_extractor
 from sphere_mini import SphereEncoder, generate
 from sphere_mini.data import ImageSet, open_picture, square_pixels
-from sphere_mini.metrics import extract, judge_digits, load_extractor
+from sphere_mini.metrics import judge_digits
 
 SMALL = ("--num-images", 80)
 

@@ -5,17 +5,13 @@ from sklearn.datasets import load_digits
 from torch_fidelity import calculate_metrics
 from torchvision.transforms.functional import gaussian_blur
 
+from cli.features import KEYS, extract, fid, fidelity, load_extractor
 from sphere_mini.metrics import (
-    KEYS,
     cosine_law,
     coverage,
     digits_judge,
-    extract,
-    fid,
-    fidelity,
     frechet_distance,
     judge_digits,
-    load_extractor,
     memorised_below,
     nearness,
     psnr,
@@ -113,7 +109,7 @@ def test_scores_are_those_of_calculate_metrics(photos, seen):
     )
     found = fidelity(fake, real[0])
     assert found == pytest.approx({name: known[key] for name, key in KEYS.items()}, rel=1e-3, abs=1e-6)
-    assert found["FD"] > 100 and found["IS"] > 1 and found["KD"] > 0
+    assert found["FID"] > 100 and found["IS"] > 1 and found["KID"] > 0
 
 
 def test_features_tell_blurred_and_noisy_images_from_sharp_ones(photos, seen):
@@ -140,7 +136,7 @@ def halves(real_digits):
 def test_recall_falls_with_missing_classes_and_precision_with_noise(halves):
     real, other, labels = halves
     scores = [fidelity([other[labels < kept]], real) for kept in (10, 5, 2, 1)]
-    recalls, distances = ([score[name] for score in scores] for name in ("recall", "FD"))
+    recalls, distances = ([score[name] for score in scores] for name in ("recall", "FID"))
     assert recalls[0] > 0.8 and recalls[3] < 0.2 and recalls == sorted(recalls, reverse=True)
     assert distances == sorted(distances) and min(score["precision"] for score in scores) > 0.8
     noise = torch.randn(other.shape, generator=torch.Generator().manual_seed(0))

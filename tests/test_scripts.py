@@ -7,13 +7,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import DIGITS_MODEL, random_model, run, run_process
+from conftest import DIGITS_MODEL, ROOT, random_model, run, run_process
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
+from cli.fine_tune import weights_for
 from sphere_mini import SphereEncoder
-from sphere_mini.model import weights_for
 
 TINY = ("--set", "width=16", "--set", "depth=1", "--set", "num_heads=2", "--set", "mixer_depth=1", "--batch-size", "16")
 FOLDER_OF = ("train.py", "--dataset", "folder", "--perceptual", "none", "--data-dir")
@@ -387,7 +387,7 @@ def test_processes_end_with_the_right_code(tmp_path):
     assert done.returncode == 0 and "done" in done.stdout and "images/s" in done.stderr
     done = run_process("train.py", "--out", tmp_path / "run")
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "")
-    code = "from sphere_mini.errors import run_script\nrun_script(lambda: 1 / 0)"
+    code = f"import sys\nsys.path.append({str(ROOT)!r})\nfrom cli.common import run_script\nrun_script(lambda: 1 / 0)"
     (tmp_path / "broken.py").write_text(code)
     done = run_process(tmp_path / "broken.py")
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr and "Traceback" in done.stderr

@@ -26,23 +26,12 @@ from torch import Tensor
 from torch_fidelity import FeatureExtractorBase
 from tqdm import tqdm
 
+from cli.features import EXTRACTORS, extract, fid, fidelity, load_extractor
 from sphere_mini import SphereEncoder, UserError, generate, reconstruct, spherify
 from sphere_mini.checkpoint import free_path, write_safely
 from sphere_mini.data import ImageFiles, ImageSet, load_data, to_model_range
 from sphere_mini.errors import reading, require
-from sphere_mini.metrics import (
-    EXTRACTORS,
-    coverage,
-    extract,
-    fid,
-    fidelity,
-    judge_digits,
-    load_extractor,
-    memorised_below,
-    nearness,
-    psnr,
-    spread,
-)
+from sphere_mini.metrics import coverage, judge_digits, memorised_below, nearness, psnr, spread
 from sphere_mini.model import CONFIG_FILE, HUB_PREFIX, local_folder
 from sphere_mini.presets import SETS, Recipe, make_recipe
 from sphere_mini.sampling import GUIDANCE_PLACES, guidance_weights, to_unit_range
@@ -93,9 +82,11 @@ class Evaluation:
     digits: bool  # whether the judge of the digits can speak
 
     def name(self, score: str) -> str:
-        """What the field calls a score of these features."""
-        name = EXTRACTORS[self.facts["features"]][2].get(score, score)
-        return f"{name}-{self.num_images}" if score == "FD" and self.num_images < FEW else name
+        """What a score of these features is called: FID, IS and KID are those of Inception alone."""
+        suffix = EXTRACTORS[self.facts["features"]][2]
+        if score in ("FID", "IS", "KID") and suffix:
+            score = score.replace("ID", "D") + suffix
+        return f"{score}-{self.num_images}" if score.startswith("F") and self.num_images < FEW else score
 
     def some_rows(self) -> Tensor:
         """As many of the reference's images as there are samples in a row of the table, or all."""
@@ -139,7 +130,7 @@ def sampling_ways(model: SphereEncoder, args: argparse.Namespace) -> list[dict[s
     flags = (args.num_steps, args.guidance, args.guidance_place, args.noise, args.schedule)
     for num_steps, guidance, place, noise, schedule in product(*flags):
         guidance_weights(guidance, place)
-        guides = guidance != 1 and model.config.num_classes
+        guides = guidance != 1 and model.config.num_classes and (num_steps > 1 or place != "latent")
         way = {"num_steps": num_steps, "guidance": guidance if guides else 1.0}
         way |= {"guidance_place": place if guides else GUIDANCE_PLACES[-1]}
         way |= {"share_noise": noise == "shared" or num_steps < 3, "decay": schedule == "decay" and num_steps > 1}
@@ -308,7 +299,7 @@ def score_reconstructions(task: Evaluation, real: Tensor) -> dict[str, Any]:
             yield quantise(again)
 
     distance = fid(extract(task.extractor, batches())[0], real)
-    row = {"images": len(task.some_rows()), f"r{task.name('FD')}": distance, "PSNR": torch.cat(errors).mean().item()}
+    row = {"images": len(task.some_rows()), f"r{task.name('FID')}": distance, "PSNR": torch.cat(errors).mean().item()}
     return row | ({"PSNR held out": held_out_psnr(task.model, task.held_out)} if task.held_out else {})
 
 
