@@ -3,8 +3,10 @@
 v_near is the paper's v_noisy (mild noise), v_far its v_NOISY (alpha_max and beyond); x_near, x_far their decodes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from .perceptual import Perceptual
 from .sphere import at_least_float32, jitter, perturb, spherify, with_hard_cases
 
 MILD_SCALE = 0.5  # the mild noise is at most this share of the strong noise: s ~ 0.5 · jitter
+Look = Callable[[Tensor], list[Tensor]]  # images → what the perceptual network sees in them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,21 +32,16 @@ class LossWeights:
     latent: float = 0.1
 
 
-@dataclass(frozen=True)
-class StepNoise:
+class StepNoise(NamedTuple):
     """Everything random in one training step: e (B, N, D) Gaussian noise; r_far, r_near (B,) noise levels.
 
-    drop: (4, B) bool, where labels become the null class: in encoding, decoding far and near, and in re-encoding.
+    drop: (B, 4) bool, where labels become the null class: in encoding, decoding far and near, and in re-encoding.
     """
 
     e: Tensor
     r_far: Tensor
     r_near: Tensor
     drop: Tensor
-
-    def part(self, rows: Tensor) -> "StepNoise":
-        """The noise of these rows of the batch."""
-        return StepNoise(self.e[rows], self.r_far[rows], self.r_near[rows], self.drop[:, rows])
 
 
 def draw_step_noise(
@@ -55,7 +53,7 @@ def draw_step_noise(
     r_far = with_hard_cases(r, config.alpha_max_deg, hard_fraction, generator)
     r_near = r * MILD_SCALE * jitter(batch_size, generator)  # from the level before hard cases: always mild
     drop = torch.rand(4, batch_size, generator=generator, device=generator.device) < label_drop
-    return StepNoise(e, r_far, r_near, drop)
+    return StepNoise(e, r_far, r_near, drop.T)
 
 
 def drop_labels(y: Tensor | None, drop: Tensor, null_label: int) -> Tensor | None:
@@ -68,28 +66,16 @@ def smooth_l1(x: Tensor, target: Tensor) -> Tensor:
     return F.smooth_l1_loss(at_least_float32(x) / 2, at_least_float32(target) / 2)
 
 
-@dataclass
-class View:
-    """Images (B, 3, H, W) in [-1, 1], and what the perceptual network sees in them: looked at once, if at all."""
-
-    images: Tensor
-    perceptual: Perceptual | None
-
-    @cached_property
-    def features(self) -> list[Tensor]:
-        """The network's features; a graph hangs on them where one hangs on the images."""
-        require(self.perceptual is not None, "a perceptual weight above 0 needs a perceptual loss")
-        return self.perceptual.features(self.images)
-
-
-def pixel_loss(view: View, target: View, l1_weight: float, perceptual_weight: float) -> Tensor:
-    """l1_weight·smoothL1 + perceptual_weight·perceptual of (view, sg target): L_pix-recon's form and L_pix-con's."""
-    loss = torch.zeros((), device=view.images.device)
+def pixel_loss(
+    x: Tensor, target: Tensor, l1_weight: float, perceptual_weight: float, perceptual: Perceptual | None, look: Look
+) -> Tensor:
+    """l1_weight·smoothL1 + perceptual_weight·perceptual of (x, sg target): L_pix-recon's form and L_pix-con's."""
+    loss = torch.zeros((), device=x.device)
     if l1_weight:
-        loss = loss + l1_weight * smooth_l1(view.images, target.images.detach())
+        loss = loss + l1_weight * smooth_l1(x, target.detach())
     if perceptual_weight:
-        seen = [stage.detach() for stage in target.features]
-        loss = loss + perceptual_weight * view.perceptual.distance(view.features, seen)
+        require(perceptual is not None, "a perceptual weight above 0 needs a perceptual loss")
+        loss = loss + perceptual_weight * perceptual.distance(look(x), [stage.detach() for stage in look(target)])
     return loss
 
 
@@ -113,16 +99,16 @@ def sphere_losses(
     decodes and again in the re-encoding, the decoder in all three terms; targets get none.
     """
     config, losses = model.config, {}
-    z = model.encode(x, drop_labels(y, noise.drop[0], config.null_label))  # (B, N, D)
+    z = model.encode(x, drop_labels(y, noise.drop[:, 0], config.null_label))  # (B, N, D)
     consistency = bool(weights.con_l1 or weights.con_perceptual)
     x_far, x_near = decode_far_and_near(model, spherify(z), y, noise, consistency)
-    real, near, far = (View(images, perceptual) for images in (x, x_near, x_far))
+    look = perceptual and cache(perceptual.features)  # a batch is looked at once, whatever terms it is in
     if weights.recon_l1 or weights.recon_perceptual:
-        losses["pix_recon"] = pixel_loss(near, real, weights.recon_l1, weights.recon_perceptual)
+        losses["pix_recon"] = pixel_loss(x_near, x, weights.recon_l1, weights.recon_perceptual, perceptual, look)
     if consistency:
-        losses["pix_con"] = pixel_loss(far, near, weights.con_l1, weights.con_perceptual)
+        losses["pix_con"] = pixel_loss(x_far, x_near, weights.con_l1, weights.con_perceptual, perceptual, look)
     if weights.latent:
-        z_again = model.encode(x_far, drop_labels(y, noise.drop[3], config.null_label))  # (B, N, D)
+        z_again = model.encode(x_far, drop_labels(y, noise.drop[:, 3], config.null_label))  # (B, N, D)
         losses["lat_con"] = weights.latent * latent_consistency(z_again, z.detach())
     losses["loss"] = sum(losses.values())
     return losses
@@ -137,5 +123,5 @@ def decode_far_and_near(
     copies = 2 if near else 1
     v = perturb(v.repeat(copies, 1, 1), levels * config.sigma_max, noise.e.repeat(copies, 1, 1))
     y = None if y is None else y.repeat(copies)
-    x = model.decode(v, drop_labels(y, noise.drop[1 : 1 + copies].flatten(), config.null_label))
+    x = model.decode(v, drop_labels(y, noise.drop[:, 1 : 1 + copies].T.flatten(), config.null_label))
     return x[:batch_size], x[-batch_size:]
