@@ -41,7 +41,7 @@ def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device
         x, v = torch.zeros(size, 3, config.image_size, config.image_size), torch.zeros(size, *config.latent_shape)
         r, y = torch.zeros(size), torch.zeros(size).long() if config.num_classes else None
         with step, saved_tensors_hooks(keep, lambda tensor: tensor):
-            noise = StepNoise(v, r, r, torch.zeros(4, size).bool())
+            noise = StepNoise(v, r, r, torch.zeros(size, 4).bool())
             sphere_losses(model, x, y, noise, recipe, perceptual)["loss"].backward()
         with decode, torch.no_grad():
             model.decode(v, y)

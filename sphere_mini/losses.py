@@ -6,6 +6,7 @@ v_near is the paper's v_noisy (mild noise), v_far its v_NOISY (alpha_max and bey
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,8 @@ from .model import SphereConfig, SphereEncoder
 from .perceptual import Perceptual
 from .sphere import at_least_float32, jitter, perturb, spherify, with_hard_cases
 
-Distance = Callable[[Tensor, Tensor], Tensor]
 MILD_SCALE = 0.5  # the mild noise is at most this share of the strong noise: s ~ 0.5 · jitter
+Look = Callable[[Tensor], list[Tensor]]  # images → what the perceptual network sees in them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +32,16 @@ class LossWeights:
     latent: float = 0.1
 
 
-@dataclass(frozen=True)
-class StepNoise:
+class StepNoise(NamedTuple):
     """Everything random in one training step: e (B, N, D) Gaussian noise; r_far, r_near (B,) noise levels.
 
-    drop: (4, B) bool, where labels become the null class: in encoding, decoding far and near, and in re-encoding.
+    drop: (B, 4) bool, where labels become the null class: in encoding, decoding far and near, and in re-encoding.
     """
 
     e: Tensor
     r_far: Tensor
     r_near: Tensor
     drop: Tensor
-
-    def part(self, rows: Tensor) -> "StepNoise":
-        """The noise of these rows of the batch."""
-        return StepNoise(self.e[rows], self.r_far[rows], self.r_near[rows], self.drop[:, rows])
 
 
 def draw_step_noise(
@@ -57,7 +53,7 @@ def draw_step_noise(
     r_far = with_hard_cases(r, config.alpha_max_deg, hard_fraction, generator)
     r_near = r * MILD_SCALE * jitter(batch_size, generator)  # from the level before hard cases: always mild
     drop = torch.rand(4, batch_size, generator=generator, device=generator.device) < label_drop
-    return StepNoise(e, r_far, r_near, drop)
+    return StepNoise(e, r_far, r_near, drop.T)
 
 
 def drop_labels(y: Tensor | None, drop: Tensor, null_label: int) -> Tensor | None:
@@ -70,20 +66,17 @@ def smooth_l1(x: Tensor, target: Tensor) -> Tensor:
     return F.smooth_l1_loss(at_least_float32(x) / 2, at_least_float32(target) / 2)
 
 
-def pixel_loss(x: Tensor, target: Tensor, l1_weight: float, perceptual_weight: float, distance: Distance) -> Tensor:
-    """l1_weight·smoothL1 + perceptual_weight·distance of (x, sg target): L_pix-recon's form and L_pix-con's."""
+def pixel_loss(
+    x: Tensor, target: Tensor, l1_weight: float, perceptual_weight: float, perceptual: Perceptual | None, look: Look
+) -> Tensor:
+    """l1_weight·smoothL1 + perceptual_weight·perceptual of (x, sg target): L_pix-recon's form and L_pix-con's."""
     loss = torch.zeros((), device=x.device)
     if l1_weight:
         loss = loss + l1_weight * smooth_l1(x, target.detach())
-    return loss + perceptual_weight * distance(x, target) if perceptual_weight else loss
-
-
-def perceptual_distance(perceptual: Perceptual | None) -> Distance:
-    """The distance of images x and sg target, both (B, 3, H, W) in [-1, 1], that looks at each image once only."""
-    if perceptual is None:
-        return lambda x, target: require(False, "a perceptual weight above 0 needs a perceptual loss")
-    look = cache(perceptual.features)
-    return lambda x, target: perceptual.distance(look(x), [stage.detach() for stage in look(target)])
+    if perceptual_weight:
+        require(perceptual is not None, "a perceptual weight above 0 needs a perceptual loss")
+        loss = loss + perceptual_weight * perceptual.distance(look(x), [stage.detach() for stage in look(target)])
+    return loss
 
 
 def latent_consistency(z_again: Tensor, z: Tensor) -> Tensor:
@@ -106,16 +99,16 @@ def sphere_losses(
     decodes and again in the re-encoding, the decoder in all three terms; targets get none.
     """
     config, losses = model.config, {}
-    z = model.encode(x, drop_labels(y, noise.drop[0], config.null_label))  # (B, N, D)
+    z = model.encode(x, drop_labels(y, noise.drop[:, 0], config.null_label))  # (B, N, D)
     consistency = bool(weights.con_l1 or weights.con_perceptual)
     x_far, x_near = decode_far_and_near(model, spherify(z), y, noise, consistency)
-    distance = perceptual_distance(perceptual)
+    look = perceptual and cache(perceptual.features)  # a batch is looked at once, whatever terms it is in
     if weights.recon_l1 or weights.recon_perceptual:
-        losses["pix_recon"] = pixel_loss(x_near, x, weights.recon_l1, weights.recon_perceptual, distance)
+        losses["pix_recon"] = pixel_loss(x_near, x, weights.recon_l1, weights.recon_perceptual, perceptual, look)
     if consistency:
-        losses["pix_con"] = pixel_loss(x_far, x_near, weights.con_l1, weights.con_perceptual, distance)
+        losses["pix_con"] = pixel_loss(x_far, x_near, weights.con_l1, weights.con_perceptual, perceptual, look)
     if weights.latent:
-        z_again = model.encode(x_far, drop_labels(y, noise.drop[3], config.null_label))  # (B, N, D)
+        z_again = model.encode(x_far, drop_labels(y, noise.drop[:, 3], config.null_label))  # (B, N, D)
         losses["lat_con"] = weights.latent * latent_consistency(z_again, z.detach())
     losses["loss"] = sum(losses.values())
     return losses
@@ -130,5 +123,5 @@ def decode_far_and_near(
     copies = 2 if near else 1
     v = perturb(v.repeat(copies, 1, 1), levels * config.sigma_max, noise.e.repeat(copies, 1, 1))
     y = None if y is None else y.repeat(copies)
-    x = model.decode(v, drop_labels(y, noise.drop[1 : 1 + copies].flatten(), config.null_label))
+    x = model.decode(v, drop_labels(y, noise.drop[:, 1 : 1 + copies].T.flatten(), config.null_label))
     return x[:batch_size], x[-batch_size:]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .checkpoint import STATE_FILE, free_path, previous, read_newest, write_safely
 from .data import ImageFiles, ImageSet, batch_indices, to_model_range
 from .errors import reading, require
-from .losses import draw_step_noise, sphere_losses
+from .losses import StepNoise, draw_step_noise, sphere_losses
 from .metrics import psnr
 from .model import CONFIG_FILE, SphereConfig, SphereEncoder, config_from_dict
 from .perceptual import Perceptual
@@ -107,9 +107,9 @@ def train_step(
         group["lr"] = lr * factor
     losses: dict[str, Tensor] = {}
     for part in torch.arange(len(x), device=x.device).chunk(recipe.grad_accum):
+        y_part, noise_part = None if y is None else y[part], StepNoise(*(drawn[part] for drawn in noise))
         with autocast(x.device, recipe.dtype):
-            y_part = None if y is None else y[part]
-            parts = sphere_losses(model, x[part], y_part, noise.part(part), recipe, perceptual)
+            parts = sphere_losses(model, x[part], y_part, noise_part, recipe, perceptual)
         (parts["loss"] / recipe.grad_accum).backward()
         for name, value in parts.items():
             losses[name] = losses.get(name, 0) + value.detach() / recipe.grad_accum

@@ -190,9 +190,9 @@ def test_mild_noise_is_mild_and_keeps_the_unmixed_level(model):
 
 def test_labels_drop_independently_at_their_rate(model):
     noise = draw_step_noise(50_000, model.config, 0.1, 0.1, torch.Generator().manual_seed(0))
-    for k, a in enumerate(noise.drop):
+    for k, a in enumerate(drops := noise.drop.T):
         assert a.float().mean().item() == pytest.approx(0.1, abs=0.006)
-        for b in noise.drop[:k]:
+        for b in drops[:k]:
             assert (a & b).float().mean().item() == pytest.approx(0.01, abs=0.003)
     y = torch.tensor([0, 1, 2])
     assert drop_labels(y, torch.tensor([False, True, False]), 3).tolist() == [0, 3, 2]
