@@ -83,19 +83,16 @@ class ImageFiles(Dataset):
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """As `ImageSet.batches`, bit for bit; worker processes decode ahead, into pinned memory for an accelerator."""
-        accelerator = torch.accelerator.current_accelerator()
-        workers, pinned = min(self.workers, os.cpu_count()), self.device.type == (accelerator and accelerator.type)
-        indices = (row.tolist() for row in rows)
+        workers, pinned = min(self.workers, os.cpu_count()), self.device.type != "cpu"
+        options = {"num_workers": workers, "pin_memory": pinned, "worker_init_fn": leave_signals_to_parent}
         try:
-            options = {"num_workers": workers, "pin_memory": pinned, "worker_init_fn": leave_signals_to_parent}
-            for images, labels in DataLoader(self, batch_sampler=indices, **options):
+            for images, labels in DataLoader(self, batch_sampler=(row.tolist() for row in rows), **options):
                 yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         except UserError as error:  # from a worker it comes with the worker's traceback in front
             raise UserError(str(error).strip().rsplit(f"{UserError.__name__}: ", 1)[-1]) from None
 
-    def in_memory(self, indices: Iterable[int], name: str) -> ImageSet:
+    def in_memory(self, indices: Sequence[int], name: str) -> ImageSet:
         """These images decoded once, in parallel (decoding frees the interpreter lock), under a progress bar."""
-        indices = list(indices)
         images = torch.empty(len(indices), 3, self.image_size, self.image_size, dtype=torch.uint8)
         labels = torch.empty(len(indices), dtype=torch.long)
         with ThreadPoolExecutor() as pool:
@@ -129,10 +126,8 @@ def to_model_range(images: Tensor, flip: Tensor | None = None) -> Tensor:
 
 def batch_indices(step: int, batch_size: int, num_images: int, seed: int) -> Tensor:
     """Indices (B,) of one step's images: a window on an endless row of shuffled epochs, which the seed alone fixes."""
-    start, stop = step * batch_size, (step + 1) * batch_size
-    epochs = range(start // num_images, (stop - 1) // num_images + 1)
-    parts = [epoch_order(seed, k, num_images)[max(0, start - k * num_images) : stop - k * num_images] for k in epochs]
-    return torch.from_numpy(np.concatenate(parts))
+    places = range(step * batch_size, (step + 1) * batch_size)
+    return torch.tensor([epoch_order(seed, k // num_images, num_images)[k % num_images] for k in places])
 
 
 @lru_cache(maxsize=2)

@@ -179,13 +179,12 @@ def weights_for(config: SphereConfig, old: SphereEncoder) -> tuple[dict[str, Ten
         was, wanted = getattr(old.config, name), getattr(config, name)
         require(was == wanted, f"the given model's {name} is {was}, and this data set or a flag asks for {wanted}")
     weights, known, null = old.state_dict(), old.config.class_names, old.config.null_label
-    conditional = bool(null)
-    advice = f"train on with --set conditional={str(conditional).lower()}"
-    require(conditional == bool(config.num_classes), f"the given model has {null or 'no'} classes; {advice}")
+    advice = f"train on with --set conditional={str(null > 0).lower()}"
+    require((null > 0) == (config.num_classes > 0), f"the given model has {null or 'no'} classes; {advice}")
     if not known and config.num_classes == old.config.num_classes:
         known = config.class_names
     rows = [known.index(name) if name in known else null for name in config.class_names]
-    for end in ("encoder", "decoder") if conditional else ():
+    for end in ("encoder", "decoder") if null else ():
         table = f"{end}.y_embedder.embedding_table.weight"
         weights[table] = weights[table][[*rows, null]]
     return weights, [name for name, row in zip(config.class_names, rows, strict=True) if row == null]
@@ -232,7 +231,10 @@ def import_release(folder: str | Path) -> SphereEncoder:
     require(bool(epochs), f"{folder / 'ckpt'} holds no checkpoint ep*.pth; place one there")
     with reading(path := epochs[max(epochs)]):
         content = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(repaired(content.get("ema_model") or content["model"]))
+        found = content.get("ema_model") or content["model"]
+        weights = {key: value for key, value in found.items() if not key.endswith(".rope")}  # ours computes the tables
+        weights |= {key: value.reshape(1) for key, value in weights.items() if key.endswith((".alpha1", ".alpha2"))}
+        model.load_state_dict(weights)
     return model.eval()
 
 
@@ -246,9 +248,3 @@ def config_from_release(cfg: dict[str, Any]) -> SphereConfig:
     fields = {ours: cfg[theirs] for ours, theirs in RELEASE_FIELDS.items()}
     fields |= dict(zip(("width", "depth", "num_heads"), SIZES[RELEASE_SIZES[cfg["vit_enc_model_size"]]], strict=True))
     return SphereConfig(**fields | ({} if cfg["cond_generator"] else {"num_classes": 0}))
-
-
-def repaired(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A released state dict in our form: without the rotary tables, and the mixers' alphas of shape (1,)."""
-    kept = {key: value for key, value in weights.items() if not key.endswith(".rope")}
-    return {key: value.reshape(1) if re.search(r"\.alpha[12]$", key) else value for key, value in kept.items()}

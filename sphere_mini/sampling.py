@@ -27,10 +27,9 @@ def guidance_weights(guidance: float, place: str) -> tuple[float, float]:
 
 def guided(network: Callable[..., Tensor], value: Tensor, y: Tensor | None, weight: float) -> Tensor:
     """Classifier-free guidance: u + w·(cond - u), u under the null label; w = 1 or no label makes no second pass."""
-    conditional = network(value, y)
     if weight == 1 or y is None:
-        return conditional
-    unconditional = network(value, None)
+        return network(value, y)
+    conditional, unconditional = network(value, y), network(value, None)
     return unconditional + weight * (conditional - unconditional)
 
 

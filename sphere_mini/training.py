@@ -53,8 +53,7 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
 
 def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
     """A generator fixed by (seed, step, ...): any step's noise can be drawn again, there is no random state to save."""
-    mixed = int(np.random.SeedSequence(key).generate_state(1)[0])
-    return torch.Generator(device).manual_seed(mixed)
+    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
