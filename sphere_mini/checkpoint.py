@@ -52,11 +52,10 @@ def read_newest(path: Path, read: Callable[[Path], T]) -> T:
     try:
         with reading(path):
             return read(path)
-    except UserError as problem:
-        try:
-            with reading(previous(path)):
-                value = read(previous(path))
-        except UserError:
-            raise problem from None
+    except UserError as error:
+        problem = error
+    with suppress(UserError), reading(previous(path)):
+        value = read(previous(path))
         print(f"warning: {problem}; {previous(path).name} is used instead", file=sys.stderr)
         return value
+    raise problem

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import active_children
@@ -17,12 +18,14 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
-from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, Flowers102, ImageFolder
+from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, Flowers102
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 from tqdm import tqdm
 
 from .errors import UserError, require
 from .presets import Recipe
 
+Source = Dataset | Sequence[tuple[str, int]]  # torchvision's pictures and labels, or a folder's paths and labels
 DIGIT_MAX = 16  # scikit-learn's digits count ink from 0 to 16
 HELD_OUT = 1000  # images at most, of the test or val split, that training looks at
 FLOWERS_FILES = "flowers-102/102flowers.tgz, flowers-102/imagelabels.mat and flowers-102/setid.mat"
@@ -57,10 +60,10 @@ class ImageSet:
 class ImageFiles(Dataset):
     """Images on disk, decoded at each access: item i is (uint8 (3, H, W), label). `UserError` names a bad file.
 
-    source: a data set of (picture, label) as torchvision has them; the rest as in `ImageSet`.
+    source: (picture or the path of one, label) for each image; the rest as in `ImageSet`.
     """
 
-    source: Dataset
+    source: Source
     class_names: tuple[str, ...]
     image_size: int
     workers: int
@@ -72,25 +75,23 @@ class ImageFiles(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         try:
             picture, label = self.source[index]
-        except (OSError, SyntaxError) as error:  # from torchvision's sets; a folder's own error names the file
+        except (OSError, SyntaxError) as error:  # from torchvision's sets
             raise UserError(f"image {index} cannot be read ({error}); remove the data set and fetch it anew") from error
+        picture = open_picture(picture) if isinstance(picture, str) else picture
         return square_pixels(picture, self.image_size), label
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """As `ImageSet.batches`, bit for bit; worker processes decode ahead, into pinned memory for an accelerator."""
-        accelerator = torch.accelerator.current_accelerator()
-        workers, pinned = min(self.workers, os.cpu_count()), self.device.type == (accelerator and accelerator.type)
-        indices = (row.tolist() for row in rows)
+        workers, pinned = min(self.workers, os.cpu_count()), self.device.type != "cpu"
+        options = {"num_workers": workers, "pin_memory": pinned, "worker_init_fn": leave_signals_to_parent}
         try:
-            options = {"num_workers": workers, "pin_memory": pinned, "worker_init_fn": leave_signals_to_parent}
-            for images, labels in DataLoader(self, batch_sampler=indices, **options):
+            for images, labels in DataLoader(self, batch_sampler=(row.tolist() for row in rows), **options):
                 yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         except UserError as error:  # from a worker it comes with the worker's traceback in front
             raise UserError(str(error).strip().rsplit(f"{UserError.__name__}: ", 1)[-1]) from None
 
-    def in_memory(self, indices: Iterable[int], name: str) -> ImageSet:
+    def in_memory(self, indices: Sequence[int], name: str) -> ImageSet:
         """These images decoded once, in parallel (decoding frees the interpreter lock), under a progress bar."""
-        indices = list(indices)
         images = torch.empty(len(indices), 3, self.image_size, self.image_size, dtype=torch.uint8)
         labels = torch.empty(len(indices), dtype=torch.long)
         with ThreadPoolExecutor() as pool:
@@ -124,10 +125,8 @@ def to_model_range(images: Tensor, flip: Tensor | None = None) -> Tensor:
 
 def batch_indices(step: int, batch_size: int, num_images: int, seed: int) -> Tensor:
     """Indices (B,) of one step's images: a window on an endless row of shuffled epochs, which the seed alone fixes."""
-    start, stop = step * batch_size, (step + 1) * batch_size
-    epochs = range(start // num_images, (stop - 1) // num_images + 1)
-    parts = [epoch_order(seed, k, num_images)[max(0, start - k * num_images) : stop - k * num_images] for k in epochs]
-    return torch.from_numpy(np.concatenate(parts))
+    places = range(step * batch_size, (step + 1) * batch_size)
+    return torch.tensor([epoch_order(seed, k // num_images, num_images)[k % num_images] for k in places])
 
 
 @lru_cache(maxsize=2)
@@ -168,14 +167,16 @@ def load_digit_images(image_size: int, device: torch.device) -> ImageSet:
     return ImageSet(images.to(device), torch.from_numpy(digits.target).to(device), tuple("0123456789"))
 
 
-def fetched_splits(dataset: str, root: Path) -> tuple[Dataset, Dataset, tuple[str, ...]]:
+def fetched_splits(dataset: str, root: Path) -> tuple[Source, Source, tuple[str, ...]]:
     """(training, held-out, class names) of a torchvision set: what is in `root` is used, the rest is downloaded."""
     build, training, held_out, files = FETCHED[dataset]
-    print(f"preparing {build.__name__}; should its download be slow, stop it and place in {root}: {files}")
 
     def read_or_fetch(split: dict[str, Any]) -> Dataset:
+        with suppress(Exception):  # of any kind, where a file is missing or damaged: the next attempt will say which
+            return build(str(root), **split)
+        print(f"preparing {build.__name__}; should its download be slow, stop it and place in {root}: {files}")
         try:
-            return build(str(root), download=True, **split)  # what is there and whole is not downloaded again
+            return build(str(root), download=True, **split)
         except Exception as error:  # torchvision's, those of unpacking, and those of any network layer below
             reason = [type(error).__name__, *str(error).strip().splitlines()][-1]
             advice = f"place in {root}: {files}; remove damaged files there (their checksum is wrong) first"
@@ -185,7 +186,7 @@ def fetched_splits(dataset: str, root: Path) -> tuple[Dataset, Dataset, tuple[st
     return train, read_or_fetch(held_out), tuple(train.datasets[0].classes)
 
 
-def folder_splits(dataset: str, root: Path) -> tuple[Dataset, Dataset | None, tuple[str, ...]]:
+def folder_splits(dataset: str, root: Path) -> tuple[Source, Source | None, tuple[str, ...]]:
     """(training, held-out or None, class names) of `root`/train and `root`/val or test; or of `root` alone."""
     form = "one folder of images per class"
     advice = f"--data-dir takes a folder with {form}, or with train/ and test/ or val/ of that form"
@@ -193,9 +194,10 @@ def folder_splits(dataset: str, root: Path) -> tuple[Dataset, Dataset | None, tu
     splits = [root / name for name in ("train", "val", "test") if class_folders(root / name)]
     below = root / "train" in splits
     require(below or dataset == "folder", f"{root} has no train/; {dataset} takes train/ and val/, each with {form}")
-    train = Folder(root / "train" if below else root)
-    held_out = next((Folder(split, train.classes) for split in splits[1:]), None) if below else None
-    return train, held_out, tuple(train.classes)
+    train = root / "train" if below else root
+    classes = class_folders(train)
+    held_out = folder_images(splits[1], classes) if below and len(splits) > 1 else None
+    return folder_images(train, classes), held_out, tuple(classes)
 
 
 def class_folders(root: Path) -> list[str]:
@@ -203,23 +205,17 @@ def class_folders(root: Path) -> list[str]:
     return sorted(p.name for p in root.glob("*") if p.is_dir() and not p.name.startswith((".", "__")))
 
 
-class Folder(ImageFolder):
-    """An ImageFolder, one folder of images per class, whose numbers are those of `known` classes, if given."""
-
-    def __init__(self, root: Path, known: Sequence[str] = ()) -> None:
-        self.known = list(known)
-        try:
-            super().__init__(str(root), loader=open_picture)
-        except OSError as error:
-            advice = "each class is a folder of images; images without classes go into one folder, with --unconditional"
-            raise UserError(f"{root} takes one folder of images per class: {error}; {advice}") from error
-
-    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        found = class_folders(Path(directory))
-        new = [name for name in found if self.known and name not in self.known]
-        require(not new, f"{directory} has classes that train/ lacks: {', '.join(new)}")
-        require(bool(found), f"{directory} has no folder in it; images go into one folder of images per class")
-        return found, {name: (self.known or found).index(name) for name in found}
+def folder_images(root: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
+    """Path and class, as a number among `classes`, of every image in `root`, which has one folder per class."""
+    found = class_folders(root)
+    new = [name for name in found if name not in classes]
+    require(not new, f"{root} has classes that train/ lacks: {', '.join(new)}")
+    require(bool(found), f"{root} has no folder in it; images go into one folder of images per class")
+    try:
+        return make_dataset(str(root), {name: classes.index(name) for name in found}, IMG_EXTENSIONS)
+    except OSError as error:
+        advice = "each class is a folder of images; images without classes go into one folder, with --unconditional"
+        raise UserError(f"{root} takes one folder of images per class: {error}; {advice}") from error
 
 
 def open_picture(path: str | Path) -> Image.Image:

@@ -195,7 +195,10 @@ def import_release(folder: str | Path) -> SphereEncoder:
     require(bool(epochs), f"{folder / 'ckpt'} holds no checkpoint ep*.pth; place one there")
     with reading(path := epochs[max(epochs)]):
         content = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(repaired(content.get("ema_model") or content["model"]))
+        found = content.get("ema_model") or content["model"]
+        weights = {key: value for key, value in found.items() if not key.endswith(".rope")}  # ours computes the tables
+        weights |= {key: value.reshape(1) for key, value in weights.items() if key.endswith((".alpha1", ".alpha2"))}
+        model.load_state_dict(weights)
     return model.eval()
 
 
@@ -209,9 +212,3 @@ def config_from_release(cfg: dict[str, Any]) -> SphereConfig:
     fields = {ours: cfg[theirs] for ours, theirs in RELEASE_FIELDS.items()}
     fields |= dict(zip(("width", "depth", "num_heads"), SIZES[RELEASE_SIZES[cfg["vit_enc_model_size"]]], strict=True))
     return SphereConfig(**fields | ({} if cfg["cond_generator"] else {"num_classes": 0}))
-
-
-def repaired(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A released state dict in our form: without the rotary tables, and the mixers' alphas of shape (1,)."""
-    kept = {key: value for key, value in weights.items() if not key.endswith(".rope")}
-    return {key: value.reshape(1) if re.search(r"\.alpha[12]$", key) else value for key, value in kept.items()}

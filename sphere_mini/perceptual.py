@@ -74,10 +74,8 @@ class LPIPS(Perceptual):
         super().__init__(fetched(build, VGG_FILE))
 
     def features(self, x: Tensor) -> list[Tensor]:
-        from lpips import normalize_tensor
-
         stages = self.network.net(self.network.scaling_layer(enlarged(x, VGG_MIN)))
-        return [normalize_tensor(stage.float()) for stage in stages]
+        return [F.normalize(stage.float(), dim=1) for stage in stages]
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
         stages = zip(self.network.lins, a, b, strict=True)

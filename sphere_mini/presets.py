@@ -15,8 +15,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 ABOVE_ZERO = ["batch_size", "grad_accum", "epochs", "lr", "image_size", "clip", "compression_ratio"]
 ABOVE_ZERO += ["log_every", "sample_every", "save_every"]
 SHARES = ["hard_fraction", "label_drop", "ema"]  # at most 1
-PERCEPTUAL_WEIGHTS = ("recon_perceptual", "con_perceptual")
-ROUND_OFF = 1e-9  # so that a ratio computed from a number of channels gives that number
+PERCEPTUAL_WEIGHTS, OTHER_WEIGHTS = ("recon_perceptual", "con_perceptual"), ("recon_l1", "con_l1", "latent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +71,9 @@ class Recipe(LossWeights):
         for name, known in (("model", SIZES), ("dtype", DTYPES), ("perceptual", PERCEPTUALS)):
             value = getattr(self, name)
             require(value in known, f"{name} must be one of {', '.join(known)}, not {value!r}")
-        weights = [name for name in vars(LossWeights()) if self.perceptual != "none" or name not in PERCEPTUAL_WEIGHTS]
-        require(any(getattr(self, name) for name in weights), f"one of {', '.join(weights)} must be above 0")
-        weighed = any(getattr(self, name) for name in PERCEPTUAL_WEIGHTS)
-        advice = f"raise {' or '.join(PERCEPTUAL_WEIGHTS)}, or use --perceptual none"
-        require(weighed or self.perceptual == "none", f"perceptual {self.perceptual} has no weight; {advice}")
+        weights = PERCEPTUAL_WEIGHTS if self.perceptual != "none" else OTHER_WEIGHTS
+        problem = f"one of {', '.join(weights)} must be above 0 with --perceptual {self.perceptual}"
+        require(any(getattr(self, name) for name in weights), f"{problem}; raise one, or choose another --perceptual")
         self.sphere_config(())  # complains of sizes that do not fit, before any data is read
 
     def sphere_config(self, class_names: Sequence[str]) -> SphereConfig:
@@ -86,7 +83,7 @@ class Recipe(LossWeights):
             fields[name] = fields[name] or size
         names = tuple(class_names) if self.conditional else ()
         patch_size = self.patch_size or default_patch_size(self.image_size)
-        channels = int(3 * patch_size**2 / self.compression_ratio + ROUND_OFF)
+        channels = int(3 * patch_size**2 / self.compression_ratio + 1e-9)  # a ratio from a number of channels gives it
         fields |= {"patch_size": patch_size, "latent_channels": channels, "num_classes": len(names)}
         return SphereConfig(**fields | {"class_names": names})
 

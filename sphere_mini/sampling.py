@@ -27,10 +27,9 @@ def guidance_weights(guidance: float, place: str) -> tuple[float, float]:
 
 def guided(network: Callable[..., Tensor], value: Tensor, y: Tensor | None, weight: float) -> Tensor:
     """Classifier-free guidance: u + w·(cond - u), u under the null label; w = 1 or no label makes no second pass."""
-    conditional = network(value, y)
     if weight == 1 or y is None:
-        return conditional
-    unconditional = network(value, None)
+        return network(value, y)
+    conditional, unconditional = network(value, y), network(value, None)
     return unconditional + weight * (conditional - unconditional)
 
 
@@ -75,29 +74,33 @@ def to_unit_range(x: Tensor) -> Tensor:
     return (x.float() + 1) / 2
 
 
-def resolve_batch(
-    model: SphereEncoder, y: Tensor | None, seeds: Sequence[int] | None, **inputs: Tensor | None
-) -> Sequence[int]:
-    """One seed per image. Checks that labels, seeds and inputs speak of equally many images, and the labels' range."""
-    given = {"y": y, "seeds": seeds} | inputs
-    sizes = {name: len(value) for name, value in given.items() if value is not None}
+def prepare(
+    model: SphereEncoder,
+    y: Tensor | None,
+    seeds: Sequence[int] | None,
+    passes: int,
+    share_noise: bool = False,
+    step_noise: Tensor | None = None,
+    **inputs: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The seeds' labels (B,) and noise (B, N, D), and the loop's noise (passes, B, N, D), `step_noise` or else theirs.
+
+    Checks that labels, seeds and inputs speak of equally many images, and their ranges; seeds None: random ones.
+    """
+    sizes = {name: len(value) for name, value in ({"y": y, "seeds": seeds} | inputs).items() if value is not None}
     require(len(set(sizes.values())) < 2, f"the numbers of images differ: {sizes}")
     null = model.config.null_label
     if y is not None:
-        require(model.config.num_classes > 0, "this model has no classes; leave the labels out")
+        require(null > 0, "this model has no classes; leave the labels out")
         fits = y.shape[1] == null + 1 if y.is_floating_point() else bool(((y >= 0) & (y <= null)).all())
         require(fits, f"labels must lie in 0 ... {null - 1} (null class: {null}), or mix {null + 1} embeddings")
     seeds = torch.randint(2**31, (next(iter(sizes.values()), 1),)).tolist() if seeds is None else seeds
     require(all(0 <= seed < 2**63 for seed in seeds), "seeds must be whole numbers in 0 ... 2^63 - 1")
-    return seeds
-
-
-def loop_noise(given: Tensor | None, drawn: Tensor, passes: int, share_noise: bool) -> Tensor:
-    """Noise (passes, B, N, D) of a loop, `given` or else `drawn`; shared: the first serves all passes."""
-    noise, shape = drawn if given is None else given, (passes, *drawn.shape[1:])
+    labels, drawn = draw_from_seeds(seeds, model.config, 2 if share_noise else passes + 1)
+    noise, shape = drawn[1:] if step_noise is None else step_noise, (passes, *drawn.shape[1:])
     noise = noise[:1].repeat(passes, 1, 1, 1) if share_noise else noise[:passes]
     require(noise.shape == shape, f"step_noise is (passes, B, N, D) = {shape} here, not {tuple(noise.shape)}")
-    return noise
+    return labels, drawn[0], noise.to(model.device)
 
 
 @torch.no_grad()
@@ -124,13 +127,11 @@ def generate(
     """
     require(num_steps >= 1, f"num_steps must be at least 1, not {num_steps}")
     _, on_pixels = guidance_weights(guidance, guidance_place)
-    seeds = resolve_batch(model, y, seeds, noise=noise)
-    labels, drawn = draw_from_seeds(seeds, model.config, 2 if share_noise else num_steps)
+    labels, drawn, step_noise = prepare(model, y, seeds, num_steps - 1, share_noise, step_noise, noise=noise)
     y = labels if y is None else y
     y = y.to(model.device) if model.config.num_classes else None
-    noise, shape = drawn[0] if noise is None else noise, tuple(drawn.shape[1:])
+    noise, shape = drawn if noise is None else noise, tuple(drawn.shape)
     require(noise.shape == shape, f"noise is (B, N, D) = {shape} here, not {tuple(noise.shape)}")
-    step_noise = loop_noise(step_noise, drawn[1:], num_steps - 1, share_noise).to(model.device)
     x = guided(model.decode, spherify(noise.to(model.device)), y, on_pixels).clamp(-1, 1)
     steps = [x, *refine(model, x, y, step_noise, 1.0, guidance, guidance_place, decay)]
     return to_unit_range(torch.stack(steps) if every_step else steps[-1])
@@ -162,18 +163,17 @@ def interpolate(
     require(corners in (2, 4), f"interpolation takes two seeds, or four for a grid, not {corners}")
     require(frames >= 2, f"frames must be at least 2, both ends, not {frames}")
     require(path in PATHS, f"path must be one of {', '.join(PATHS)}, not {path!r}")
-    resolve_batch(model, y, seeds)
-    labels, drawn = draw_from_seeds(seeds, model.config, num_steps + 1)
+    labels, ends, step_noise = prepare(model, y, seeds, num_steps)
     t = torch.linspace(0, 1, frames)
     shares = torch.stack([1 - t, t], dim=1)  # (frames, 2)
     if corners == 4:
         shares = torch.einsum("ri,cj->rcij", shares, shares).reshape(-1, 4)  # (frames², 4)
-    noise = torch.einsum("fk,knd->fnd", shares, drawn[0])
+    noise = torch.einsum("fk,knd->fnd", shares, ends)
     if path == "spherical" and corners == 2:
-        noise = slerp(*(end.expand_as(noise) for end in drawn[0].split(1)), t)
+        noise = slerp(*(end.expand_as(noise) for end in ends.split(1)), t)
     mixed = shares @ F.one_hot(labels if y is None else y.cpu(), model.config.num_classes + 1).float()
     y = mixed if model.config.num_classes else None
-    step_noise = drawn[1:, :1].expand(-1, len(noise), -1, -1)
+    step_noise = step_noise[:, :1].expand(-1, len(noise), -1, -1)
     return generate(model, y, num_steps, noise=noise, step_noise=step_noise, **sampling)
 
 
@@ -197,9 +197,7 @@ def manipulate(
     """
     require(num_steps >= 1, f"num_steps must be at least 1, not {num_steps}")
     require(0 < strength <= 1, f"strength must lie above 0 and up to 1, not {strength}")
-    seeds = resolve_batch(model, y, seeds, x=x)
-    _, drawn = draw_from_seeds(seeds, model.config, 2 if share_noise else num_steps + 1)
-    step_noise = loop_noise(step_noise, drawn[1:], num_steps, share_noise).to(model.device)
+    *_, step_noise = prepare(model, y, seeds, num_steps, share_noise, step_noise, x=x)
     x, y = x.to(model.device), None if y is None else y.to(model.device)
     steps = list(refine(model, x, y, step_noise, strength, **sampling))
     return to_unit_range(torch.stack(steps) if every_step else steps[-1])

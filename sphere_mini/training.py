@@ -53,8 +53,7 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
 
 def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
     """A generator fixed by (seed, step, ...): any step's noise can be drawn again, there is no random state to save."""
-    mixed = int(np.random.SeedSequence(key).generate_state(1)[0])
-    return torch.Generator(device).manual_seed(mixed)
+    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
@@ -114,19 +113,14 @@ def train_step(
         for name, value in parts.items():
             losses[name] = losses.get(name, 0) + value.detach() / recipe.grad_accum
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-    mark_bad_step(state, losses["loss"] + grad_norm)
+    bad = (state.bad_step == 0) & ~(losses["loss"] + grad_norm).isfinite()
+    state.bad_step = torch.where(bad, state.step + 1, state.bad_step)  # stays on the device: the host does not wait
     optimizer.found_inf = (state.bad_step > 0).float()  # a fused optimizer leaves the weights alone where this is 1
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     update_ema(state, recipe.ema)
     state.step += 1
     return losses | {"grad_norm": grad_norm, "lr": lr}
-
-
-def mark_bad_step(state: TrainState, value: Tensor) -> None:
-    """Note on the device that this step's loss or gradient is not finite; from then on nothing changes the weights."""
-    bad = (state.bad_step == 0) & ~value.isfinite()
-    state.bad_step = torch.where(bad, state.step + 1, state.bad_step)
 
 
 def update_ema(state: TrainState, decay: float) -> None:

@@ -308,7 +308,7 @@ MISTAKES = [  # command, what the one sentence says
     ("train.py --set recon_l1=0 --set con_l1=0 --set latent=0", "one of recon_l1, "),
     ("train.py --set con_perceptual=1", "con_perceptual would change nothing without --perceptual"),
     ("train.py --set perceptual=vgg", "one of none, efficientnet, lpips"),
-    ("train.py --perceptual efficientnet --set recon_perceptual=0 --set con_perceptual=0", "has no weight"),
+    ("train.py --perceptual efficientnet --set recon_perceptual=0 --set con_perceptual=0", "one of recon_perceptual,"),
     ("train.py --perceptual vgg", "invalid choice: 'vgg'"),
     ("train.py --recipe slow", "invalid choice: 'slow'"),
     ("train.py --dataset cifar10 --perceptual none --set batchsize=4", "near it: batch_size"),
