@@ -18,9 +18,8 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
-from cli.common import Parser, claim_path, run_script
+from cli.common import Parser, claim_path, connect, gather, own_share, run_script
 from cli.evaluate import add_flags, evaluate
 from sphere_mini import (
     SphereEncoder,
@@ -36,7 +35,7 @@ from sphere_mini.data import open_picture, square_pixels, to_model_range
 from sphere_mini.errors import reading, require
 from sphere_mini.metrics import psnr
 from sphere_mini.sampling import GUIDANCE_PLACES, PATHS, STITCHES, stitch, to_unit_range
-from sphere_mini.training import pick_device
+from sphere_mini.training import world
 from sphere_mini.viz import (
     GRID_COLUMNS,
     class_name,
@@ -213,21 +212,24 @@ def save_images(model: SphereEncoder, labels: list[int], args: argparse.Namespac
     total, flags = (args.per_class or GRID_COLUMNS) * max(len(labels), 1), f"--num-steps {num_steps}"
     flags += f" --guidance {args.guidance:g} --guidance-place {args.guidance_place}"
     flags += " --fresh-noise" * args.fresh_noise + " --decay" * args.decay
-    with tqdm(total=total, desc="images") as progress:
-        for first in range(0, total, SAVED_BATCH):
-            seeds = range(args.seed + first, args.seed + min(first + SAVED_BATCH, total))
-            chosen = [labels[(seed - args.seed) % len(labels)] for seed in seeds] if labels else []
-            files = {}
-            for k, seed in enumerate(seeds):
-                name = f"class{chosen[k]:04d}-seed{seed:08d}.png" if chosen else f"seed{seed:08d}.png"
-                again = f"python sample.py RUN{f' --classes {chosen[k]}' if chosen else ''} --seed {seed}"
-                files[folder / name] = {"command": f"{again} --per-class 1 {flags}", "weights": weights, "seed": seed}
-            if [path for path, facts in files.items() if not is_saved(path, facts)]:
-                y = torch.tensor(chosen) if chosen else None
-                images = generate(model, y, num_steps, seeds=seeds, **loop_options(args))
-                for pixels, (path, facts) in zip(to_uint8(images), files.items(), strict=True):
-                    save_single(Image.fromarray(pixels), path, facts)
-            progress.update(len(seeds))
+
+    def save_batch(first: int) -> None:
+        seeds = range(args.seed + first, args.seed + min(first + SAVED_BATCH, total))
+        chosen = [labels[(seed - args.seed) % len(labels)] for seed in seeds] if labels else []
+        files = {}
+        for k, seed in enumerate(seeds):
+            name = f"class{chosen[k]:04d}-seed{seed:08d}.png" if chosen else f"seed{seed:08d}.png"
+            again = f"python sample.py RUN{f' --classes {chosen[k]}' if chosen else ''} --seed {seed}"
+            files[folder / name] = {"command": f"{again} --per-class 1 {flags}", "weights": weights, "seed": seed}
+        if [path for path, facts in files.items() if not is_saved(path, facts)]:
+            y = torch.tensor(chosen) if chosen else None
+            images = generate(model, y, num_steps, seeds=seeds, **loop_options(args))
+            for pixels, (path, facts) in zip(to_uint8(images), files.items(), strict=True):
+                save_single(Image.fromarray(pixels), path, facts)
+
+    for first in own_share(range(0, total, SAVED_BATCH), "images", SAVED_BATCH):
+        save_batch(first)
+    gather([])  # wait for the others
     print(f"{total:,} images are in {folder}")
 
 
@@ -322,7 +324,9 @@ def main() -> None:
     args.command = shlex.join(["python", "sample.py", *sys.argv[1:]])
     out = Path(getattr(args, "out", None) or "")  # a name that is taken should not cost the wait for the picture
     require(not out.is_file(), f"{out} exists already; choose another --out, nothing is written over")
-    device = pick_device(args.device)
+    device = connect(args.device)
+    if world()[0] > 0 and args.task != "evaluate" and not getattr(args, "save_images", None):
+        return  # a picture is the work of one process
     args.function(SphereEncoder.from_pretrained(args.run).to(device), args)
 
 

@@ -7,6 +7,7 @@ model.safetensors (averaged weights, for use), last.pt (for --resume), metrics.j
 import argparse
 import difflib
 import json
+import os
 import signal
 import sys
 import time
@@ -18,12 +19,13 @@ from types import FrameType
 from typing import Any, get_type_hints
 
 import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
-from cli.common import Parser, claim_path, run_script
+from cli.common import Parser, any_process, claim_path, connect, first_of_node, from_rank_0, launch_note, run_script
 from cli.dry_run import dry_run
 from cli.fine_tune import shape_fields, start_from
-from sphere_mini import SphereEncoder, UserError
+from sphere_mini import SphereConfig, SphereEncoder, UserError
 from sphere_mini.checkpoint import METRICS_FILE, SAMPLES_FOLDER, write_safely
 from sphere_mini.data import ImageFiles, ImageSet, load_data, to_model_range
 from sphere_mini.errors import require
@@ -39,21 +41,24 @@ from sphere_mini.presets import (
 )
 from sphere_mini.sampling import reconstruct, to_unit_range
 from sphere_mini.training import (
+    LR_BATCH,
     TrainState,
     find_bad_step,
     held_out_psnr,
     load_run,
     new_state,
-    pick_device,
     save_run,
     save_weights,
     train,
+    world,
 )
 from sphere_mini.viz import GRID_COLUMNS, class_rows, grid_labels, image_grid
 
 RECIPE_FLAGS = ("data_dir", "image_size", "model", "steps", "epochs", "batch_size", "lr", "perceptual", "dtype", "seed")
 RECIPE_FLAGS += ("dataset", "grad_accum", "init_from", "save_every", "log_every", "sample_every")
+RECIPE_FLAGS += ("checkpoint_activations",)
 FREE_ON_RESUME = ("data_dir", "in_memory_gb", "workers", "grad_accum", "save_every", "log_every", "sample_every")
+FREE_ON_RESUME += ("checkpoint_activations",)
 TERMS = ("loss", "pix_recon", "pix_con", "lat_con")  # of the losses, those shown in the progress bar
 
 
@@ -79,6 +84,7 @@ def parse_args() -> argparse.Namespace:
     length.add_argument("--epochs", type=float, help="length of the run in passes over the data")
     add("--batch-size", type=int, help="global batch size")
     add("--grad-accum", type=int, metavar="PARTS", help="parts of the batch that follow one another, to save memory")
+    add("--checkpoint-activations", action="store_true", default=None, help="less memory, more time, same gradients")
     add("--lr", type=float, help="peak learning rate of the decoder per 256 images of global batch")
     add(
         "--perceptual",
@@ -182,7 +188,7 @@ def new_recipe(args: argparse.Namespace, pretrained: SphereEncoder | None) -> Re
     """The preset of the data set; over it a pretrained model's shape, and then what the command line sets."""
     fields = given_fields(args)
     shape = shape_fields(pretrained.config) if pretrained else {}
-    recipe = make_recipe(**{"dataset": "digits", "recipe": args.recipe} | shape | fields)
+    recipe = make_recipe(**{"dataset": "digits", "recipe": args.recipe, "processes": world()[1]} | shape | fields)
     idle = [name for name in PERCEPTUAL_WEIGHTS if fields.get(name) and recipe.perceptual == "none"]
     require(
         not idle, f"{' and '.join(idle)} would change nothing without --perceptual {' or '.join([*PERCEPTUALS][1:])}"
@@ -216,8 +222,7 @@ def start(args: argparse.Namespace, device: torch.device) -> Run:
     """Get a new run ready; all that a user can get wrong is found here, before anything is written."""
     pretrained = load_pretrained(args)
     recipe = new_recipe(args, pretrained)
-    perceptual = load_perceptual(recipe.perceptual, device)
-    data, held_out = load_data(recipe, device)
+    perceptual, (data, held_out) = load_inputs(recipe, device)
     batch, advice = recipe.batch_size, f"use --batch-size {len(data)} or less"
     require(batch <= len(data), f"the batch ({batch}) is larger than the data set; {advice}")
     recipe = recipe.resolved(len(data))
@@ -226,36 +231,65 @@ def start(args: argparse.Namespace, device: torch.device) -> Run:
     if pretrained:
         new_classes = ", ".join(start_from(state, pretrained)) or "no class"
         print(f"weights from {recipe.init_from}; class tables made anew for: {new_classes}")
+    folder = from_rank_0(lambda: new_folder(args, state.model.config, recipe))
+    return Run(state, recipe, data, held_out, perceptual, folder)
+
+
+def new_folder(args: argparse.Namespace, config: SphereConfig, recipe: Recipe) -> Path:
+    """Make the run folder, with enough in it to begin again before the first save."""
     folder = claim_path(args.out, Path("runs") / f"{recipe.dataset}-{recipe.model}", SAMPLES_FOLDER)
     try:
-        save_config(state.model.config, folder, training=asdict(recipe))  # enough to begin again, before the first save
+        save_config(config, folder, training=asdict(recipe))
+        if dist.is_initialized():
+            launch_note().write_text(str(folder))
     except OSError as error:
         raise UserError(f"nothing can be written to {folder} ({error}); make room, remove it, start again") from error
-    return Run(state, recipe, data, held_out, perceptual, folder)
+    return folder
+
+
+def load_inputs(recipe: Recipe, device: torch.device) -> tuple[Perceptual | None, tuple[Any, Any]]:
+    """The perceptual network, and the data as from `load_data`; checks that the batch can be split."""
+    batch, parts, processes = recipe.batch_size, recipe.grad_accum, world()[1]
+    into = f"{processes} processes with {parts} part{'s' * (parts > 1)} each"
+    require(batch % (parts * processes) == 0, f"a batch of {batch} cannot be split into {into}; change --batch-size")
+    return first_of_node(lambda: (load_perceptual(recipe.perceptual, device), load_data(recipe, device)))
 
 
 def resume(args: argparse.Namespace, device: torch.device) -> Run:
     """Get a run ready that was stopped, or killed."""
     folder = Path(args.resume)
-    state, recipe = load_run(folder, device)
+    state, recipe = first_of_node(lambda: load_run(folder, device))  # a damaged file is set aside by one alone
     if recipe.init_from and not state.step:
         start_from(state, SphereEncoder.from_pretrained(recipe.init_from))
     recipe = resumed_recipe(args, recipe)
-    data, held_out = load_data(recipe, device)
+    perceptual, (data, held_out) = load_inputs(recipe, device)
     state.num_images = state.num_images or len(data)
     changed = f"{state.num_images:,} images when the run began and {len(data):,} now; put them back as they were"
     require(len(data) == state.num_images, f"the data set had {changed}")
     known, found = state.model.config.class_names, data.class_names if recipe.conditional else ()
     require(known == found, f"the classes were {', '.join(known)} and are {', '.join(found)} now; put them back")
     with forgiven("a shorter log"):
-        keep_rows(folder / METRICS_FILE, state.step)
-    return Run(state, recipe, data, held_out, load_perceptual(recipe.perceptual, device), folder)
+        if world()[0] == 0:
+            keep_rows(folder / METRICS_FILE, state.step)
+    return Run(state, recipe, data, held_out, perceptual, folder)
+
+
+def go_on_after_failure(args: argparse.Namespace) -> None:
+    """Where torchrun has started the processes again (--max-restarts): resume the run that they had begun, if any."""
+    if not dist.is_initialized() or args.resume:
+        return
+    note, again = launch_note(), int(os.environ["TORCHELASTIC_RESTART_COUNT"]) > 0
+    begun = from_rank_0(lambda: note.read_text() if again and note.exists() else note.unlink(missing_ok=True))
+    if begun:
+        print(f"started again by torchrun; going on with {begun}")
+        args.resume, args.out, args.recipe = begun, None, None
 
 
 def main() -> None:
     """Train, from the beginning or from where a run was stopped, and end with the right exit code."""
     args = parse_args()
-    device = pick_device(args.device)
+    device = connect(args.device)
+    go_on_after_failure(args)
     if args.dry_run and not args.resume:
         return dry_run(new_recipe(args, load_pretrained(args)), device)
     require(args.max_minutes is None or args.max_minutes > 0, f"--max-minutes must be above 0, not {args.max_minutes}")
@@ -264,15 +298,22 @@ def main() -> None:
         state, recipe, folder = run.state, run.recipe, run.folder
         if state.step >= recipe.steps:
             with forgiven("the weights for use"):  # the end of the last save, should that have been cut off
-                save_weights(folder, state, recipe)
+                if world()[0] == 0:
+                    save_weights(folder, state, recipe)
             return print(f"{folder} is finished, with {recipe.steps:,} steps; a larger --steps would take it further")
         parameters = sum(p.numel() for p in state.model.parameters())
         print(f"{len(run.data):,} images, {parameters:,} parameters, {recipe.steps:,} steps on {device}, into {folder}")
+        batch, parts, processes = recipe.batch_size, recipe.grad_accum, world()[1]
+        split = f"{processes} process{'es' * (processes > 1)} x {parts} part{'s' * (parts > 1)} x"
+        lr = recipe.lr * batch / LR_BATCH
+        print(f"a step: {split} {batch // processes // parts} images = {batch:,}", end="; ")
+        print(f"learning rate {lr:.3g}, encoder {lr * recipe.encoder_lr_factor:.3g}")
         stop.begin()
         with explained(recipe):
             follow(run, stop)
     if state.step < recipe.steps:
-        print(f"stopped {stop.reason} behind step {state.step}; go on with `python train.py --resume {folder}`")
+        reason = stop.reason or "as another process was"
+        print(f"stopped {reason} behind step {state.step}; go on with `python train.py --resume {folder}`")
         sys.exit(stop.code)
     print(f"done: weights and samples are in {folder}; draw from it with `python sample.py {folder}`")
 
@@ -280,17 +321,20 @@ def main() -> None:
 def follow(run: Run, stop: Stop) -> None:
     """Train; log, sample and save on the way. Raises `UserError` where the last save fails."""
     state, recipe, folder, total = run.state, run.recipe, run.folder, run.recipe.steps
-    progress = tqdm(train(state, recipe, run.data, run.perceptual), total=total, initial=state.step, unit="step")
+    steps, writes = train(state, recipe, run.data, run.perceptual), world()[0] == 0
+    progress = tqdm(steps, total=total, initial=state.step, unit="step", disable=not writes)
     saved = seen = state.step
     since, waited = time.perf_counter(), 0.0
     for losses in progress:
         waited += losses.pop("data_s")
         every = (recipe.log_every, recipe.sample_every, recipe.save_every)
         log, sample, save = (state.step == total or state.step % steps == 0 for steps in every)
-        stopping = stop.asked()  # asked once: a signal during what follows is for the next step
+        stopping = any_process(stop.asked())  # asked once: a signal during what follows is for the next step
         save = save or stopping
         if log or sample or save:
             check_finite(run, saved)
+        if not writes:
+            log, sample, save, saved = False, False, False, state.step if save else saved
         if log or sample:
             row = {"step": state.step} | {name: float(value) for name, value in losses.items()}
             elapsed = time.perf_counter() - since

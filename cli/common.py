@@ -1,16 +1,26 @@
-"""What both scripts share: a parser, errors in one sentence, names that are free."""
+"""What both scripts share: a parser, errors in one sentence, free names, and the work of several processes."""
 
 import argparse
+import os
 import socket
 import sys
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
 
 from sphere_mini.checkpoint import free_path
 from sphere_mini.errors import UserError, require
+from sphere_mini.training import pick_device, world
 
 PATIENCE = 30  # seconds after which a download that receives nothing fails instead of hanging
+TURN = 3  # seconds that other processes leave rank 0 to say what is wrong
+T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,9 +38,85 @@ def run_script(main: Callable[[], None]) -> None:
     socket.setdefaulttimeout(PATIENCE)
     try:
         main()
+        if dist.is_initialized():
+            dist.destroy_process_group()
     except (UserError, KeyboardInterrupt) as error:
+        if world()[0] > 0:
+            time.sleep(TURN)  # rank 0 has mostly found the same; then it has said so, and torchrun ends this process
         print(f"error: {str(error) or 'stopped by Ctrl-C'}", file=sys.stderr)
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 2)
+
+
+def connect(name: str) -> torch.device:
+    """The device called `name`. Under torchrun the processes meet, each takes a device, and only rank 0 prints."""
+    device = pick_device(name)
+    if dist.is_torchelastic_launched():
+        backend, place = dist.get_default_backend_for_device(device), int(os.environ["LOCAL_RANK"])
+        if device.type != "cpu":
+            count = torch.accelerator.device_count()
+            require(place < count, f"--nproc-per-node is too large; this machine has {count} {device.type} devices")
+            torch.accelerator.set_device_index(place)
+            backend = f"cpu:gloo,{device.type}:{backend}"  # gloo for what the hosts agree on
+        dist.init_process_group(backend)
+        if dist.get_rank() > 0:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the end)
+    return device
+
+
+def first_of_node(load: Callable[[], T]) -> T:
+    """What `load` gives, run by one process of each machine before the others: it may download."""
+    leads, problem, found = int(os.environ.get("LOCAL_RANK", 0)) == 0, None, None
+    try:
+        found = load() if leads else None
+    except UserError as error:
+        problem = error
+    if any_process(problem is not None):  # all of them have come here
+        raise problem or UserError("another process could not read what this run needs; see its message")
+    return found if leads else load()
+
+
+def from_rank_0(make: Callable[[], T]) -> T:
+    """What `make` gives on rank 0, or the `UserError` that it raises there, on all processes."""
+    if not dist.is_initialized():
+        return make()
+    values = [None]
+    if dist.get_rank() == 0:
+        try:
+            values = [make()]
+        except UserError as error:
+            values = [error]
+    dist.broadcast_object_list(values)
+    if isinstance(values[0], UserError):
+        raise values[0]
+    return values[0]
+
+
+def launch_note() -> Path:
+    """Where rank 0 writes its run folder down, for the processes that the same torchrun starts after a failure."""
+    return Path(tempfile.gettempdir()) / f"sphere_mini-{os.getppid()}"
+
+
+def any_process(says: bool) -> bool:
+    """Whether any of the processes says so; all of them have to ask."""
+    if dist.is_initialized():
+        dist.all_reduce(answer := torch.tensor(int(says)))
+        return bool(answer)
+    return says
+
+
+def own_share(chunks: Sequence[T], what: str, unit: int) -> Iterable[T]:
+    """This process's share of the chunks of `unit` images, which go round the processes, under a progress bar."""
+    rank, processes = world()
+    return tqdm(chunks[rank::processes], what, unit="image", unit_scale=unit, leave=False, disable=rank > 0)
+
+
+def gather(results: list[T]) -> list[T]:
+    """The results of all processes' shares in the order of the chunks; all of them have to ask."""
+    processes = world()[1]
+    if processes == 1:
+        return results
+    dist.all_gather_object(parts := [None] * processes, results)
+    return [parts[k % processes][k // processes] for k in range(sum(map(len, parts)))]
 
 
 def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:

@@ -12,7 +12,7 @@ from sphere_mini import SphereEncoder
 from sphere_mini.losses import StepNoise, sphere_losses
 from sphere_mini.perceptual import PERCEPTUALS
 from sphere_mini.presets import SETS, Recipe
-from sphere_mini.training import autocast, precision
+from sphere_mini.training import autocast, precision, world
 
 
 def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device) -> dict[str, int]:
@@ -26,7 +26,8 @@ def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device
         PERCEPTUALS[recipe.perceptual],
         {},
     )
-    size, images = recipe.batch_size // recipe.grad_accum, num_images if recipe.fits_memory(num_images) else 0
+    size = recipe.batch_size // recipe.grad_accum // world()[1]
+    images = num_images if recipe.fits_memory(num_images) else 0
     perceptual = build(pretrained=False) if build else None
 
     def keep(tensor: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase
-from tqdm import tqdm
 
+from cli.common import first_of_node, from_rank_0, gather, own_share
 from cli.features import EXTRACTORS, extract, fid, fidelity, load_extractor
 from sphere_mini import SphereEncoder, UserError, generate, reconstruct, spherify
 from sphere_mini.checkpoint import free_path, write_safely
@@ -35,7 +35,7 @@ from sphere_mini.metrics import coverage, judge_digits, memorised_below, nearnes
 from sphere_mini.model import CONFIG_FILE, HUB_PREFIX, local_folder
 from sphere_mini.presets import SETS, Recipe, make_recipe
 from sphere_mini.sampling import GUIDANCE_PLACES, guidance_weights, to_unit_range
-from sphere_mini.training import held_out_psnr
+from sphere_mini.training import held_out_psnr, world
 from sphere_mini.viz import GRID_COLUMNS, class_name, image_grid, quantise, save_picture, sphere_figure
 
 MANY, FEW = 50_000, 10_000  # images: the field's convention; a number below FEW stands in a distance's name
@@ -109,6 +109,8 @@ def evaluate(model: SphereEncoder, args: argparse.Namespace) -> None:
         write(path, json.dumps(result, indent=1))
     result["reconstruction"] = [task.facts | score_reconstructions(task, real)]
     v, labels = encode_reference(task)
+    if world()[0] > 0:
+        return
     result["coverage"] = [task.facts | row for row in score_coverage(v, labels, model)]
     write(path, json.dumps(result, indent=1))
     for rows in result.values():
@@ -151,7 +153,9 @@ def output_folder(args: argparse.Namespace) -> Path:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a small file; `UserError` where that fails."""
+    """Write a small file, on rank 0; `UserError` where that fails."""
+    if world()[0] > 0:
+        return
     try:
         path.write_text(text)
     except OSError as error:
@@ -178,8 +182,10 @@ def prepare(model: SphereEncoder, args: argparse.Namespace) -> Evaluation:
     """Read the data and the network of the features; whatever does not fit is said here."""
     recipe, classes = find_recipe(model, args), model.config.num_classes
     features = args.features or ("pixels" if recipe.dataset == "digits" else "efficientnet")
-    extractor = load_extractor(features, model.device)
-    data, held_out = load_data(recipe, model.device, HELD_OUT)
+    device = model.device
+    extractor, (data, held_out) = first_of_node(
+        lambda: (load_extractor(features, device), load_data(recipe, device, HELD_OUT))
+    )
     names = model.config.class_names or data.class_names
     same = not classes or (names == data.class_names and len(names) == classes)
     require(same, f"this model's {classes} classes are not those of {recipe.dataset}; pass another --dataset")
@@ -198,27 +204,25 @@ def prepare(model: SphereEncoder, args: argparse.Namespace) -> Evaluation:
     return Evaluation(model, data, held_out, rows, root, extractor, facts, num_images, digits)
 
 
-def cached_features(task: Evaluation, split: str, data: ImageSet | ImageFiles, rows: Tensor) -> Tensor:
-    """Features (len(rows), F) of these images of a set; kept beside the data, if they took a network."""
+def cached_features(task: Evaluation, split: str, data: ImageSet | ImageFiles, rows: Tensor) -> Tensor | None:
+    """Features (len(rows), F) of these images of a set, on rank 0; kept beside the data, if they took a network."""
     name = task.facts["features"]
     sample = data.batches(rows[spread(len(rows), SAMPLED)].split(BATCH))
     digest = hashlib.sha256(b"".join(images.cpu().numpy().tobytes() for images, _ in sample)).hexdigest()[:12]
     path = task.root / f"features-{name}-{split}-{len(rows)}-{digest}.safetensors"
+    features, alone = None, world()[0] == 0  # one process alone reads, writes and scores
     with suppress(OSError, SafetensorError, KeyError):  # not there, or damaged: made anew
-        return load_file(path)["features"]
-    chunks = progress(rows.split(BATCH), f"features of {split} images")
-    features = extract(task.extractor, (images for images, _ in data.batches(chunks)))[0]
-    if name != "pixels":
+        features = load_file(path)["features"] if alone else None
+    if from_rank_0(lambda: features is not None):
+        return features
+    chunks = own_share(rows.split(BATCH), f"features of {split} images", BATCH)
+    (features, *_) = extract(task.extractor, (images for images, _ in data.batches(chunks)))
+    if name != "pixels" and alone:
         try:
             write_safely(path, lambda temporary: save_file({"features": features}, temporary))
         except OSError as error:
             print(f"warning: {path} could not be written ({error}); the next call computes these features again")
     return features
-
-
-def progress(chunks: Sequence[Tensor], what: str) -> Iterable[Tensor]:
-    """Batches under a progress bar that counts images."""
-    return tqdm(chunks, what, unit="image", unit_scale=len(chunks[0]), leave=False)
 
 
 def memorised_from(task: Evaluation, real: Tensor) -> float:
@@ -227,10 +231,13 @@ def memorised_from(task: Evaluation, real: Tensor) -> float:
     Where all images were trained on, each one's nearness to the others says what is usual.
     """
     if task.held_out is None:
-        of, (_, ratio) = "training images to others", nearness(real, real, others=True)
+        of, held_out = "training images to others", real
     else:
+        of = "held-out images to training images"
         held_out = cached_features(task, "held-out", task.held_out, torch.arange(len(task.held_out)))
-        of, (_, ratio) = "held-out images to training images", nearness(held_out, real)
+    if world()[0] > 0:
+        return 0.0
+    _, ratio = nearness(held_out, real, others=task.held_out is None)
     below, duplicates = memorised_below(ratio)
     of = f"{len(ratio) - duplicates:,} {of} ({duplicates:,} near-duplicates left out)"
     task.facts["memorised below"] = f"{below:.3f}, the nearness of 1% of {of}"
@@ -239,12 +246,14 @@ def memorised_from(task: Evaluation, real: Tensor) -> float:
 
 def score_samples(
     task: Evaluation, way: dict[str, Any], real: Tensor, below: float, args: argparse.Namespace
-) -> tuple[dict[str, Any], Image.Image]:
+) -> tuple[dict[str, Any], Image.Image | None]:
     """All scores of one way of sampling, a list with one number per repeat each; and a picture of the closest pairs."""
     n, classes, scores = task.num_images, task.model.config.num_classes, defaultdict(list)
     labels = torch.arange(n) % classes if classes else None
     for first in range(args.seed, args.seed + n * args.repeats, n):
         fake = extract(task.extractor, sample_batches(task.model, way, labels, first, n))
+        if world()[0] > 0:
+            continue
         values = {task.name(score): value for score, value in fidelity(fake, real).items()}
         if task.digits:
             judged = judge_digits((fake[0].view(n, 1, 8, 8) + 1) / 2, labels)
@@ -252,6 +261,8 @@ def score_samples(
         index, ratio = nearness(fake[0], real)
         for score, value in (values | {"memorised": (ratio < below).float().mean().item()}).items():
             scores[score].append(value)
+    if world()[0] > 0:
+        return {}, None
     names = {"num_steps": "steps", "guidance": "guidance", "guidance_place": "place"}
     row = {shown: way[name] for name, shown in names.items()}
     row |= {"noise": NOISE[not way["share_noise"]], "schedule": SCHEDULE[way["decay"]]}
@@ -264,7 +275,7 @@ def sample_batches(
 ) -> Iterator[Tensor]:
     """Samples, uint8 (B, 3, H, W), of the seeds from `first` on; `UserError` where they are not numbers."""
     what = f"samples of {way['num_steps']} step{'s' * (way['num_steps'] > 1)}"
-    for rows in progress(torch.arange(count).split(BATCH), what):
+    for rows in own_share(torch.arange(count).split(BATCH), what, BATCH):
         y = None if labels is None else labels[rows]
         yield quantise(checked(generate(model, y, seeds=[first + row for row in rows.tolist()], **way)))
 
@@ -292,14 +303,16 @@ def score_reconstructions(task: Evaluation, real: Tensor) -> dict[str, Any]:
     errors = []
 
     def batches() -> Iterator[Tensor]:
-        for images, _ in task.data.batches(progress(task.some_rows().split(BATCH), "reconstructions")):
+        for images, _ in task.data.batches(own_share(task.some_rows().split(BATCH), "reconstructions", BATCH)):
             x = to_model_range(images)
             again = checked(reconstruct(task.model, x))
-            errors.append(psnr(again, to_unit_range(x)))
+            errors.append(psnr(again, to_unit_range(x)).cpu())
             yield quantise(again)
 
-    distance = fid(extract(task.extractor, batches())[0], real)
-    row = {"images": len(task.some_rows()), f"r{task.name('FID')}": distance, "PSNR": torch.cat(errors).mean().item()}
+    (features, *_), errors = extract(task.extractor, batches()), torch.cat(gather(errors))
+    if world()[0] > 0:
+        return {}
+    row = {"images": len(errors), f"r{task.name('FID')}": fid(features, real), "PSNR": errors.mean().item()}
     return row | ({"PSNR held out": held_out_psnr(task.model, task.held_out)} if task.held_out else {})
 
 
@@ -307,10 +320,10 @@ def score_reconstructions(task: Evaluation, real: Tensor) -> dict[str, Any]:
 def encode_reference(task: Evaluation) -> tuple[Tensor, Tensor]:
     """Points on the sphere (n, N, D) of the reference's images under their own classes, and the labels (n,)."""
     parts, conditional = [], task.model.config.num_classes > 0
-    for images, y in task.data.batches(progress(task.some_rows().split(BATCH), "latents")):
+    for images, y in task.data.batches(own_share(task.some_rows().split(BATCH), "latents", BATCH)):
         z = task.model.encode(to_model_range(images), y if conditional else None)
         parts.append((spherify(z).cpu(), y.cpu()))
-    v, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    v, labels = (torch.cat(part) for part in zip(*gather(parts), strict=True))
     return v, labels if conditional else torch.zeros_like(labels)
 
 

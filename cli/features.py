@@ -18,6 +18,7 @@ from torch_fidelity import (
 )
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
+from cli.common import gather
 from sphere_mini.metrics import spread
 from sphere_mini.perceptual import EfficientNetLite, fetched
 
@@ -82,8 +83,9 @@ def load_extractor(name: str, device: torch.device) -> FeatureExtractorBase:
 
 @torch.no_grad()
 def extract(extractor: FeatureExtractorBase, batches: Iterable[Tensor]) -> list[Tensor]:
-    """What an extractor sees in batches of images, uint8 (B, 3, H, W): (n, F) for each of its layers, on the CPU."""
-    parts = [[layer.cpu() for layer in extractor(images)] for images in batches]
+    """What an extractor sees in batches of images, uint8 (B, 3, H, W): (n, F) for each of its layers, on the CPU.
+    Under torchrun each process gives its own share of the batches (`own_share`), and all get all features."""
+    parts = gather([[layer.cpu() for layer in extractor(images)] for images in batches])
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
 

@@ -44,6 +44,7 @@ class Recipe(LossWeights):
     perceptual: str = "lpips"
     batch_size: int = 256  # global
     grad_accum: int = 1  # parts of the batch that follow one another, to save memory
+    checkpoint_activations: bool = False  # keep less for the gradients, compute it again: memory for time
     epochs: float = 100.0
     steps: int = 0  # 0: from epochs
     warmup_epochs: float = 10.0
@@ -143,7 +144,7 @@ def default_patch_size(image_size: int) -> int:
     return next((patch for size, patch in ((64, 2), (128, 4), (256, 8)) if image_size <= size), 16)
 
 
-def make_recipe(dataset: str, recipe: str | None = None, **overrides: Any) -> Recipe:
+def make_recipe(dataset: str, recipe: str | None = None, processes: int = 1, **overrides: Any) -> Recipe:
     """The preset of a data set with single fields replaced; `UserError` for an unknown data set, field or value.
 
     recipe: "paper", "quick", or None for the paper's where it has the data set or the size of model. Sets that the
@@ -157,7 +158,8 @@ def make_recipe(dataset: str, recipe: str | None = None, **overrides: Any) -> Re
         alike = "afhq" if image_size > LARGE else "cifar10"
         fields |= dict(zip(PAPER_COLUMNS, PAPER.get(dataset, PAPER[alike]), strict=True))
         part, batch = fields.pop("part"), overrides.get("batch_size", fields["batch_size"])
-        fields["grad_accum"] = next((k for k in range(1, batch + 1) if batch % k == 0 and batch <= part * k), 1)
+        fits = (k for k in range(1, batch + 1) if batch % (k * processes) == 0 and batch <= part * k * processes)
+        fields["grad_accum"] = next(fits, 1)
     else:
         fields |= QUICK | {"patch_size": 2 * default_patch_size(image_size)}
         fields |= dict(zip(QUICK_COLUMNS, QUICK_ROWS.get(dataset, QUICK_ROWS["folder"]), strict=True))

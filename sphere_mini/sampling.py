@@ -161,6 +161,7 @@ def interpolate(
     """
     corners = len(seeds)
     require(corners in (2, 4), f"interpolation takes two seeds, or four for a grid, not {corners}")
+    require(num_steps >= 1, f"num_steps must be at least 1, not {num_steps}")
     require(frames >= 2, f"frames must be at least 2, both ends, not {frames}")
     require(path in PATHS, f"path must be one of {', '.join(PATHS)}, not {path!r}")
     labels, ends, step_noise = prepare(model, y, seeds, num_steps)

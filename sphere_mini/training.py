@@ -7,13 +7,16 @@ import os
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from .checkpoint import STATE_FILE, free_path, previous, read_newest, write_safely
 from .data import ImageFiles, ImageSet, batch_indices, to_model_range
@@ -70,11 +73,34 @@ def ema_decay(step: int, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
+class LossModule(nn.Module):
+    """`sphere_losses` of a model as a forward pass, the form that `DistributedDataParallel` takes."""
+
+    def __init__(self, model: SphereEncoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Any) -> dict[str, Tensor]:
+        return sphere_losses(self.model, *inputs)
+
+
+def world() -> tuple[int, int]:
+    """(rank, number) of the processes that torchrun started, (0, 1) without it."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def own_part(batch: Tensor) -> Tensor:
+    """This process's share of something that has one row for each image of a global batch."""
+    rank, processes = world()
+    return batch.chunk(processes)[rank]
+
+
 @dataclass
 class TrainState:
     """What changes in training: weights, their moving average, the optimizer's moments, and the steps done."""
 
     model: SphereEncoder
+    engine: nn.Module  # the losses of `model`; under torchrun its gradients are averaged over the processes
     ema: SphereEncoder
     optimizer: torch.optim.Optimizer
     bad_step: Tensor  # (), on the device: the first step whose loss or gradient was not finite, 0 for none
@@ -86,10 +112,19 @@ def new_state(recipe: Recipe, config: SphereConfig, device: torch.device) -> Tra
     """A model from the recipe's seed, its EMA copy, and AdamW with one group per end."""
     torch.manual_seed(recipe.seed)
     model = SphereEncoder(config).to(device)
+    for end in (model.encoder, model.decoder):
+        end.checkpoint_activations = recipe.checkpoint_activations
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     groups = [{"params": list(end.parameters())} for end in (model.encoder, model.decoder)]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    return TrainState(model, ema, optimizer, torch.zeros((), dtype=torch.long, device=device))
+    return TrainState(model, LossModule(model), ema, optimizer, torch.zeros((), dtype=torch.long, device=device))
+
+
+def distribute(state: TrainState) -> None:
+    """Under torchrun: average the gradients over the processes from now on; all of them have to call this."""
+    if dist.is_initialized():
+        options = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+        state.engine = DistributedDataParallel(LossModule(state.model), **options)
 
 
 def train_step(
@@ -97,21 +132,28 @@ def train_step(
 ) -> dict[str, Tensor | float]:
     """One update of `state`, in place, on images x (B, 3, H, W) in [-1, 1] and labels y (B,); the recipe is resolved.
 
-    Returns the losses and the gradient norm before clipping, on the device, and the decoder's learning rate.
+    Under torchrun x and y are this process's part of the batch, and the update is that of the whole batch. Returns the
+    losses and the gradient norm before clipping, on the device, and the decoder's learning rate.
     """
     model, optimizer, lr = state.model, state.optimizer, learning_rate(state.step, recipe)
-    generator = seeded_generator(x.device, recipe.seed, state.step)
-    noise = draw_step_noise(len(x), model.config, recipe.hard_fraction, recipe.label_drop, generator)
+    generator, (_, processes) = seeded_generator(x.device, recipe.seed, state.step), world()
+    noise = draw_step_noise(len(x) * processes, model.config, recipe.hard_fraction, recipe.label_drop, generator)
+    noise = StepNoise(*map(own_part, noise))
     for group, factor in zip(optimizer.param_groups, (recipe.encoder_lr_factor, 1.0), strict=True):
         group["lr"] = lr * factor
     losses: dict[str, Tensor] = {}
-    for part in torch.arange(len(x), device=x.device).chunk(recipe.grad_accum):
+    *others, last = torch.arange(len(x), device=x.device).chunk(recipe.grad_accum)
+    for part in (*others, last):
         y_part, noise_part = None if y is None else y[part], StepNoise(*(drawn[part] for drawn in noise))
-        with autocast(x.device, recipe.dtype):
-            parts = sphere_losses(model, x[part], y_part, noise_part, recipe, perceptual)
-        (parts["loss"] / recipe.grad_accum).backward()
+        with state.engine.no_sync() if processes > 1 and part is not last else nullcontext():
+            with autocast(x.device, recipe.dtype):
+                parts = state.engine(x[part], y_part, noise_part, recipe, perceptual)
+            (parts["loss"] / recipe.grad_accum).backward()
         for name, value in parts.items():
-            losses[name] = losses.get(name, 0) + value.detach() / recipe.grad_accum
+            losses[name] = losses.get(name, 0) + value.detach() / (recipe.grad_accum * processes)
+    if processes > 1:
+        dist.all_reduce(total := torch.stack([*losses.values()]))
+        losses = dict(zip(losses, total, strict=True))
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     bad = (state.bad_step == 0) & ~(losses["loss"] + grad_norm).isfinite()
     state.bad_step = torch.where(bad, state.step + 1, state.bad_step)  # stays on the device: the host does not wait
@@ -184,9 +226,11 @@ def train(
 
     That is the time in seconds a step waited for its images. The caller logs, samples and saves between the steps.
     """
+    distribute(state)
     steps = range(state.step, recipe.steps)
     since = time.perf_counter()
-    for images, y in data.batches(batch_indices(step, recipe.batch_size, len(data), recipe.seed) for step in steps):
+    rows = (batch_indices(step, recipe.batch_size, len(data), recipe.seed) for step in steps)
+    for images, y in data.batches(map(own_part, rows)):
         x = to_model_range(images, flips(state, recipe))
         waited = time.perf_counter() - since
         yield train_step(state, recipe, x, y if recipe.conditional else None, perceptual) | {"data_s": waited}
@@ -194,10 +238,10 @@ def train(
 
 
 def flips(state: TrainState, recipe: Recipe) -> Tensor | None:
-    """Which of the next step's images (B,) are mirrored, drawn on the device, so that it is the same for any source."""
+    """Which of the next step's images (B,) are mirrored, drawn on the device for the whole batch."""
     generator = seeded_generator(state.model.device, recipe.seed, state.step, FLIP_STREAM)
     coins = torch.rand(recipe.batch_size, generator=generator, device=generator.device)
-    return coins < 0.5 if recipe.flip else None
+    return own_part(coins < 0.5) if recipe.flip else None
 
 
 def held_out_psnr(model: SphereEncoder, data: ImageSet) -> float:

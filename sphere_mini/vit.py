@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import Permute
 
 if TYPE_CHECKING:
@@ -184,12 +185,15 @@ class ViT(nn.Module):
         self.register_buffer("rope", rope_table(width // num_heads, side), persistent=False)
         self.blocks = nn.ModuleList(Block(width, num_heads, num_classes > 0) for _ in range(config.depth))
         self.ffn = FinalLinear(width, out_channels, num_classes > 0)
-        self.out = out
+        self.out, self.checkpoint_activations = out, False
 
     def forward(self, x: Tensor, c: Tensor | None) -> Tensor:
         x = self.x_embedder(x) + self.pos_embed  # (B, N, width)
         for block in self.blocks:
-            x = block(x, c, self.rope)
+            if self.checkpoint_activations and torch.is_grad_enabled():  # the way back computes the block again
+                x = checkpoint(block, x, c, self.rope, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, c, self.rope)
         return self.out(self.ffn(x, c))
 
 
