@@ -123,8 +123,7 @@ def new_state(recipe: Recipe, config: SphereConfig, device: torch.device) -> Tra
 def distribute(state: TrainState) -> None:
     """Under torchrun: average the gradients over the processes from now on; all of them have to call this."""
     if dist.is_initialized():
-        options = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
-        state.engine = DistributedDataParallel(LossModule(state.model), **options)
+        state.engine = DistributedDataParallel(LossModule(state.model), gradient_as_bucket_view=True)
 
 
 def train_step(

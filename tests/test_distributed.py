@@ -1,0 +1,183 @@
+"""Several processes under torchrun do what one does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import DIGITS_MODEL, ROOT, run
+from distributed_worker import measure
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def torchrun(*args, cwd=ROOT, flags=(), **options):
+    """Run a script on two processes."""
+    command = [*TORCHRUN, *map(str, flags), *map(str, args)]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, **options)
+
+
+@pytest.fixture(scope="module")
+def one_and_two(tmp_path_factory):
+    """The worker's measurements on one process and on two."""
+    folder = tmp_path_factory.mktemp("distributed")
+    done = torchrun(ROOT / "tests" / "distributed_worker.py", folder / "two.pt")
+    assert done.returncode == 0, done.stderr
+    measure(folder / "one.pt", torch.device("cpu"))
+    return [torch.load(folder / f"{name}.pt", weights_only=True) for name in ("one", "two")]
+
+
+def test_gradients_are_those_of_one_process_whole_in_parts_and_checkpointed(one_and_two):
+    one, two = (found["gradients"] for found in one_and_two)
+    whole = one[1, False]
+    assert len(whole) > 50 and all(g.dtype == torch.float64 and g.abs().max() > 0 for g in whole.values())
+    for gradients in (one, two):
+        for split, found in gradients.items():
+            for name, expected in whole.items():
+                error = (found[name] - expected).norm() / expected.norm()
+                assert error < 1e-6, (split, name, error)
+
+
+def test_weights_are_the_same_on_both_and_losses_those_of_one(one_and_two):
+    one, two = one_and_two
+    for name in ("weights", "ema"):
+        assert len(two[name]) == 2 and len(set(two[name])) == 1
+    assert two["losses"][:5] == pytest.approx(one["losses"][:5], rel=1e-4)
+
+
+def test_jitter_is_stratified_over_the_global_batch(one_and_two):
+    one, two = one_and_two
+    (whole,), halves = one["levels"], two["levels"]  # (steps, 24), twice (steps, 12)
+    assert [half.shape for half in halves] == [(75, 12)] * 2
+    assert torch.equal(torch.cat(halves, dim=1), whole)
+
+
+def test_every_image_is_seen_equally_often(one_and_two):
+    one, two = one_and_two
+    assert torch.equal(torch.cat(two["seen"], dim=1), one["seen"][0])  # the same batches, cut in two
+    assert torch.cat(two["seen"], dim=1).flatten()[:1797].sort().values.tolist() == list(range(1797))
+
+
+def test_what_rank_0_finds_wrong_all_hear(one_and_two):
+    assert one_and_two[1]["messages"][0] == "rank 0 has found a mistake"
+    assert one_and_two[1]["messages"][1] == "rank 0 has found a mistake"
+    assert all("mistake" in text or "another process" in text for text in one_and_two[1]["messages"])
+
+
+TINY = ("--set", "width=16", "--set", "depth=1", "--set", "num_heads=2", "--batch-size", 32)
+
+
+def losses_of(run):
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_one_run_on_two_processes_and_one_writes(tmp_path):
+    done = torchrun("train.py", *TINY, "--steps", 20, "--save-every", 10, "--log-every", 1, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done: weights") == 1 and "2 processes x 1 part x 16 images = 32" in done.stdout
+    assert len(losses_of(tmp_path / "run")) == 20
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.slow
+def test_mistakes_are_said_once(tmp_path):
+    for flags, words in (
+        (("--batch-size", 33), "a batch of 33 cannot be split into 2 processes with 1 part each"),
+        (("--batch-size", 24, "--grad-accum", 8), "a batch of 24 cannot be split into 2 processes with 8 parts each"),
+        (("--dataset", "folder", "--data-dir", tmp_path / "no"), "no folder"),
+        (("--out", tmp_path), "exists already"),
+    ):
+        done = torchrun("train.py", *TINY, "--steps", 5, *flags)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert done.returncode != 0 and len(lines) == 1 and words in lines[0], done.stderr
+        assert "[rank0]: Traceback" not in done.stderr and "[rank1]: Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_resuming_on_another_number_of_processes(tmp_path):
+    flags = (*TINY, "--steps", 30, "--save-every", 10, "--log-every", 1)
+    assert run("train.py", *flags, "--out", tmp_path / "one").returncode == 0
+    stop = ("--max-minutes", 0.0001)
+    assert torchrun("train.py", *flags, *stop, "--out", tmp_path / "two").returncode == 0  # two, one, two processes
+    assert len(losses_of(tmp_path / "two")) == 1
+    assert run("train.py", "--resume", tmp_path / "two", *stop).returncode == 0
+    assert len(losses_of(tmp_path / "two")) == 2
+    assert torchrun("train.py", "--resume", tmp_path / "two").returncode == 0
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-3)
+
+
+def lives(pid):
+    return Path(f"/proc/{pid}").exists() and "zombie" not in Path(f"/proc/{pid}/status").read_text()
+
+
+def start_and_kill_a_rank(run, *flags):
+    """Start 400 steps on two processes, kill rank 1 once there is a checkpoint; the finished torchrun and its seconds."""
+    command = [*TORCHRUN, *flags, "train.py", *TINY, "--steps", "400", "--save-every", "20", "--out", str(run)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    started = subprocess.Popen(
+        map(str, command), cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (run / "last.pt").exists():
+        assert started.poll() is None, started.communicate()
+        time.sleep(0.1)
+    ranks = [pid for pid in children(started.pid) if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(ranks[1], signal.SIGKILL)
+    since = time.monotonic()
+    out, err = started.communicate(timeout=300)
+    assert not any(lives(pid) for pid in ranks)
+    return started.returncode, out, err, time.monotonic() - since
+
+
+def children(pid):
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the ranks in Linux's /proc")
+def test_a_killed_rank_ends_the_job(tmp_path):
+    code, _, err, seconds = start_and_kill_a_rank(tmp_path / "run")
+    assert code != 0 and seconds < 60 and "-9" in err, err
+    assert run("train.py", "--resume", tmp_path / "run", "--max-minutes", 0.001).returncode == 0  # nothing is lost
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the ranks in Linux's /proc")
+def test_a_restart_goes_on_from_the_checkpoint_and_finishes(tmp_path):
+    code, out, err, _ = start_and_kill_a_rank(tmp_path / "run", "--max-restarts", "1")
+    assert code == 0, err
+    assert f"started again by torchrun; going on with {tmp_path / 'run'}" in out and "done: weights" in out
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(20, 401, 20)) and [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.slow
+def test_two_processes_save_the_images_of_one_byte_for_byte(tmp_path):
+    flags = ("--per-class", 100, "--num-steps", 2, "--save-images")
+    assert run("sample.py", DIGITS_MODEL, *flags, tmp_path / "one").returncode == 0
+    done = torchrun("sample.py", DIGITS_MODEL, *flags, tmp_path / "two")
+    assert done.returncode == 0 and done.stdout.count("1,000 images") == 1, done.stderr
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert len(one) == 1000 and one == two
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_figures_of_one(tmp_path):
+    flags = ("--num-steps", 1, 3, "--num-images", 300, "--out")
+    assert run("sample.py", DIGITS_MODEL, "evaluate", *flags, tmp_path / "one").returncode == 0
+    done = torchrun("sample.py", DIGITS_MODEL, "evaluate", *flags, tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
+        path.name for path in (tmp_path / "one").iterdir()
+    )
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    for part, rows in one.items():
+        for row, again in zip(rows, two[part], strict=True):
+            for name, value in row.items():
+                assert again[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-4))
