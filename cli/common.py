@@ -6,6 +6,7 @@ import socket
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -57,7 +58,11 @@ def connect(name: str) -> torch.device:
             require(place < count, f"--nproc-per-node is too large; this machine has {count} {device.type} devices")
             torch.accelerator.set_device_index(place)
             backend = f"cpu:gloo,{device.type}:{backend}"  # gloo for what the hosts agree on
-        dist.init_process_group(backend)
+        store, rank, processes = next(dist.rendezvous("env://"))
+        # torchrun keeps its store over restarts: a name for each keeps out the addresses of processes that are gone
+        store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=processes)
+        warnings.filterwarnings("ignore", message="Grad strides do not match")  # of 1x1 convolutions: a little slower
         if dist.get_rank() > 0:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the end)
     return device

@@ -117,7 +117,7 @@ def lives(pid):
 
 
 def start_and_kill_a_rank(run, *flags):
-    """Start 400 steps on two processes, kill rank 1 once there is a checkpoint; the finished torchrun and its seconds."""
+    """Start 400 steps on two processes, kill rank 1 behind a checkpoint; how torchrun ends, after how many seconds."""
     command = [*TORCHRUN, *flags, "train.py", *TINY, "--steps", "400", "--save-every", "20", "--out", str(run)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     started = subprocess.Popen(
