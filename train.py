@@ -22,7 +22,17 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from cli.common import Parser, any_process, claim_path, connect, first_of_node, from_rank_0, launch_note, run_script
+from cli.common import (
+    Parser,
+    any_process,
+    claim_path,
+    connect,
+    first_of_node,
+    from_rank_0,
+    held_out_psnr,
+    launch_note,
+    run_script,
+)
 from cli.dry_run import dry_run
 from cli.fine_tune import shape_fields, start_from
 from sphere_mini import SphereConfig, SphereEncoder, UserError
@@ -43,8 +53,6 @@ from sphere_mini.sampling import reconstruct, to_unit_range
 from sphere_mini.training import (
     LR_BATCH,
     TrainState,
-    find_bad_step,
-    held_out_psnr,
     load_run,
     new_state,
     save_run,
@@ -59,6 +67,7 @@ RECIPE_FLAGS += ("dataset", "grad_accum", "init_from", "save_every", "log_every"
 RECIPE_FLAGS += ("checkpoint_activations",)
 FREE_ON_RESUME = ("data_dir", "in_memory_gb", "workers", "grad_accum", "save_every", "log_every", "sample_every")
 FREE_ON_RESUME += ("checkpoint_activations",)
+HUGE = 1e6  # no weight of a sound network comes near it, a diverged one may sit there with finite losses
 TERMS = ("loss", "pix_recon", "pix_con", "lat_con")  # of the losses, those shown in the progress bar
 
 
@@ -400,6 +409,12 @@ def forgiven(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         tqdm.write(f"warning: {what} could not be written ({error}); the older file is as it was")
+
+
+def find_bad_step(state: TrainState) -> int:
+    """The first step after which a loss or gradient was not finite, or a weight is beyond `HUGE` now; 0 for none."""
+    sound = torch.stack([(weight.detach().abs() < HUGE).all() for weight in state.model.parameters()]).all()
+    return int(state.bad_step) or (0 if sound else state.step)
 
 
 def check_finite(run: Run, saved: int) -> None:

@@ -16,7 +16,11 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from sphere_mini.checkpoint import free_path
+from sphere_mini.data import ImageSet, to_model_range
 from sphere_mini.errors import UserError, require
+from sphere_mini.metrics import psnr
+from sphere_mini.model import SphereEncoder
+from sphere_mini.sampling import reconstruct, to_unit_range
 from sphere_mini.training import pick_device, world
 
 PATIENCE = 30  # seconds after which a download that receives nothing fails instead of hanging
@@ -133,3 +137,9 @@ def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:
     except OSError as error:
         raise UserError(f"{path} cannot be made ({error.strerror}); choose another --out") from error
     return path
+
+
+def held_out_psnr(model: SphereEncoder, data: ImageSet) -> float:
+    """Mean PSNR in dB of a set's reconstructions (null class, no noise)."""
+    batches = map(to_model_range, data.images.split(100))
+    return torch.cat([psnr(reconstruct(model, x), to_unit_range(x)) for x in batches]).mean().item()

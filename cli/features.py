@@ -25,6 +25,7 @@ from sphere_mini.perceptual import EfficientNetLite, fetched
 FEATURE_SIZE = 96  # pixels to which images are resized for EfficientNet
 SUBSET = 1000  # images in one of the kernel distance's subsets
 COMPARED = 10_000  # images of each kind, at most, for precision and recall: all pairs of them are looked at
+FENCE = 2.0  # interquartile ranges below the first quartile from which a held-out image is a near-duplicate
 KEYS = {"FID": metric_fid.KEY_METRIC_FID, "IS": metric_isc.KEY_METRIC_ISC_MEAN, "KID": metric_kid.KEY_METRIC_KID_MEAN}
 KEYS |= {"precision": metric_prc.KEY_METRIC_PRECISION, "recall": metric_prc.KEY_METRIC_RECALL}
 
@@ -109,3 +110,15 @@ def fidelity(fake: list[Tensor], real: Tensor) -> dict[str, float]:
     some = [features[spread(len(features), COMPARED)] for features in (fake[0], real)]
     values |= metric_prc.prc_features_to_metric(*some, save_cpu_ram=True, verbose=False)
     return {name: values[key] for name, key in KEYS.items() if key in values}
+
+
+def memorised_below(held_out: Tensor) -> tuple[float, int]:
+    """The nearness below which a sample counts as a memorised training image, and how many near-duplicates were left
+    out.
+
+    held_out: (n,) nearness of images that were not trained on. Those among them that lie far below the others (`FENCE`
+    interquartile ranges below the first quartile) are near-duplicates of training images; of the rest 1% lie below.
+    """
+    first, third = held_out.quantile(torch.tensor([0.25, 0.75]))
+    clean = held_out[held_out >= first - FENCE * (third - first)]
+    return clean.quantile(0.01).item(), len(held_out) - len(clean)

@@ -16,7 +16,6 @@ from .data import DIGIT_MAX
 
 CHUNK = 1000  # rows whose distances to all others are held at once
 NEIGHBOURS = 50  # nearest training images that say what distances are usual around an image
-FENCE = 2.0  # interquartile ranges below the first quartile from which a held-out image is a near-duplicate
 
 
 def psnr(x: Tensor, target: Tensor) -> Tensor:
@@ -54,18 +53,6 @@ def nearness(a: Tensor, b: Tensor, others: bool = False) -> tuple[Tensor, Tensor
         found.append((values[:, 0] / values[:, 1:].mean(1).clamp(min=1e-12), indices[:, 0]))
     ratio, index = (torch.cat(part) for part in zip(*found, strict=True))
     return index, ratio
-
-
-def memorised_below(held_out: Tensor) -> tuple[float, int]:
-    """The nearness below which a sample counts as a memorised training image, and how many near-duplicates were left
-    out.
-
-    held_out: (n,) nearness of images that were not trained on. Those among them that lie far below the others (`FENCE`
-    interquartile ranges below the first quartile) are near-duplicates of training images; of the rest 1% lie below.
-    """
-    first, third = held_out.quantile(torch.tensor([0.25, 0.75]))
-    clean = held_out[held_out >= first - FENCE * (third - first)]
-    return clean.quantile(0.01).item(), len(held_out) - len(clean)
 
 
 def coverage(v: Tensor) -> dict[str, float]:

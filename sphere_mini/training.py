@@ -22,15 +22,12 @@ from .checkpoint import STATE_FILE, free_path, previous, read_newest, write_safe
 from .data import ImageFiles, ImageSet, batch_indices, to_model_range
 from .errors import reading, require
 from .losses import StepNoise, draw_step_noise, sphere_losses
-from .metrics import psnr
 from .model import CONFIG_FILE, SphereConfig, SphereEncoder, config_from_dict
 from .perceptual import Perceptual
 from .presets import Recipe
-from .sampling import reconstruct, to_unit_range
 
 LR_BATCH = 256  # learning rates are stated per this many images of global batch and scaled linearly
 STATE_PARTS = ("model", "ema", "optimizer")
-HUGE = 1e6  # no weight of a sound network comes near it, a diverged one may sit there with finite losses
 FLIP_STREAM = 1  # keeps the flips' random numbers apart from the noise's
 
 
@@ -171,12 +168,6 @@ def update_ema(state: TrainState, decay: float) -> None:
         average.lerp_(target, 1 - ema_decay(state.step, decay))
 
 
-def find_bad_step(state: TrainState) -> int:
-    """The first step after which a loss or gradient was not finite, or a weight is beyond `HUGE` now; 0 for none."""
-    sound = torch.stack([(weight.detach().abs() < HUGE).all() for weight in state.model.parameters()]).all()
-    return int(state.bad_step) or (0 if sound else state.step)
-
-
 def save_run(folder: Path, state: TrainState, recipe: Recipe) -> None:
     """Write `last.pt` with everything that resuming needs, and then `save_weights`. Raises `OSError`."""
     content = {"step": state.step, "num_images": state.num_images}
@@ -241,9 +232,3 @@ def flips(state: TrainState, recipe: Recipe) -> Tensor | None:
     generator = seeded_generator(state.model.device, recipe.seed, state.step, FLIP_STREAM)
     coins = torch.rand(recipe.batch_size, generator=generator, device=generator.device)
     return own_part(coins < 0.5) if recipe.flip else None
-
-
-def held_out_psnr(model: SphereEncoder, data: ImageSet) -> float:
-    """Mean PSNR in dB of a set's reconstructions (null class, no noise)."""
-    batches = map(to_model_range, data.images.split(100))
-    return torch.cat([psnr(reconstruct(model, x), to_unit_range(x)) for x in batches]).mean().item()

@@ -25,7 +25,6 @@ from sphere_mini.checkpoint import free_path, previous, write_safely
 from sphere_mini.data import batch_indices, load_data, to_model_range
 from sphere_mini.presets import make_recipe
 from sphere_mini.training import (
-    find_bad_step,
     flips,
     load_run,
     new_state,
@@ -34,7 +33,7 @@ from sphere_mini.training import (
     train_step,
 )
 from sphere_mini.viz import image_grid
-from train import append_row, keep_rows
+from train import append_row, find_bad_step, keep_rows
 
 CPU = torch.device("cpu")
 NANO = {"batch_size": 10, "width": 16, "depth": 1, "num_heads": 2, "mixer_depth": 1, "perceptual": "none"}

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import DIGITS_MODEL
 
+from cli.common import held_out_psnr
 from sphere_mini import UserError
 from sphere_mini.data import load_data, to_model_range
 from sphere_mini.metrics import judge_digits
@@ -14,7 +15,6 @@ from sphere_mini.sampling import generate
 from sphere_mini.training import (
     ema_decay,
     flips,
-    held_out_psnr,
     learning_rate,
     new_state,
     pick_device,
