@@ -34,6 +34,9 @@ def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device
         saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
         return tensor
 
+    def keep_input(tensor: Tensor) -> None:
+        keep(tensor)
+
     step, decode, encode = (FlopCounterMode(display=False) for _ in range(3))
     shapes = FakeTensorMode(allow_non_fake_inputs=True)
     with shapes, autocast(torch.device("cpu"), precision(device, recipe.dtype)):
@@ -41,6 +44,14 @@ def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device
         frozen = [shapes.from_tensor(weight) for weight in perceptual.parameters()] if perceptual else []
         x, v = torch.zeros(size, 3, config.image_size, config.image_size), torch.zeros(size, *config.latent_shape)
         r, y = torch.zeros(size), torch.zeros(size).long() if config.num_classes else None
+        if recipe.checkpoint_activations:  # all that one block keeps while it is done again, and what enters each
+            tokens, c = torch.zeros(2 * size, config.latent_shape[0], config.width), torch.zeros(2 * size, config.width)
+            with saved_tensors_hooks(keep, lambda tensor: tensor):
+                tokens = model.decoder.blocks[0](tokens, c if config.num_classes else None, model.decoder.rope)
+            for end in (model.encoder, model.decoder):
+                end.checkpoint_activations = True
+                for block in end.blocks:
+                    block.register_forward_pre_hook(lambda _, inputs: keep_input(inputs[0]))
         with step, saved_tensors_hooks(keep, lambda tensor: tensor):
             noise = StepNoise(v, r, r, torch.zeros(size, 4).bool())
             sphere_losses(model, x, y, noise, recipe, perceptual)["loss"].backward()
