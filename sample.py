@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cli.common import Parser, claim_path, connect, gather, own_share, run_script
+from cli.common import Parser, claim_path, connect, gather, own_share, run_script, save_picture
 from cli.evaluate import add_flags, evaluate
+from cli.run_folder import free_path
 from sphere_mini import (
     SphereEncoder,
     UserError,
@@ -30,7 +31,6 @@ from sphere_mini import (
     manipulate,
     reconstruct,
 )
-from sphere_mini.checkpoint import free_path
 from sphere_mini.data import open_picture, square_pixels, to_model_range
 from sphere_mini.errors import reading, require
 from sphere_mini.metrics import psnr
@@ -42,7 +42,6 @@ from sphere_mini.viz import (
     class_rows,
     grid_labels,
     image_grid,
-    save_picture,
     to_uint8,
 )
 

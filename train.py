@@ -35,8 +35,9 @@ from cli.common import (
 )
 from cli.dry_run import dry_run
 from cli.fine_tune import shape_fields, start_from
+from cli.run_folder import METRICS_FILE, SAMPLES_FOLDER, load_run, save_run, save_weights
 from sphere_mini import SphereConfig, SphereEncoder, UserError
-from sphere_mini.checkpoint import METRICS_FILE, SAMPLES_FOLDER, write_safely
+from sphere_mini.checkpoint import write_safely
 from sphere_mini.data import ImageFiles, ImageSet, load_data, to_model_range
 from sphere_mini.errors import require
 from sphere_mini.model import SIZES, save_config
@@ -53,10 +54,7 @@ from sphere_mini.sampling import reconstruct, to_unit_range
 from sphere_mini.training import (
     LR_BATCH,
     TrainState,
-    load_run,
     new_state,
-    save_run,
-    save_weights,
     train,
     world,
 )
@@ -67,6 +65,7 @@ RECIPE_FLAGS += ("dataset", "grad_accum", "init_from", "save_every", "log_every"
 RECIPE_FLAGS += ("checkpoint_activations",)
 FREE_ON_RESUME = ("data_dir", "in_memory_gb", "workers", "grad_accum", "save_every", "log_every", "sample_every")
 FREE_ON_RESUME += ("checkpoint_activations",)
+PICTURE_WIDTH = 640  # pixels that a training run's picture is wide, where that leaves two images or more
 HUGE = 1e6  # no weight of a sound network comes near it, a diverged one may sit there with finite losses
 TERMS = ("loss", "pix_recon", "pix_con", "lat_con")  # of the losses, those shown in the progress bar
 
@@ -355,13 +354,13 @@ def follow(run: Run, stop: Stop) -> None:
                 row["held_out_psnr"] = round(held_out_psnr(state.ema, run.held_out), 3)
             with forgiven(f"the log of step {state.step}"):
                 append_row(folder / METRICS_FILE, row)
-        if sample:
-            with forgiven(f"the picture of step {state.step}"):
-                save_training_grid(state.ema, folder / SAMPLES_FOLDER / f"step{state.step:07d}.png", run.held_out)
-        if save:
+        if save:  # before the picture, which takes a large model minutes on a CPU
             with forgiven(f"the checkpoint of step {state.step}"):
                 save_run(folder, state, recipe)
                 saved = state.step
+        if sample:
+            with forgiven(f"the picture of step {state.step}"):
+                save_training_grid(state.ema, folder / SAMPLES_FOLDER / f"step{state.step:07d}.png", run.held_out)
         if log or sample:
             seen, since, waited = state.step, time.perf_counter(), 0.0
         if stopping:
@@ -372,7 +371,8 @@ def follow(run: Run, stop: Stop) -> None:
 
 def save_training_grid(model: SphereEncoder, path: Path, held_out: ImageSet | None) -> None:
     """A training run's picture: one row a class, one step above four; then some held-out images and their like."""
-    columns = GRID_COLUMNS if held_out is None else min(GRID_COLUMNS, len(held_out))
+    columns = max(2, min(GRID_COLUMNS, PICTURE_WIDTH // model.config.image_size))
+    columns = columns if held_out is None else min(columns, len(held_out))
     rows, names = class_rows(model, grid_labels(model), columns, (1, 4))
     if held_out is not None:
         x = to_model_range(held_out.images[:: len(held_out) // columns][:columns])

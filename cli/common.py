@@ -9,13 +9,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from sphere_mini.checkpoint import free_path
+from cli.run_folder import free_path
 from sphere_mini.data import ImageSet, to_model_range
 from sphere_mini.errors import UserError, require
 from sphere_mini.metrics import psnr
@@ -41,15 +43,19 @@ class Parser(argparse.ArgumentParser):
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main`; a `UserError` becomes one line on stderr and exit code 2."""
     socket.setdefaulttimeout(PATIENCE)
+    code = 0
     try:
         main()
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    except SystemExit as end:  # of a run that was stopped
+        code = end.code
     except (UserError, KeyboardInterrupt) as error:
         if world()[0] > 0:
             time.sleep(TURN)  # rank 0 has mostly found the same; then it has said so, and torchrun ends this process
         print(f"error: {str(error) or 'stopped by Ctrl-C'}", file=sys.stderr)
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 2)
+    if dist.is_initialized():  # its threads may abort a process that ends; torchrun would report a failure
+        dist.destroy_process_group()
+    sys.exit(code)
 
 
 def connect(name: str) -> torch.device:
@@ -137,6 +143,14 @@ def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:
     except OSError as error:
         raise UserError(f"{path} cannot be made ({error.strerror}); choose another --out") from error
     return path
+
+
+def save_picture(picture: Image.Image, path: Path, facts: dict[str, Any]) -> None:
+    """Write a PNG that carries `facts` as text, so that it can be made again."""
+    text = PngInfo()
+    for name, value in facts.items():
+        text.add_text(name, str(value))
+    picture.save(path, "PNG", pnginfo=text)
 
 
 def held_out_psnr(model: SphereEncoder, data: ImageSet) -> float:

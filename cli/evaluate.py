@@ -25,18 +25,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase
 
-from cli.common import first_of_node, from_rank_0, gather, held_out_psnr, own_share
-from cli.features import EXTRACTORS, extract, fid, fidelity, load_extractor, memorised_below
+from cli.common import first_of_node, from_rank_0, gather, held_out_psnr, own_share, save_picture
+from cli.features import EXTRACTORS, extract, fid, fidelity, load_extractor, memorised_below, nearness
+from cli.run_folder import free_path
 from sphere_mini import SphereEncoder, UserError, generate, reconstruct, spherify
-from sphere_mini.checkpoint import free_path, write_safely
+from sphere_mini.checkpoint import write_safely
 from sphere_mini.data import ImageFiles, ImageSet, load_data, to_model_range
 from sphere_mini.errors import reading, require
-from sphere_mini.metrics import coverage, judge_digits, nearness, psnr, spread
+from sphere_mini.metrics import coverage, judge_digits, psnr, spread
 from sphere_mini.model import CONFIG_FILE, HUB_PREFIX, local_folder
 from sphere_mini.presets import SETS, Recipe, make_recipe
 from sphere_mini.sampling import GUIDANCE_PLACES, guidance_weights, to_unit_range
 from sphere_mini.training import world
-from sphere_mini.viz import GRID_COLUMNS, class_name, image_grid, quantise, save_picture, sphere_figure
+from sphere_mini.viz import GRID_COLUMNS, class_name, image_grid, quantise, sphere_figure
 
 MANY, FEW = 50_000, 10_000  # images: the field's convention; a number below FEW stands in a distance's name
 PER_CLASS = 50  # samples of a class: a multiple of it (Flowers: 102 times 500)

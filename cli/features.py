@@ -24,6 +24,8 @@ from sphere_mini.perceptual import EfficientNetLite, fetched
 
 FEATURE_SIZE = 96  # pixels to which images are resized for EfficientNet
 SUBSET = 1000  # images in one of the kernel distance's subsets
+CHUNK = 1000  # rows whose distances to all others are held at once
+NEIGHBOURS = 50  # nearest training images that say what distances are usual around an image
 COMPARED = 10_000  # images of each kind, at most, for precision and recall: all pairs of them are looked at
 FENCE = 2.0  # interquartile ranges below the first quartile from which a held-out image is a near-duplicate
 KEYS = {"FID": metric_fid.KEY_METRIC_FID, "IS": metric_isc.KEY_METRIC_ISC_MEAN, "KID": metric_kid.KEY_METRIC_KID_MEAN}
@@ -110,6 +112,23 @@ def fidelity(fake: list[Tensor], real: Tensor) -> dict[str, float]:
     some = [features[spread(len(features), COMPARED)] for features in (fake[0], real)]
     values |= metric_prc.prc_features_to_metric(*some, save_cpu_ram=True, verbose=False)
     return {name: values[key] for name, key in KEYS.items() if key in values}
+
+
+def nearness(a: Tensor, b: Tensor, others: bool = False) -> tuple[Tensor, Tensor]:
+    """For each row of features a (n, F) its nearest row of b (m, F), (n,), and how near that is, (n,).
+
+    Its distance is divided by the mean distance of the next `NEIGHBOURS` - 1: about 0.9 where nothing is alike, 0
+    for a copy, whatever the scale (the criterion of Carlini et al., 2023). others: a is b; rows look for other rows.
+    """
+    found = []
+    for start in range(0, len(a), CHUNK):
+        distances = torch.cdist(a[start : start + CHUNK], b)  # (chunk, m)
+        if others:
+            distances[range(len(distances)), range(start, start + len(distances))] = torch.inf
+        values, indices = distances.topk(min(NEIGHBOURS, len(b) - others), largest=False)
+        found.append((values[:, 0] / values[:, 1:].mean(1).clamp(min=1e-12), indices[:, 0]))
+    ratio, index = (torch.cat(part) for part in zip(*found, strict=True))
+    return index, ratio
 
 
 def memorised_below(held_out: Tensor) -> tuple[float, int]:

@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,14 +11,7 @@ from safetensors import SafetensorError
 
 from .errors import UserError, reading
 
-STATE_FILE, METRICS_FILE, SAMPLES_FOLDER = "last.pt", "metrics.jsonl", "samples"
 T = TypeVar("T")
-
-
-def free_path(path: Path) -> Path:
-    """`path`, or the first of path-2, path-3 ... that does not exist."""
-    numbered = (path.with_name(f"{path.stem}-{k}{path.suffix}") for k in count(2))
-    return next(candidate for candidate in chain([path], numbered) if not candidate.exists())
 
 
 def previous(path: Path) -> Path:

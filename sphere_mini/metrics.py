@@ -1,4 +1,4 @@
-"""Measures of quality: PSNR, the Fréchet formula, memorisation, coverage, and the judge of the digits."""
+"""Measures of quality: PSNR, the Fréchet formula, coverage, and the judge of the digits."""
 
 import math
 from functools import cache
@@ -13,9 +13,6 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 from .data import DIGIT_MAX
-
-CHUNK = 1000  # rows whose distances to all others are held at once
-NEIGHBOURS = 50  # nearest training images that say what distances are usual around an image
 
 
 def psnr(x: Tensor, target: Tensor) -> Tensor:
@@ -36,23 +33,6 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 def spread(n: int, most: int) -> Tensor:
     """All of the numbers 0 ... n-1 or, evenly spread, `most` of them."""
     return torch.linspace(0, n - 1, min(n, most), dtype=torch.float64).round().long()
-
-
-def nearness(a: Tensor, b: Tensor, others: bool = False) -> tuple[Tensor, Tensor]:
-    """For each row of features a (n, F) its nearest row of b (m, F), (n,), and how near that is, (n,).
-
-    Its distance is divided by the mean distance of the next `NEIGHBOURS` - 1: about 0.9 where nothing is alike, 0
-    for a copy, whatever the scale (the criterion of Carlini et al., 2023). others: a is b; rows look for other rows.
-    """
-    found = []
-    for start in range(0, len(a), CHUNK):
-        distances = torch.cdist(a[start : start + CHUNK], b)  # (chunk, m)
-        if others:
-            distances[range(len(distances)), range(start, start + len(distances))] = torch.inf
-        values, indices = distances.topk(min(NEIGHBOURS, len(b) - others), largest=False)
-        found.append((values[:, 0] / values[:, 1:].mean(1).clamp(min=1e-12), indices[:, 0]))
-    ratio, index = (torch.cat(part) for part in zip(*found, strict=True))
-    return index, ratio
 
 
 def coverage(v: Tensor) -> dict[str, float]:

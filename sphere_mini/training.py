@@ -1,15 +1,11 @@
 """Training: device and precision, schedule, EMA, the train step and the loop that scripts and notebooks run."""
 
 import copy
-import json
 import math
-import os
 import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,16 +14,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .checkpoint import STATE_FILE, free_path, previous, read_newest, write_safely
 from .data import ImageFiles, ImageSet, batch_indices, to_model_range
-from .errors import reading, require
+from .errors import require
 from .losses import StepNoise, draw_step_noise, sphere_losses
-from .model import CONFIG_FILE, SphereConfig, SphereEncoder, config_from_dict
+from .model import SphereConfig, SphereEncoder
 from .perceptual import Perceptual
 from .presets import Recipe
 
 LR_BATCH = 256  # learning rates are stated per this many images of global batch and scaled linearly
-STATE_PARTS = ("model", "ema", "optimizer")
 FLIP_STREAM = 1  # keeps the flips' random numbers apart from the noise's
 
 
@@ -166,47 +160,6 @@ def update_ema(state: TrainState, decay: float) -> None:
     for average, weight in zip(state.ema.parameters(), state.model.parameters(), strict=True):
         target = torch.where(state.bad_step == 0, weight.detach(), average)
         average.lerp_(target, 1 - ema_decay(state.step, decay))
-
-
-def save_run(folder: Path, state: TrainState, recipe: Recipe) -> None:
-    """Write `last.pt` with everything that resuming needs, and then `save_weights`. Raises `OSError`."""
-    content = {"step": state.step, "num_images": state.num_images}
-    content |= {"recipe": asdict(recipe), "config": asdict(state.model.config)}
-    content |= {name: getattr(state, name).state_dict() for name in STATE_PARTS}
-    write_safely(folder / STATE_FILE, lambda path: torch.save(content, path))
-    save_weights(folder, state, recipe)
-
-
-def save_weights(folder: Path, state: TrainState, recipe: Recipe) -> None:
-    """Write the averaged weights for use."""
-    state.ema.save_pretrained(folder, training=asdict(recipe) | {"step": state.step})
-
-
-def load_run(folder: Path, device: torch.device) -> tuple[TrainState, Recipe]:
-    """State and recipe of a run, from the newest checkpoint that loads; before the first one it begins again at step 0.
-    A damaged `last.pt` is set aside, so that the next save does not push the good one out. Raises `UserError`."""
-
-    def read(path: Path) -> tuple[TrainState, Recipe, Path]:
-        require(zipfile.ZipFile(path).testzip() is None, "its checksum is wrong")  # torch.load does not look at it
-        content = torch.load(path, map_location=device, weights_only=True)
-        recipe, config = Recipe(**content["recipe"]), config_from_dict(content["config"])
-        state = new_state(recipe, config, device)
-        for name in STATE_PARTS:
-            getattr(state, name).load_state_dict(content[name])
-        state.step, state.num_images = content["step"], content["num_images"]
-        return state, recipe, path
-
-    path, begun = folder / STATE_FILE, folder / CONFIG_FILE
-    if begun.exists() and not path.exists() and not previous(path).exists():
-        with reading(begun):
-            content = json.loads(begun.read_text())
-            require("step" not in content["training"], f"its checkpoint {STATE_FILE} is gone")
-            recipe, config = Recipe(**content["training"]), config_from_dict(content)
-        return new_state(recipe, config, device), recipe
-    state, recipe, used = read_newest(path, read)
-    if used != path and path.exists():
-        os.replace(path, free_path(path.with_suffix(".bad")))
-    return state, recipe
 
 
 def train(

@@ -7,7 +7,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from cli.common import connect, first_of_node, from_rank_0, gather
+from cli.common import connect, first_of_node, from_rank_0, gather, run_script
 from sphere_mini import training
 from sphere_mini.data import load_data, to_model_range
 from sphere_mini.errors import UserError
@@ -74,4 +74,4 @@ def message_of(run) -> str:
 
 
 if __name__ == "__main__":
-    measure(Path(sys.argv[1]), connect("cpu"))
+    run_script(lambda: measure(Path(sys.argv[1]), connect("cpu")))

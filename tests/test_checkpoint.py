@@ -20,15 +20,14 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cli.common import claim_path
+from cli.run_folder import free_path, load_run, save_run
 from sphere_mini import SphereEncoder, UserError, training
-from sphere_mini.checkpoint import free_path, previous, write_safely
+from sphere_mini.checkpoint import previous, write_safely
 from sphere_mini.data import batch_indices, load_data, to_model_range
 from sphere_mini.presets import make_recipe
 from sphere_mini.training import (
     flips,
-    load_run,
     new_state,
-    save_run,
     train,
     train_step,
 )

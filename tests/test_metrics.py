@@ -5,14 +5,13 @@ from sklearn.datasets import load_digits
 from torch_fidelity import calculate_metrics
 from torchvision.transforms.functional import gaussian_blur
 
-from cli.features import KEYS, extract, fid, fidelity, load_extractor, memorised_below
+from cli.features import KEYS, extract, fid, fidelity, load_extractor, memorised_below, nearness
 from sphere_mini.metrics import (
     cosine_law,
     coverage,
     digits_judge,
     frechet_distance,
     judge_digits,
-    nearness,
     psnr,
     within_class_deviation,
 )

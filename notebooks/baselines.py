@@ -1,0 +1,87 @@
+"""The models that the sphere encoder is compared with: a plain autoencoder and a VAE, as multilayer perceptrons.
+
+Both know the class in both ends, as the sphere encoder does. What differs is how they make room for random points: the
+plain one not at all, the VAE by a penalty of weight beta that draws every latent's distribution towards N(0, I).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sphere_mini.data import ImageSet, batch_indices, to_model_range
+from sphere_mini.sampling import to_unit_range
+
+PEAK_LR = 2e-3
+
+
+class MLPAutoencoder(nn.Module):
+    """Images x (B, 3, H, H) in [-1, 1] and labels y (B,) → latents (B, latent) → images; `beta` 0: a plain one."""
+
+    def __init__(self, image_size: int, num_classes: int, hidden: int, latent: int, beta: float) -> None:
+        super().__init__()
+        self.num_classes, self.beta, self.shape = num_classes, beta, (3, image_size, image_size)
+        pixels = 3 * image_size**2
+        self.encoder = mlp(pixels + num_classes, hidden, 2 * latent)
+        self.decoder = mlp(latent + num_classes, hidden, pixels)
+        # of the prior from which samples are drawn: a VAE's is N(0, I), a plain one's is fitted to its latents
+        self.register_buffer("mean", torch.zeros(latent))
+        self.register_buffer("root", torch.eye(latent))
+
+    def encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the latents, (B, latent) each; a plain autoencoder uses the mean alone."""
+        return self.encoder(self.with_class(x.flatten(1), y)).chunk(2, dim=1)
+
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        return self.decoder(self.with_class(z, y)).tanh().view(-1, *self.shape)
+
+    def with_class(self, rows: Tensor, y: Tensor) -> Tensor:
+        return torch.cat([rows, F.one_hot(y, self.num_classes)], dim=1)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Squared error, half its sum over the pixels, and beta times the divergence from N(0, I), per image."""
+        mean, log_variance = self.encode(x, y)
+        z = mean + (log_variance / 2).exp() * torch.randn_like(mean) if self.beta else mean
+        error = (self.decode(z, y) - x).square().sum() / 2
+        divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum() / 2
+        return (error + self.beta * divergence) / len(x)
+
+    @torch.no_grad()
+    def fit_prior(self, x: Tensor, y: Tensor) -> None:
+        """Fit the Gaussian from which samples are drawn to the latents of x."""
+        z = self.encode(x, y)[0]
+        self.mean = z.mean(0)
+        values, vectors = torch.linalg.eigh(z.T.cov())
+        self.root = vectors * values.clamp(min=0).sqrt()
+
+    @torch.no_grad()
+    def generate(self, y: Tensor, seed: int = 0) -> Tensor:
+        """Samples (B, 3, H, H) in [0, 1]."""
+        noise = torch.randn(len(y), len(self.mean), generator=torch.Generator().manual_seed(seed))
+        return to_unit_range(self.decode(self.mean + noise @ self.root.T, y))
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
+        """Reconstructions (B, 3, H, H) in [0, 1]."""
+        return to_unit_range(self.decode(self.encode(x, y)[0], y))
+
+
+def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Two hidden layers."""
+    layers = [nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, outputs)]
+    return nn.Sequential(*layers)
+
+
+def train_baseline(model: MLPAutoencoder, data: ImageSet, steps: int, batch_size: int = 128) -> MLPAutoencoder:
+    """Adam, whose learning rate falls to 0 along a half cosine; then a plain autoencoder gets its prior."""
+    torch.manual_seed(0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=PEAK_LR)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    rows = (batch_indices(step, batch_size, len(data), seed=0) for step in range(steps))
+    for images, y in data.batches(rows):
+        optimizer.zero_grad()
+        model.loss(to_model_range(images), y).backward()
+        optimizer.step()
+        schedule.step()
+    if not model.beta:
+        model.fit_prior(to_model_range(data.images), data.labels)
+    return model.eval()
