@@ -1,6 +1,7 @@
 """What both scripts share: a parser, errors in one sentence, free names, and the work of several processes."""
 
 import argparse
+import gc
 import os
 import socket
 import sys
@@ -53,7 +54,8 @@ def run_script(main: Callable[[], None]) -> None:
             time.sleep(TURN)  # rank 0 has mostly found the same; then it has said so, and torchrun ends this process
         print(f"error: {str(error) or 'stopped by Ctrl-C'}", file=sys.stderr)
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 2)
-    if dist.is_initialized():  # its threads may abort a process that ends; torchrun would report a failure
+    if dist.is_initialized():
+        gc.collect()  # of what still holds the group, whose threads would live on and may abort a process that ends
         dist.destroy_process_group()
     sys.exit(code)
 
