@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 READY := .venv/ready
 
-.PHONY: demo test soak
+.PHONY: demo test soak notebooks
 
 demo: $(READY)
 	.venv/bin/python train.py --out $(RUN)
@@ -19,6 +19,11 @@ test: $(READY)
 
 soak: $(READY)
 	.venv/bin/python -m pytest -m slow
+
+# Runs them in full and saves their pictures; results/*.json are made by notebooks/precompute.py.
+notebooks: $(READY)
+	cd notebooks && for name in 0*.ipynb; do ../.venv/bin/python -m nbconvert --to notebook --execute --inplace \
+	    --ExecutePreprocessor.record_timing=False $$name || exit 1; done
 
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cli.common import Parser, claim_path, connect, gather, own_share, run_script, save_picture
 from cli.evaluate import add_flags, evaluate
+from cli.grids import GRID_COLUMNS, class_name, class_rows, grid_labels
 from cli.run_folder import free_path
 from sphere_mini import (
     SphereEncoder,
@@ -36,14 +37,7 @@ from sphere_mini.errors import reading, require
 from sphere_mini.metrics import psnr
 from sphere_mini.sampling import GUIDANCE_PLACES, PATHS, STITCHES, stitch, to_unit_range
 from sphere_mini.training import world
-from sphere_mini.viz import (
-    GRID_COLUMNS,
-    class_name,
-    class_rows,
-    grid_labels,
-    image_grid,
-    to_uint8,
-)
+from sphere_mini.viz import image_grid, to_uint8
 
 SAVED_BATCH = 100  # images of --save-images drawn at once; fixed, so that a second start gives the same bytes
 ANIMATION = 192  # pixels a side, at least

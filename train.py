@@ -35,6 +35,7 @@ from cli.common import (
 )
 from cli.dry_run import dry_run
 from cli.fine_tune import shape_fields, start_from
+from cli.grids import GRID_COLUMNS, class_rows, grid_labels
 from cli.run_folder import METRICS_FILE, SAMPLES_FOLDER, load_run, save_run, save_weights
 from sphere_mini import SphereConfig, SphereEncoder, UserError
 from sphere_mini.checkpoint import write_safely
@@ -58,7 +59,7 @@ from sphere_mini.training import (
     train,
     world,
 )
-from sphere_mini.viz import GRID_COLUMNS, class_rows, grid_labels, image_grid
+from sphere_mini.viz import image_grid
 
 RECIPE_FLAGS = ("data_dir", "image_size", "model", "steps", "epochs", "batch_size", "lr", "perceptual", "dtype", "seed")
 RECIPE_FLAGS += ("dataset", "grad_accum", "init_from", "save_every", "log_every", "sample_every")

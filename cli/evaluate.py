@@ -27,6 +27,7 @@ from torch_fidelity import FeatureExtractorBase
 
 from cli.common import first_of_node, from_rank_0, gather, held_out_psnr, own_share, save_picture
 from cli.features import EXTRACTORS, extract, fid, fidelity, load_extractor, memorised_below, nearness
+from cli.grids import GRID_COLUMNS, class_name
 from cli.run_folder import free_path
 from sphere_mini import SphereEncoder, UserError, generate, reconstruct, spherify
 from sphere_mini.checkpoint import write_safely
@@ -37,7 +38,7 @@ from sphere_mini.model import CONFIG_FILE, HUB_PREFIX, local_folder
 from sphere_mini.presets import SETS, Recipe, make_recipe
 from sphere_mini.sampling import GUIDANCE_PLACES, guidance_weights, to_unit_range
 from sphere_mini.training import world
-from sphere_mini.viz import GRID_COLUMNS, class_name, image_grid, quantise, sphere_figure
+from sphere_mini.viz import image_grid, quantise, sphere_figure
 
 MANY, FEW = 50_000, 10_000  # images: the field's convention; a number below FEW stands in a distance's name
 PER_CLASS = 50  # samples of a class: a multiple of it (Flowers: 102 times 500)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from itertools import cycle, product
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .metrics import cosine_law, pair_cosines, spread
-from .model import SphereEncoder
-from .sampling import generate
 from .sphere import angle_between, perturb, random_point
 
 MIN_TILE, GAP, FONT_SIZE = 48, 4, 14  # pixels
 NEAREST = Image.Resampling.NEAREST
-GRID_ROWS = GRID_COLUMNS = 10
 VIEWED = 2000  # points of a cloud that are drawn
 FEW = 20  # points of a curve that are marked one by one
 # Okabe and Ito's colours, which colour-blind eyes tell apart; dashes and markers say the same without colour
@@ -64,34 +61,6 @@ def image_grid(
     return canvas
 
 
-def grid_labels(model: SphereEncoder) -> list[int | None]:
-    """The classes to show, at most ten and evenly spaced; ten times None without classes."""
-    labels = np.linspace(0, model.config.num_classes - 1, min(model.config.num_classes, GRID_ROWS))
-    return sorted({round(label) for label in labels}) or [None] * GRID_ROWS
-
-
-def class_rows(
-    model: SphereEncoder, labels: Sequence[int | None], columns: int, steps: Sequence[int] = (4,), **sampling: Any
-) -> tuple[list[Tensor], list[str]]:
-    """One row (columns, 3, H, W) of samples per class, again for each number of steps, and the rows' names.
-
-    A column is one seed under every class, the first column `seed` of `sampling`, which else is as in `generate`.
-    """
-    rows, names, seed = [], [], sampling.pop("seed", 0)
-    for num_steps, (r, label) in product(steps, enumerate(labels)):
-        first = seed if label is not None else seed + r * columns
-        y = None if label is None else torch.full((columns,), label)
-        rows.append(generate(model, y, num_steps, seeds=range(first, first + columns), **sampling))
-        parts = [class_name(model, label), f"{num_steps} step{'s' * (num_steps > 1)}"]
-        names.append(" · ".join(parts if len(steps) > 1 else parts[:1]))
-    return rows, names
-
-
-def class_name(model: SphereEncoder, label: int | None) -> str:
-    """A class's name, its number where the model knows no names, and nothing for no class."""
-    return "" if label is None else (model.config.class_names or [*map(str, range(model.config.num_classes))])[label]
-
-
 def as_picture(draw: Callable[..., None]) -> Callable[..., Image.Image]:
     """Make of `draw`, which fills a figure, a function of its other arguments and of `size` that returns a picture.
 
@@ -131,13 +100,13 @@ class Panel:
     options: dict[str, Any] = field(default_factory=dict)
 
     def draw(self, axes: Any) -> None:
-        for (name, values), (colour, _, _) in zip(self.histograms.items(), cycle(LOOKS)):  # noqa: B905
+        for (name, values), (colour, _, _) in zip(self.histograms.items(), cycle(LOOKS), strict=False):
             axes.hist(values, bins=60, density=True, histtype="stepfilled", color=colour, alpha=0.35, label=name)
-        for (name, (x, y)), (colour, dash, marker) in zip(self.curves.items(), cycle(LOOKS)):  # noqa: B905
-            axes.plot(x, y, color=colour, linestyle=dash, marker=marker if len(x) <= FEW else "", label=name)
-        for (name, (x, y)), (colour, _, marker) in zip(self.points.items(), cycle(LOOKS)):  # noqa: B905
+        for (name, (x, y)), (colour, dash, marker) in zip(self.curves.items(), cycle(LOOKS), strict=False):
+            axes.plot(x, y, color=colour, linestyle=dash, marker="" if self.points or len(x) > FEW else marker, label=name)
+        for (name, (x, y)), (colour, _, marker) in zip(self.points.items(), cycle(LOOKS), strict=False):
             axes.plot(x, y, color=colour, linestyle="", marker=marker, label=name)
-        for (name, x), (_, dash, _) in zip(self.marks.items(), LOOKS[1:]):  # noqa: B905
+        for (name, x), (_, dash, _) in zip(self.marks.items(), LOOKS[1:], strict=False):
             axes.axvline(x, color="black", linestyle=dash, label=name)
         axes.set(xlabel=self.xlabel, ylabel=self.ylabel, title=self.title, **self.options)
         axes.legend()
@@ -150,26 +119,22 @@ def plots(figure: Any, *panels: Panel) -> None:
         panel.draw(figure.add_subplot(1, len(panels), k))
 
 
-@as_picture
-def noise_triangles(figure: Any, v: Tensor, e: Tensor, sigmas: Sequence[float]) -> None:
-    """The triangle of v, sigma·e and v + sigma·e for one latent v (1, N, D) and noise e, with v_noisy on the sphere.
+def noise_triangle(v: Tensor, e: Tensor, sigma: float) -> Panel:
+    """The triangle of v, sigma·e and their sum for one latent v (1, N, D) and its noise e, in the plane of both.
 
-    Measured, not sketched: all points are projected onto the plane that v and e span.
+    Measured, not sketched: every point is projected onto the plane that v and e span, where the sphere is a circle.
     """
     along = v.flatten() / v.norm()
     across = e.flatten() - e.flatten() @ along * along
     plane = torch.stack([along, across / across.norm()], dim=1)  # (L, 2)
-    for k, sigma in enumerate(sigmas, 1):
-        axes = figure.add_subplot(1, len(sigmas), k, aspect="equal", xlabel="along v", ylabel="across v")
-        ends = [(point.flatten() @ plane).tolist() for point in (v, v + sigma * e, perturb(v, sigma, e))]
-        arrows = zip(([0, 0], ends[0], [0, 0], [0, 0]), (*ends[:2], *ends[1:]), LOOKS, strict=False)
-        for (tail, head, (colour, dash, _)), name in zip(arrows, ("v", "σ·e", "v + σ·e", "v_noisy"), strict=True):
-            axes.plot(*zip(tail, head, strict=True), color=colour, linestyle=dash, label=name)
-            axes.plot(*head, "o", color=colour)
-        circle = np.linspace(0, np.pi / 2, 100)
-        axes.plot(*(v.norm() * np.stack([np.cos(circle), np.sin(circle)])), "k", linewidth=1)
-        axes.set_title(f"σ = {sigma:.2f}: {angle_between(v, v + sigma * e).item():.1f}°")
-        axes.legend(loc="upper right")
+    start, end, back = ((p.flatten() @ plane).tolist() for p in (v, v + sigma * e, perturb(v, sigma, e)))
+    lines = {"v": ([0, 0], start), "σ·e": (start, end), "v + σ·e": ([0, 0], end), "spherified": ([0, 0], back)}
+    curves = {name: tuple(zip(*line, strict=True)) for name, line in lines.items()}
+    circle = torch.linspace(0, torch.pi / 2, 2 * FEW)
+    curves["sphere"] = v.norm().item() * circle.cos(), v.norm().item() * circle.sin()
+    title = f"σ = {sigma:.2f}: {angle_between(v, v + sigma * e).item():.1f}°"
+    scale = {"aspect": "equal", "xlim": (-1, 1.2 * v.norm().item()), "ylim": (-1, 2 * v.norm().item())}  # in all alike
+    return Panel("along v", "across v, towards e", title, curves, options=scale)
 
 
 @as_picture
@@ -179,7 +144,7 @@ def tradeoff(figure: Any, xlabel: str, ylabel: str, models: Sequence[tuple[str, 
 
     axes, models = figure.add_subplot(1, 2, 1), sorted(models, key=lambda model: -model[2])
     axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log", yscale="log")
-    for k, ((name, x, y, samples), (colour, _, marker)) in enumerate(zip(models, cycle(LOOKS))):  # noqa: B905
+    for k, ((name, x, y, samples), (colour, _, marker)) in enumerate(zip(models, LOOKS, strict=False)):
         axes.plot(x, y, marker, color=colour, markersize=13)
         row = figure.add_subplot(len(models), 2, 2 * k + 2, xticks=[], yticks=[])
         row.imshow(np.concatenate(to_uint8(samples), axis=1), interpolation="nearest")
