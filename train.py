@@ -29,6 +29,7 @@ from cli.common import (
     connect,
     first_of_node,
     from_rank_0,
+    gather,
     held_out_psnr,
     launch_note,
     run_script,
@@ -256,18 +257,27 @@ def new_folder(args: argparse.Namespace, config: SphereConfig, recipe: Recipe) -
     return folder
 
 
-def load_inputs(recipe: Recipe, device: torch.device) -> tuple[Perceptual | None, tuple[Any, Any]]:
-    """The perceptual network, and the data as from `load_data`; checks that the batch can be split."""
+def check_split(recipe: Recipe) -> None:
+    """All processes and parts get equally many images."""
     batch, parts, processes = recipe.batch_size, recipe.grad_accum, world()[1]
     into = f"{processes} processes with {parts} part{'s' * (parts > 1)} each"
     require(batch % (parts * processes) == 0, f"a batch of {batch} cannot be split into {into}; change --batch-size")
+
+
+def load_inputs(recipe: Recipe, device: torch.device) -> tuple[Perceptual | None, tuple[Any, Any]]:
+    """The perceptual network, and the data as from `load_data`; checks that the batch can be split."""
+    check_split(recipe)
     return first_of_node(lambda: (load_perceptual(recipe.perceptual, device), load_data(recipe, device)))
 
 
 def resume(args: argparse.Namespace, device: torch.device) -> Run:
     """Get a run ready that was stopped, or killed."""
     folder = Path(args.resume)
-    state, recipe = first_of_node(lambda: load_run(folder, device))  # a damaged file is set aside by one alone
+    state, recipe = first_of_node(lambda: load_run(folder, device))
+    steps = sorted(set(gather([state.step])))
+    require(
+        len(steps) == 1, f"{folder} is of step {steps[0]} for one process, of {steps[-1]} for another; wait, try again"
+    )
     if recipe.init_from and not state.step:
         start_from(state, SphereEncoder.from_pretrained(recipe.init_from))
     recipe = resumed_recipe(args, recipe)
@@ -300,7 +310,9 @@ def main() -> None:
     device = connect(args.device)
     go_on_after_failure(args)
     if args.dry_run and not args.resume:
-        return dry_run(new_recipe(args, load_pretrained(args)), device)
+        recipe = new_recipe(args, load_pretrained(args))
+        check_split(recipe)
+        return dry_run(recipe, device)
     require(args.max_minutes is None or args.max_minutes > 0, f"--max-minutes must be above 0, not {args.max_minutes}")
     with Stop(args.max_minutes) as stop:
         run = resume(args, device) if args.resume else start(args, device)
@@ -436,11 +448,10 @@ def explained(recipe: Recipe) -> Iterator[None]:
     except RuntimeError as error:  # of which torch.OutOfMemoryError is one kind; a CPU has none of its own
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
-        batch, parts = recipe.batch_size, recipe.grad_accum
+        batch, parts = recipe.batch_size // world()[1], recipe.grad_accum  # of this process
         more = next((k for k in range(parts + 1, batch) if batch % k == 0), batch)
-        advice = (
-            f"go on with --resume RUN --grad-accum {more}: {batch // more} images at a time, the same batch of {batch}"
-        )
+        same = f"the same batch of {recipe.batch_size}"
+        advice = f"go on with --resume RUN --grad-accum {more}: {batch // more} images at a time, {same}"
         advice = advice if more > parts else "take a smaller --model or --image-size"
         raise UserError(f"the device has too little memory for {batch // parts} images at a time; {advice}") from error
 

@@ -50,7 +50,7 @@ def run_script(main: Callable[[], None]) -> None:
     except SystemExit as end:  # of a run that was stopped
         code = end.code
     except (UserError, KeyboardInterrupt) as error:
-        if world()[0] > 0:
+        if int(os.environ.get("RANK", 0)) > 0:
             time.sleep(TURN)  # rank 0 has mostly found the same; then it has said so, and torchrun ends this process
         print(f"error: {str(error) or 'stopped by Ctrl-C'}", file=sys.stderr)
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 2)

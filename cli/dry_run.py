@@ -19,7 +19,8 @@ def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device
     """What a resolved recipe takes: parameters, FLOPs of matrix products per image, bytes of memory on the device.
 
     From shapes alone: nothing is computed or read. The bytes are those of the weights, their average, Adam's two
-    moments, the larger of the gradients and of what the losses keep for them, and the images where memory holds them.
+    moments, the gradients and what the losses keep for them (the larger of both, where the gradients are not there yet),
+    and the images where memory holds them.
     """
     config, build, saved = (
         recipe.sphere_config([str(k) for k in range(num_classes)]),
@@ -62,7 +63,8 @@ def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device
     for weight in [*model.parameters(), *frozen]:
         saved.pop(weight.untyped_storage()._cdata, None)
     count = sum(p.numel() for p in model.parameters())
-    held = 16 * count + 4 * sum(p.numel() for p in frozen) + max(4 * count, sum(saved.values()))
+    both = sum if recipe.grad_accum > 1 or world()[1] > 1 else max  # gradients wait
+    held = 16 * count + 4 * sum(p.numel() for p in frozen) + both((4 * count, sum(saved.values())))
     flops = {
         name: mode.get_total_flops() // size for name, mode in (("step", step), ("decode", decode), ("encode", encode))
     }

@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import chain, count
 from pathlib import Path
@@ -62,5 +63,6 @@ def load_run(folder: Path, device: torch.device) -> tuple[TrainState, Recipe]:
         return new_state(recipe, config, device), recipe
     state, recipe, used = read_newest(path, read)
     if used != path and path.exists():
-        os.replace(path, free_path(path.with_suffix(".bad")))
+        with suppress(FileNotFoundError):  # another machine's process was quicker
+            os.replace(path, free_path(path.with_suffix(".bad")))
     return state, recipe

@@ -119,9 +119,9 @@ PAPER_COLUMNS = ("model", "batch_size", "part", "compression_ratio", "mixer_dept
 PAPER = {  #     model batch part ratio mixer head   alpha  epochs warm-up  w1   w2   w3   w4   w5
     "cifar10":    ("s", 256, 64, 1.5, 2, "conv",   80.0, 5000.0, 10.0,   1.0, 1.0, 0.5, 0.5, 0.1),
     "cifar100":   ("s", 256, 64, 1.5, 2, "conv",   80.0, 5000.0, 10.0,   1.0, 1.0, 0.5, 0.5, 0.1),  # not in the paper
-    "afhq":       ("l", 256,  8, 1.5, 4, "linear", 85.0, 1000.0, 10.0,  25.0, 1.0, 1.0, 1.0, 0.1),
-    "flowers102": ("l", 256,  8, 1.5, 4, "linear", 85.0, 1000.0, 10.0,  25.0, 1.0, 1.0, 1.0, 0.1),
-    "imagenet":   ("l", 256,  8, 3.0, 4, "linear", 85.0,  800.0,  5.0,  50.0, 1.0, 25.0, 1.0, 0.1),
+    "afhq":       ("l", 256,  4, 1.5, 4, "linear", 85.0, 1000.0, 10.0,  25.0, 1.0, 1.0, 1.0, 0.1),
+    "flowers102": ("l", 256,  4, 1.5, 4, "linear", 85.0, 1000.0, 10.0,  25.0, 1.0, 1.0, 1.0, 0.1),
+    "imagenet":   ("l", 256,  4, 3.0, 4, "linear", 85.0,  800.0,  5.0,  50.0, 1.0, 25.0, 1.0, 0.1),
 }
 # Ours, for minutes on a CPU: a small network, patches twice as large (the latent has the same size, a quarter of the
 # tokens), a perceptual network that pip brings, and learning rates to match.

@@ -22,7 +22,7 @@ FEW = 20  # points of a curve that are marked one by one
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")
 LOOKS = [*zip(COLOURS, ("-", "--", "-.", ":", "-", "--", "-."), "osD^vPX", strict=True)]
 STYLE = {"font.size": 14, "lines.linewidth": 2.5, "lines.markersize": 9, "axes.grid": True, "grid.alpha": 0.3}
-STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 12}
+STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "legend.edgecolor": "none", "legend.fontsize": 12}
 
 
 def quantise(images: Tensor) -> Tensor:
@@ -103,7 +103,9 @@ class Panel:
         for (name, values), (colour, _, _) in zip(self.histograms.items(), cycle(LOOKS), strict=False):
             axes.hist(values, bins=60, density=True, histtype="stepfilled", color=colour, alpha=0.35, label=name)
         for (name, (x, y)), (colour, dash, marker) in zip(self.curves.items(), cycle(LOOKS), strict=False):
-            axes.plot(x, y, color=colour, linestyle=dash, marker="" if self.points or len(x) > FEW else marker, label=name)
+            axes.plot(
+                x, y, color=colour, linestyle=dash, marker="" if self.points or len(x) > FEW else marker, label=name
+            )
         for (name, (x, y)), (colour, _, marker) in zip(self.points.items(), cycle(LOOKS), strict=False):
             axes.plot(x, y, color=colour, linestyle="", marker=marker, label=name)
         for (name, x), (_, dash, _) in zip(self.marks.items(), LOOKS[1:], strict=False):

@@ -118,7 +118,7 @@ def test_both_recipes_of_every_set():
         assert (paper.perceptual, paper.lr, quick.lr, quick.model) == ("lpips", 1e-4, 2.4e-2, "nano")
         assert paper.image_size == quick.image_size and paper.flip == quick.flip == (dataset != "digits")
     splits = [make_recipe("imagenet", batch_size=batch).grad_accum for batch in (256, 8, 2, 30, 13)]
-    assert splits == [32, 1, 1, 5, 13] and make_recipe("cifar10").grad_accum == 4
+    assert splits == [64, 2, 1, 10, 13] and make_recipe("cifar10").grad_accum == 4
     assert make_recipe("folder", "paper").pixel_head == "conv"
     assert make_recipe("folder", "paper", image_size=256).alpha_max_deg == 85
     assert make_recipe("folder", image_size=256).alpha_max_deg == 85 and make_recipe("folder").alpha_max_deg == 80

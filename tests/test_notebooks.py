@@ -180,3 +180,11 @@ def test_a_mistake_in_the_package_breaks_an_assert(mistake, tmp_path):
     command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--stdout", path]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode != 0 and "AssertionError" in done.stderr, done.stderr[-2000:]
+
+
+@each_notebook
+def test_teachers_page_shows_a_picture_of_it(path):
+    page = (path.parent / "README.md").read_text()
+    assert f"]({path.name})" in page and f"](pictures/{path.stem}.png)" in page
+    shown = Image.open(path.parent / "pictures" / f"{path.stem}.png").convert("RGB")
+    assert any(np.array_equal(shown, picture) for picture in pictures_of(path))
