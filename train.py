@@ -6,16 +6,11 @@ model.safetensors (averaged weights, for use), last.pt (for --resume), metrics.j
 
 import argparse
 import difflib
-import json
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, get_type_hints
 
 import torch
@@ -37,9 +32,18 @@ from cli.common import (
 from cli.dry_run import dry_run
 from cli.fine_tune import shape_fields, start_from
 from cli.grids import GRID_COLUMNS, class_rows, grid_labels
-from cli.run_folder import METRICS_FILE, SAMPLES_FOLDER, load_run, save_run, save_weights
+from cli.run_folder import (
+    METRICS_FILE,
+    SAMPLES_FOLDER,
+    append_row,
+    forgiven,
+    keep_rows,
+    load_run,
+    save_run,
+    save_weights,
+)
+from cli.stop import Stop, explained
 from sphere_mini import SphereConfig, SphereEncoder, UserError
-from sphere_mini.checkpoint import write_safely
 from sphere_mini.data import ImageFiles, ImageSet, load_data, to_model_range
 from sphere_mini.errors import require
 from sphere_mini.model import SIZES, save_config
@@ -117,42 +121,6 @@ def parse_args() -> argparse.Namespace:
     add("--max-minutes", type=float, metavar="M", help="save and stop after so many minutes of training")
     add("--dry-run", action="store_true", help="print the settings and what they cost, and stop")
     return parser.parse_args()
-
-
-class Stop:
-    """Makes a run finish its step and stop: on SIGTERM, on Ctrl-C, or when its minutes are over.
-
-    Within `with`, the signals end the program at once until `begin` is called; from then on the first one sets
-    `reason` and `code`, the exit code, and only a second one ends the program at once.
-    """
-
-    def __init__(self, max_minutes: float | None) -> None:
-        self.reason, self.code, self.minutes = "", 0, max_minutes
-        self.begun, self.end = False, float("inf")
-
-    def __enter__(self) -> "Stop":
-        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def begin(self) -> None:
-        """Training begins: from here on there is a step to finish, and the minutes count."""
-        self.begun, self.end = True, time.monotonic() + 60 * (self.minutes or float("inf"))
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """Remember the signal; the interpreter calls this between two instructions."""
-        if not self.begun or self.code:
-            sys.exit(128 + number)
-        self.reason, self.code = f"on {signal.Signals(number).name}", 128 + number
-
-    def asked(self) -> bool:
-        """Whether the run has to stop now."""
-        if not self.reason and time.monotonic() > self.end:
-            self.reason = f"after {self.minutes:g} minutes"
-        return bool(self.reason)
 
 
 @dataclass
@@ -393,37 +361,6 @@ def save_training_grid(model: SphereEncoder, path: Path, held_out: ImageSet | No
     image_grid(rows, names).save(path)
 
 
-def keep_rows(path: Path, step: int) -> None:
-    """Drop the lines of steps after `step`, which will be run again, and lines that were cut off. Raises `OSError`."""
-
-    def kept(line: str) -> bool:
-        try:
-            return json.loads(line)["step"] <= step
-        except (ValueError, LookupError, TypeError):
-            return False
-
-    text = path.read_text() if path.exists() else ""
-    rows = "".join(f"{line}\n" for line in text.splitlines() if kept(line))
-    if rows != text:
-        write_safely(path, lambda temporary: temporary.write_text(rows))
-
-
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add one JSON object as a line; a line before it that was cut off stays apart."""
-    whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
-    with path.open("a") as file:
-        file.write("\n" * (not whole) + json.dumps(row) + "\n")
-
-
-@contextmanager
-def forgiven(what: str) -> Iterator[None]:
-    """A file that cannot be written costs a warning, not the run: the next one may do."""
-    try:
-        yield
-    except OSError as error:
-        tqdm.write(f"warning: {what} could not be written ({error}); the older file is as it was")
-
-
 def find_bad_step(state: TrainState) -> int:
     """The first step after which a loss or gradient was not finite, or a weight is beyond `HUGE` now; 0 for none."""
     sound = torch.stack([(weight.detach().abs() < HUGE).all() for weight in state.model.parameters()]).all()
@@ -438,22 +375,6 @@ def check_finite(run: Run, saved: int) -> None:
     require(
         not step, f"loss, gradient or weights exploded at step {step}, they are not finite or huge; {kept}; {advice}"
     )
-
-
-@contextmanager
-def explained(recipe: Recipe) -> Iterator[None]:
-    """Out of memory becomes a sentence with the flag that helps."""
-    try:
-        yield
-    except RuntimeError as error:  # of which torch.OutOfMemoryError is one kind; a CPU has none of its own
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-        batch, parts = recipe.batch_size // world()[1], recipe.grad_accum  # of this process
-        more = next((k for k in range(parts + 1, batch) if batch % k == 0), batch)
-        same = f"the same batch of {recipe.batch_size}"
-        advice = f"go on with --resume RUN --grad-accum {more}: {batch // more} images at a time, {same}"
-        advice = advice if more > parts else "take a smaller --model or --image-size"
-        raise UserError(f"the device has too little memory for {batch // parts} images at a time; {advice}") from error
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from sphere_mini import SphereEncoder
 from sphere_mini.losses import StepNoise, sphere_losses
@@ -14,19 +14,23 @@ from sphere_mini.perceptual import PERCEPTUALS
 from sphere_mini.presets import SETS, Recipe
 from sphere_mini.training import autocast, precision, world
 
+FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+ATTENTION = {  # a CPU's kernels, which some versions of torch leave out of their count
+    FLASH: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    FLASH_BACKWARD: lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v),
+}
+
 
 def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device) -> dict[str, int]:
     """What a resolved recipe takes: parameters, FLOPs of matrix products per image, bytes of memory on the device.
 
     From shapes alone: nothing is computed or read. The bytes are those of the weights, their average, Adam's two
-    moments, the gradients and what the losses keep for them (the larger of both, where the gradients are not there yet),
-    and the images where memory holds them.
+    moments, the gradients and what the losses keep for them (of one process with one part the larger of both), and the
+    images where memory holds them.
     """
-    config, build, saved = (
-        recipe.sphere_config([str(k) for k in range(num_classes)]),
-        PERCEPTUALS[recipe.perceptual],
-        {},
-    )
+    config, build = recipe.sphere_config([str(k) for k in range(num_classes)]), PERCEPTUALS[recipe.perceptual]
+    saved = {}
     size = recipe.batch_size // recipe.grad_accum // world()[1]
     images = num_images if recipe.fits_memory(num_images) else 0
     perceptual = build(pretrained=False) if build else None
@@ -38,7 +42,7 @@ def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device
     def keep_input(tensor: Tensor) -> None:
         keep(tensor)
 
-    step, decode, encode = (FlopCounterMode(display=False) for _ in range(3))
+    step, decode, encode = (FlopCounterMode(display=False, custom_mapping=ATTENTION) for _ in range(3))
     shapes = FakeTensorMode(allow_non_fake_inputs=True)
     with shapes, autocast(torch.device("cpu"), precision(device, recipe.dtype)):
         model = SphereEncoder(config)

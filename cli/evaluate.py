@@ -45,6 +45,7 @@ PER_CLASS = 50  # samples of a class: a multiple of it (Flowers: 102 times 500)
 HELD_OUT = 10_000  # images that were not trained on, at most
 JUDGED = 1000  # samples of a digits model, unless a flag says otherwise
 BATCH = 125  # images in work at once
+MOST_NUMBERS = 10**9  # in all latents that are looked at together: 4 GB
 SAMPLED = 1000  # images, spread evenly, that tell a set from another one
 NOISE, SCHEDULE = ("shared", "fresh"), ("fixed", "decay")
 FORMATS = {"agreement": ".1%", "memorised": ".1%", "guidance": "g", "I": ".2f", "F": ".2f", "rF": ".2f", "K": ".4f"}
@@ -321,8 +322,9 @@ def score_reconstructions(task: Evaluation, real: Tensor) -> dict[str, Any]:
 @torch.no_grad()
 def encode_reference(task: Evaluation) -> tuple[Tensor, Tensor]:
     """Points on the sphere (n, N, D) of the reference's images under their own classes, and the labels (n,)."""
-    parts, conditional = [], task.model.config.num_classes > 0
-    for images, y in task.data.batches(own_share(task.some_rows().split(BATCH), "latents", BATCH)):
+    parts, conditional, rows = [], task.model.config.num_classes > 0, task.some_rows()
+    rows = rows[spread(len(rows), MOST_NUMBERS // math.prod(task.model.config.latent_shape))]
+    for images, y in task.data.batches(own_share(rows.split(BATCH), "latents", BATCH)):
         z = task.model.encode(to_model_range(images), y if conditional else None)
         parts.append((spherify(z).cpu(), y.cpu()))
     v, labels = (torch.cat(part) for part in zip(*gather(parts), strict=True))

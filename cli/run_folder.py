@@ -3,12 +3,15 @@
 import json
 import os
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from sphere_mini.checkpoint import previous, read_newest, write_safely
 from sphere_mini.errors import reading, require
@@ -66,3 +69,34 @@ def load_run(folder: Path, device: torch.device) -> tuple[TrainState, Recipe]:
         with suppress(FileNotFoundError):  # another machine's process was quicker
             os.replace(path, free_path(path.with_suffix(".bad")))
     return state, recipe
+
+
+def keep_rows(path: Path, step: int) -> None:
+    """Drop the lines of steps after `step`, which will be run again, and lines that were cut off. Raises `OSError`."""
+
+    def kept(line: str) -> bool:
+        try:
+            return json.loads(line)["step"] <= step
+        except (ValueError, LookupError, TypeError):
+            return False
+
+    text = path.read_text() if path.exists() else ""
+    rows = "".join(f"{line}\n" for line in text.splitlines() if kept(line))
+    if rows != text:
+        write_safely(path, lambda temporary: temporary.write_text(rows))
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add one JSON object as a line; a line before it that was cut off stays apart."""
+    whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
+    with path.open("a") as file:
+        file.write("\n" * (not whole) + json.dumps(row) + "\n")
+
+
+@contextmanager
+def forgiven(what: str) -> Iterator[None]:
+    """A file that cannot be written costs a warning, not the run: the next one may do."""
+    try:
+        yield
+    except OSError as error:
+        tqdm.write(f"warning: {what} could not be written ({error}); the older file is as it was")

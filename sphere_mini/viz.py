@@ -140,18 +140,20 @@ def noise_triangle(v: Tensor, e: Tensor, sigma: float) -> Panel:
 
 
 @as_picture
-def tradeoff(figure: Any, xlabel: str, ylabel: str, models: Sequence[tuple[str, float, float, Tensor]]) -> None:
-    """Models as points, (name, x, y, samples (C, 3, H, W) in [0, 1]), each joined to its samples at the right."""
+def tradeoff(figure: Any, models: Sequence[tuple[str, float, float, Tensor]], **options: Any) -> None:
+    """Models as points, (name, x, y, samples (C, 3, H, W) in [0, 1]), each joined to its samples at the right.
+
+    options: xlabel, ylabel, yscale and such, for matplotlib's axes.
+    """
     from matplotlib.patches import ConnectionPatch
 
-    axes, models = figure.add_subplot(1, 2, 1), sorted(models, key=lambda model: -model[2])
-    axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log", yscale="log")
+    models, grid = sorted(models, key=lambda model: -model[2]), figure.add_gridspec(len(models), 2)
+    axes = figure.add_subplot(grid[:, 0], **options)
     for k, ((name, x, y, samples), (colour, _, marker)) in enumerate(zip(models, LOOKS, strict=False)):
         axes.plot(x, y, marker, color=colour, markersize=13)
-        row = figure.add_subplot(len(models), 2, 2 * k + 2, xticks=[], yticks=[])
+        row = figure.add_subplot(grid[k, 1], xticks=[], yticks=[])
         row.imshow(np.concatenate(to_uint8(samples), axis=1), interpolation="nearest")
         row.set_title(f"{name}: {x:.3g}, {y:.3g}", loc="left", color=colour, fontsize=13)
-        row.grid(False)
         ends = {"xyA": (x, y), "coordsA": axes.transData, "xyB": (0, 0.5), "coordsB": row.transAxes}
         figure.add_artist(ConnectionPatch(**ends, color=colour, linewidth=1))
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cli.common import claim_path
-from cli.run_folder import free_path, load_run, save_run
+from cli.run_folder import append_row, free_path, keep_rows, load_run, save_run
 from sphere_mini import SphereEncoder, UserError, training
 from sphere_mini.checkpoint import previous, write_safely
 from sphere_mini.data import batch_indices, load_data, to_model_range
@@ -32,7 +32,7 @@ from sphere_mini.training import (
     train_step,
 )
 from sphere_mini.viz import image_grid
-from train import append_row, find_bad_step, keep_rows
+from train import find_bad_step
 
 CPU = torch.device("cpu")
 NANO = {"batch_size": 10, "width": 16, "depth": 1, "num_heads": 2, "mixer_depth": 1, "perceptual": "none"}

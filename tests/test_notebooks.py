@@ -154,7 +154,7 @@ def test_panels_show_their_data():
 def test_tradeoff_shows_each_models_samples():
     samples = torch.zeros(4, 3, 8, 8)
     samples[:, 1] = 0.5  # a green that no other part of the picture has
-    green = [(np.asarray(tradeoff("x", "y", [("a", 1.0, 2.0, s), ("b", 2.0, 1.0, s)])) == (0, 127, 0)).all(-1).sum()
+    green = [(np.asarray(tradeoff([("a", 1.0, 2.0, s), ("b", 2.0, 1.0, s)])) == (0, 127, 0)).all(-1).sum()
              for s in (samples, 0 * samples)]  # fmt: skip
     assert green[0] > 5000 and green[1] == 0
 
