@@ -149,6 +149,7 @@ def tradeoff(figure: Any, models: Sequence[tuple[str, float, float, Tensor]], **
 
     models, grid = sorted(models, key=lambda model: -model[2]), figure.add_gridspec(len(models), 2)
     axes = figure.add_subplot(grid[:, 0], **options)
+    axes.locator_params(axis="x", nbins=6)
     for k, ((name, x, y, samples), (colour, _, marker)) in enumerate(zip(models, LOOKS, strict=False)):
         axes.plot(x, y, marker, color=colour, markersize=13)
         row = figure.add_subplot(grid[k, 1], xticks=[], yticks=[])
