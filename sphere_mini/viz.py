@@ -36,12 +36,15 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 
 def image_grid(
-    rows: Sequence[Tensor], labels: Sequence[str], captions: Sequence[Sequence[str]] | None = None
+    rows: Sequence[Tensor],
+    labels: Sequence[str],
+    captions: Sequence[Sequence[str]] | None = None,
+    min_tile: int = MIN_TILE,
 ) -> Image.Image:
     """Rows of images, each (C, 3, H, W) in [0, 1], as one picture: labels left of the rows, captions under the images.
 
-    Small images are enlarged by a whole factor, so that every pixel can be seen."""
-    tile = -(-MIN_TILE // rows[0].shape[-1]) * rows[0].shape[-1]
+    Images are enlarged by a whole factor to `min_tile` pixels or more, so that every one of theirs can be seen."""
+    tile = -(-min_tile // rows[0].shape[-1]) * rows[0].shape[-1]
     font, under = ImageFont.load_default(FONT_SIZE), FONT_SIZE + GAP if captions else 0
     wide = max([tile, *(int(font.getlength(text)) for row in captions or () for text in row)])
     margin = max(int(font.getlength(label)) for label in labels) + 2 * GAP
@@ -107,7 +110,7 @@ class Panel:
                 x, y, color=colour, linestyle=dash, marker="" if self.points or len(x) > FEW else marker, label=name
             )
         for (name, (x, y)), (colour, _, marker) in zip(self.points.items(), cycle(LOOKS), strict=False):
-            axes.plot(x, y, color=colour, linestyle="", marker=marker, label=name)
+            axes.plot(x, y, marker, color=colour, fillstyle="none", markeredgewidth=2.5, label=name)
         for (name, x), (_, dash, _) in zip(self.marks.items(), LOOKS[1:], strict=False):
             axes.axvline(x, color="black", linestyle=dash, label=name)
         axes.set(xlabel=self.xlabel, ylabel=self.ylabel, title=self.title, **self.options)
@@ -147,10 +150,11 @@ def tradeoff(figure: Any, models: Sequence[tuple[str, float, float, Tensor]], **
     """
     from matplotlib.patches import ConnectionPatch
 
-    models, grid = sorted(models, key=lambda model: -model[2]), figure.add_gridspec(len(models), 2)
+    looked = sorted(zip(models, LOOKS, strict=False), key=lambda pair: -pair[0][2])  # a model keeps its colour
+    grid = figure.add_gridspec(len(models), 2)
     axes = figure.add_subplot(grid[:, 0], **options)
     axes.locator_params(axis="x", nbins=6)
-    for k, ((name, x, y, samples), (colour, _, marker)) in enumerate(zip(models, LOOKS, strict=False)):
+    for k, ((name, x, y, samples), (colour, _, marker)) in enumerate(looked):
         axes.plot(x, y, marker, color=colour, markersize=13)
         row = figure.add_subplot(grid[k, 1], xticks=[], yticks=[])
         row.imshow(np.concatenate(to_uint8(samples), axis=1), interpolation="nearest")

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from more, and on a busy machine they crawl
+os.environ.setdefault("FAST", "1")  # notebooks train for fewer steps; `make notebooks` runs them in full
 
 import numpy as np
 import pytest

@@ -85,8 +85,9 @@ def test_results_are_those_of_precompute(tmp_path, monkeypatch):
     monkeypatch.setattr(precompute, "run_all", lambda run, tasks, path: todo.append((run, list(tasks), path)))
     todo = []
     precompute.covering_law()
+    precompute.loss_terms()
     precompute.posterior_hole()
-    monkeypatch.setattr(precompute, "COVERING_STEPS", 2)
+    monkeypatch.setattr(precompute, "DIGITS_STEPS", 2)
     monkeypatch.setattr(precompute, "SPHERE_STEPS", {"digits": 2})
     for run, tasks, path in todo:
         rows = json.loads(path.read_text())
@@ -96,7 +97,7 @@ def test_results_are_those_of_precompute(tmp_path, monkeypatch):
 
 
 def test_runs_are_made_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(precompute, "COVERING_STEPS", 1)
+    monkeypatch.setattr(precompute, "DIGITS_STEPS", 1)
     path, tasks = tmp_path / "rows.json", [{"dim": 32, "alpha_max_deg": 45}, {"dim": 32, "alpha_max_deg": 55}]
     path.write_text(json.dumps([tasks[0] | {"kept": 1}]))
     precompute.run_all(precompute.train_at_angle, tasks, path)
