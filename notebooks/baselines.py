@@ -23,9 +23,9 @@ class MLPAutoencoder(nn.Module):
         pixels = 3 * image_size**2
         self.encoder = mlp(pixels + num_classes, hidden, 2 * latent)
         self.decoder = mlp(latent + num_classes, hidden, pixels)
-        # of the prior from which samples are drawn: a VAE's is N(0, I), a plain one's is fitted to its latents
-        self.register_buffer("mean", torch.zeros(latent))
-        self.register_buffer("root", torch.eye(latent))
+        # each class's prior, from which samples are drawn: a VAE's is N(0, I), a plain one's is fitted to latents
+        self.register_buffer("mean", torch.zeros(num_classes, latent))
+        self.register_buffer("root", torch.eye(latent).repeat(num_classes, 1, 1))
 
     def encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents, (B, latent) each; a plain autoencoder uses the mean alone."""
@@ -46,18 +46,23 @@ class MLPAutoencoder(nn.Module):
         return (error + self.beta * divergence) / len(x)
 
     @torch.no_grad()
-    def fit_prior(self, x: Tensor, y: Tensor) -> None:
-        """Fit the Gaussian from which samples are drawn to the latents of x."""
+    def fit_prior(self, x: Tensor, y: Tensor, by_class: bool = False) -> None:
+        """Fit the Gaussian from which samples are drawn to the latents of x: one for all classes, or one for each."""
         z = self.encode(x, y)[0]
-        self.mean = z.mean(0)
-        values, vectors = torch.linalg.eigh(z.T.cov())
-        self.root = vectors * values.clamp(min=0).sqrt()
+        for label in range(self.num_classes):
+            part = z[y == label] if by_class else z
+            values, vectors = torch.linalg.eigh(part.T.cov())
+            self.mean[label], self.root[label] = part.mean(0), vectors * values.clamp(min=0).sqrt()
 
     @torch.no_grad()
     def generate(self, y: Tensor, seed: int = 0) -> Tensor:
         """Samples (B, 3, H, H) in [0, 1]."""
-        noise = torch.randn(len(y), len(self.mean), generator=torch.Generator().manual_seed(seed))
-        return to_unit_range(self.decode(self.mean + noise @ self.root.T, y))
+        return to_unit_range(self.decode(self.draw(y, seed), y))
+
+    def draw(self, y: Tensor, seed: int = 0) -> Tensor:
+        """Latents (B, latent) from the priors of classes y (B,)."""
+        noise = torch.randn(len(y), self.mean.shape[1], generator=torch.Generator().manual_seed(seed))
+        return self.mean[y] + torch.einsum("bij,bj->bi", self.root[y], noise)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
@@ -72,7 +77,7 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 
 def train_baseline(model: MLPAutoencoder, data: ImageSet, steps: int, batch_size: int = 128) -> MLPAutoencoder:
-    """Adam, whose learning rate falls to 0 along a half cosine; then a plain autoencoder gets its prior."""
+    """Adam, whose learning rate falls to 0 along a half cosine; then a plain autoencoder gets one prior for all."""
     torch.manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=PEAK_LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
