@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 READY := .venv/ready
 
-.PHONY: demo test soak notebooks
+.PHONY: demo test test-code test-notebooks soak notebooks
 
 demo: $(READY)
 	.venv/bin/python train.py --out $(RUN)
@@ -15,7 +15,14 @@ demo: $(READY)
 test: $(READY)
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-	.venv/bin/python -m pytest
+	$(MAKE) -j2 test-code test-notebooks  # each on one core
+
+test-code: $(READY)
+	.venv/bin/python -m pytest tests
+
+# FAST=1 shortens training.
+test-notebooks: $(READY)
+	FAST=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest notebooks
 
 soak: $(READY)
 	.venv/bin/python -m pytest -m slow

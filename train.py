@@ -71,7 +71,7 @@ RECIPE_FLAGS += ("dataset", "grad_accum", "init_from", "save_every", "log_every"
 RECIPE_FLAGS += ("checkpoint_activations",)
 FREE_ON_RESUME = ("data_dir", "in_memory_gb", "workers", "grad_accum", "save_every", "log_every", "sample_every")
 FREE_ON_RESUME += ("checkpoint_activations",)
-PICTURE_WIDTH = 640  # pixels that a training run's picture is wide, where that leaves two images or more
+PICTURE_WIDTH = 640  # pixels, about, of a training run's picture, where that leaves two images or more
 HUGE = 1e6  # no weight of a sound network comes near it, a diverged one may sit there with finite losses
 TERMS = ("loss", "pix_recon", "pix_con", "lat_con")  # of the losses, those shown in the progress bar
 
@@ -243,9 +243,8 @@ def resume(args: argparse.Namespace, device: torch.device) -> Run:
     folder = Path(args.resume)
     state, recipe = first_of_node(lambda: load_run(folder, device))
     steps = sorted(set(gather([state.step])))
-    require(
-        len(steps) == 1, f"{folder} is of step {steps[0]} for one process, of {steps[-1]} for another; wait, try again"
-    )
+    seen = " and ".join(map(str, steps))
+    require(len(steps) == 1, f"processes see different checkpoints of {folder}, of steps {seen}; wait and try again")
     if recipe.init_from and not state.step:
         start_from(state, SphereEncoder.from_pretrained(recipe.init_from))
     recipe = resumed_recipe(args, recipe)

@@ -35,9 +35,8 @@ def crops(recipe: Recipe, num_classes: int, device: torch.device) -> tuple[torch
 
 
 def measure(recipe: Recipe, num_classes: int, steps: int) -> tuple[float, float]:
-    """(seconds of a step, GB at the peak): the median of `steps` after two more."""
+    """(seconds of a step, the median of `steps` after two more; GB at the peak) of a resolved recipe."""
     device = pick_device()
-    recipe = recipe.resolved(SETS[recipe.dataset][0])
     state = new_state(recipe, recipe.sphere_config([str(k) for k in range(num_classes)]), device)
     x, y = crops(recipe, max(num_classes, 1), device)
     perceptual, seconds = load_perceptual(recipe.perceptual, device), []
@@ -46,13 +45,13 @@ def measure(recipe: Recipe, num_classes: int, steps: int) -> tuple[float, float]
         losses = train_step(state, recipe, x, y if num_classes else None, perceptual)
         losses["loss"].item()  # waits for the device
         seconds.append(time.perf_counter() - since)
-    if device.type == "cpu":
+    if device.type == "cpu":  # the whole program, which Linux counts in KiB
         return statistics.median(seconds[2:]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return statistics.median(seconds[2:]), torch.accelerator.max_memory_allocated() / 1e9
 
 
 def main() -> None:
-    """Print one row for each size of micro-batch, and that twice to show how far the figures vary."""
+    """Print rows for each size of micro-batch, plain and checkpointed in turn, and that twice: so far figures vary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=[name for name in SETS if SETS[name][0]], default="cifar10")
     parser.add_argument("--model", default="s")
@@ -65,8 +64,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for size, _, checkpointed in product(args.micro_batch, range(2), (False, True)):
         fields = {"batch_size": size, "grad_accum": 1, "checkpoint_activations": checkpointed, "in_memory_gb": 0.0}
-        recipe = make_recipe(args.dataset, model=args.model, perceptual=args.perceptual, **fields)
-        computed = cost(recipe.resolved(num_images), num_images, num_classes, pick_device())["bytes"] / 1e9
+        recipe = make_recipe(args.dataset, model=args.model, perceptual=args.perceptual, **fields).resolved(num_images)
+        computed = cost(recipe, num_images, num_classes, pick_device())["bytes"] / 1e9
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             seconds, peak = pool.apply(measure, (recipe, num_classes, args.steps))
         row = (size, checkpointed, f"{seconds:.3g}", f"{size / seconds:.3g}", f"{peak:.3g}", f"{computed:.3g}")

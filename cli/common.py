@@ -47,7 +47,7 @@ def run_script(main: Callable[[], None]) -> None:
     code = 0
     try:
         main()
-    except SystemExit as end:  # of a run that was stopped
+    except SystemExit as end:  # of a run that was stopped, or of --help
         code = end.code
     except (UserError, KeyboardInterrupt) as error:
         if int(os.environ.get("RANK", 0)) > 0:

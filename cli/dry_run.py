@@ -67,7 +67,7 @@ def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device
     for weight in [*model.parameters(), *frozen]:
         saved.pop(weight.untyped_storage()._cdata, None)
     count = sum(p.numel() for p in model.parameters())
-    both = sum if recipe.grad_accum > 1 or world()[1] > 1 else max  # gradients wait
+    both = sum if recipe.grad_accum > 1 or world()[1] > 1 else max  # gradients are there already
     held = 16 * count + 4 * sum(p.numel() for p in frozen) + both((4 * count, sum(saved.values())))
     flops = {
         name: mode.get_total_flops() // size for name, mode in (("step", step), ("decode", decode), ("encode", encode))

@@ -321,7 +321,8 @@ def score_reconstructions(task: Evaluation, real: Tensor) -> dict[str, Any]:
 
 @torch.no_grad()
 def encode_reference(task: Evaluation) -> tuple[Tensor, Tensor]:
-    """Points on the sphere (n, N, D) of the reference's images under their own classes, and the labels (n,)."""
+    """Points on the sphere (n, N, D) of the reference's images under their own classes, and the labels (n,): of all, or
+    of as many as memory holds (`MOST_NUMBERS`)."""
     parts, conditional, rows = [], task.model.config.num_classes > 0, task.some_rows()
     rows = rows[spread(len(rows), MOST_NUMBERS // math.prod(task.model.config.latent_shape))]
     for images, y in task.data.batches(own_share(rows.split(BATCH), "latents", BATCH)):

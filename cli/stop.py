@@ -60,7 +60,8 @@ def explained(recipe: Recipe) -> Iterator[None]:
             raise
         batch, parts = recipe.batch_size // world()[1], recipe.grad_accum  # of this process
         more = next((k for k in range(parts + 1, batch) if batch % k == 0), batch)
-        same = f"the same batch of {recipe.batch_size}"
-        advice = f"go on with --resume RUN --grad-accum {more}: {batch // more} images at a time, {same}"
-        advice = advice if more > parts else "take a smaller --model or --image-size"
+        advice = "take a smaller --model or --image-size"
+        if more > parts:
+            same = f"the same batch of {recipe.batch_size}"
+            advice = f"go on with --resume RUN --grad-accum {more}: {batch // more} images at a time, {same}"
         raise UserError(f"the device has too little memory for {batch // parts} images at a time; {advice}") from error

@@ -32,9 +32,11 @@ class MLPAutoencoder(nn.Module):
         return self.encoder(self.with_class(x.flatten(1), y)).chunk(2, dim=1)
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        """Latents (B, latent) → images (B, 3, H, H) in [-1, 1]."""
         return self.decoder(self.with_class(z, y)).tanh().view(-1, *self.shape)
 
     def with_class(self, rows: Tensor, y: Tensor) -> Tensor:
+        """Rows (B, n) with their classes behind them, (B, n + classes)."""
         return torch.cat([rows, F.one_hot(y, self.num_classes)], dim=1)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:

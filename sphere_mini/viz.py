@@ -150,7 +150,7 @@ def tradeoff(figure: Any, models: Sequence[tuple[str, float, float, Tensor]], **
     """
     from matplotlib.patches import ConnectionPatch
 
-    looked = sorted(zip(models, LOOKS, strict=False), key=lambda pair: -pair[0][2])  # a model keeps its colour
+    looked = sorted(zip(models, cycle(LOOKS), strict=False), key=lambda pair: -pair[0][2])  # a model keeps its colour
     grid = figure.add_gridspec(len(models), 2)
     axes = figure.add_subplot(grid[:, 0], **options)
     axes.locator_params(axis="x", nbins=6)

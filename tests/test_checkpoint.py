@@ -19,6 +19,7 @@ from conftest import ROOT, run
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cli import common, stop
 from cli.common import claim_path
 from cli.run_folder import append_row, free_path, keep_rows, load_run, save_run
 from sphere_mini import SphereEncoder, UserError, training
@@ -295,6 +296,13 @@ def test_other_classes_than_at_the_beginning_are_refused(photo_folder, tmp_path)
     assert done.returncode == 2 and "the classes were china, flower and are flower, zebra now" in done.stderr
 
 
+def test_processes_that_see_different_checkpoints_stop(tmp_path, monkeypatch):
+    assert run("train.py", *TINY, "--steps", 2, "--out", tmp_path / "run").returncode == 0
+    monkeypatch.setattr(common, "gather", lambda found: [*found, 7])
+    done = run("train.py", "--resume", tmp_path / "run", "--steps", 9)
+    assert done.returncode == 2 and "of steps 2 and 7; wait" in done.stderr
+
+
 def test_max_minutes_stops_cleanly_and_resume_finishes(tmp_path, straight):
     done = run(*DIGITS, "--max-minutes", 0.001, "--out", tmp_path / "run")
     assert done.returncode == 0 and "stopped after 0.001 minutes behind step" in done.stdout
@@ -548,6 +556,19 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     done = run("train.py", *TINY, "--steps", 20, "--save-every", 1, "--lr", 1e18, "--out", tmp_path / "run")
     assert done.returncode == 2 and "exploded at step 1, " in done.stderr
     assert not (tmp_path / "run" / "last.pt").exists() and not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_out_of_memory_names_the_split_of_each_process(error, monkeypatch):
+    monkeypatch.setattr(stop, "world", lambda: (0, 8))
+    recipe = make_recipe("digits", batch_size=96, grad_accum=2)
+    with (
+        pytest.raises(UserError, match="memory for 6 images at a time; .*--grad-accum 3: 4 images .*batch of 96"),
+        stop.explained(recipe),
+    ):
+        raise error
 
 
 @pytest.mark.parametrize(

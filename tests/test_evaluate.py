@@ -70,6 +70,14 @@ def test_the_digits_model_is_judged(tmp_path):
         assert np.asarray(image).std() > 20
 
 
+def test_no_more_latents_than_memory_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "MOST_NUMBERS", 50 * 128)  # 128 in a latent of the digits
+    assert (
+        run("sample.py", DIGITS_MODEL, "evaluate", *SMALL, "--num-steps", 1, "--out", tmp_path / "few").returncode == 0
+    )
+    assert figures(tmp_path / "few")["coverage"][0]["images"] == 50
+
+
 def test_the_table_of_the_terminal_is_aligned_and_kept(tmp_path):
     flags = ("--num-steps", 1, *SMALL, "--out", tmp_path)
     first, second = (run("sample.py", DIGITS_MODEL, "evaluate", *flags, "--seed", seed) for seed in (0, 80))

@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 
 from cli.fine_tune import weights_for
 from sphere_mini import SphereEncoder
+from train import save_training_grid
 
 TINY = ("--set", "width=16", "--set", "depth=1", "--set", "num_heads=2", "--set", "mixer_depth=1", "--batch-size", "16")
 FOLDER_OF = ("train.py", "--dataset", "folder", "--perceptual", "none", "--data-dir")
@@ -391,3 +392,11 @@ def test_processes_end_with_the_right_code(tmp_path):
     (tmp_path / "broken.py").write_text(code)
     done = run_process(tmp_path / "broken.py")
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr and "Traceback" in done.stderr
+
+
+def test_a_training_picture_of_large_images_has_few_of_them(tmp_path):
+    for size, columns in ((8, 10), (256, 2)):
+        model = random_model(image_size=size, patch_size=size // 2, num_classes=2)
+        save_training_grid(model, tmp_path / f"{size}.png", None)
+        tile, width = max(size, 48), Image.open(tmp_path / f"{size}.png").width
+        assert columns * tile < width < (columns + 2) * tile + 40
