@@ -31,7 +31,7 @@ soak: $(READY)
 notebooks: $(READY)
 	cd notebooks && for name in 0*.ipynb; do ../.venv/bin/python -m nbconvert --to notebook --execute --inplace \
 	    --ExecutePreprocessor.record_timing=False $$name || exit 1; done
-	.venv/bin/python notebooks/pictures.py
+	.venv/bin/python notebooks/teachers_page.py
 
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -18,9 +18,9 @@ from PIL import Image
 
 sys.path.append(str(ROOT / "notebooks"))
 import precompute
+import teachers_page
 from baselines import MLPAutoencoder, train_baseline
 
-import pictures
 from sphere_mini.data import ImageSet
 from sphere_mini.metrics import judge_digits
 from sphere_mini.viz import Panel, noise_triangle, plots, tradeoff
@@ -207,4 +207,4 @@ def test_teachers_page_shows_a_picture_of_it(path):
     page = (path.parent / "README.md").read_text()
     assert f"]({path.name})" in page and f"](pictures/{path.stem}.png)" in page
     shown = Image.open(path.parent / "pictures" / f"{path.stem}.png").convert("RGB")
-    assert np.array_equal(shown, pictures_of(path)[pictures.SHOWN[path.stem]])
+    assert np.array_equal(shown, pictures_of(path)[teachers_page.SHOWN[path.stem]])
