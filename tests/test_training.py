@@ -7,6 +7,7 @@ import torch
 from conftest import DIGITS_MODEL
 
 from cli.common import held_out_psnr
+from cli.settings import parse_override
 from sphere_mini import UserError
 from sphere_mini.data import load_data, to_model_range
 from sphere_mini.metrics import judge_digits
@@ -21,7 +22,6 @@ from sphere_mini.training import (
     train,
     train_step,
 )
-from train import parse_override
 
 CPU = torch.device("cpu")
 SMALL = {"batch_size": 16, "width": 16, "depth": 1, "num_heads": 2, "steps": 12, "mixer_depth": 1}  # seconds
