@@ -10,8 +10,6 @@ import os
 import shlex
 import sys
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cli.common import Parser, claim_path, connect, gather, own_share, run_script, save_picture
+from cli.common import Parser, claim_path, connect, gather, own_share, run_script, save_picture, written
 from cli.evaluate import add_flags, evaluate
 from cli.grids import GRID_COLUMNS, class_name, class_rows, grid_labels
 from cli.run_folder import free_path
@@ -158,15 +156,6 @@ def write_picture(picture: Image.Image, model: SphereEncoder, args: argparse.Nam
         save_picture(picture, path, facts)
     print(f"picture: {path}")
     return path
-
-
-@contextmanager
-def written(path: Path) -> Iterator[None]:
-    """A file that cannot be written is named, with the reason."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); make room or choose another place") from error
 
 
 def generate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:

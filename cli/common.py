@@ -8,7 +8,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -145,6 +146,15 @@ def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:
     except OSError as error:
         raise UserError(f"{path} cannot be made ({error.strerror}); choose another --out") from error
     return path
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """A file that cannot be written is named, with the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); make room or choose another place") from error
 
 
 def save_picture(picture: Image.Image, path: Path, facts: dict[str, Any]) -> None:

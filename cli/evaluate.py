@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
@@ -25,15 +25,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase
 
-from cli.common import first_of_node, from_rank_0, gather, held_out_psnr, own_share, save_picture
+from cli.common import first_of_node, from_rank_0, gather, held_out_psnr, own_share, save_picture, written
 from cli.features import EXTRACTORS, extract, fid, fidelity, load_extractor, memorised_below, nearness
-from cli.grids import GRID_COLUMNS, class_name
+from cli.grids import GRID_COLUMNS
+from cli.latents import BATCH, encode_reference, score_coverage
 from cli.run_folder import free_path
-from sphere_mini import SphereEncoder, UserError, generate, reconstruct, spherify
+from cli.tables import table
+from sphere_mini import SphereEncoder, UserError, generate, reconstruct
 from sphere_mini.checkpoint import write_safely
 from sphere_mini.data import ImageFiles, ImageSet, load_data, to_model_range
 from sphere_mini.errors import reading, require
-from sphere_mini.metrics import coverage, judge_digits, psnr, spread
+from sphere_mini.metrics import judge_digits, psnr, spread
 from sphere_mini.model import CONFIG_FILE, HUB_PREFIX, local_folder
 from sphere_mini.presets import SETS, Recipe, make_recipe
 from sphere_mini.sampling import GUIDANCE_PLACES, guidance_weights, to_unit_range
@@ -44,13 +46,8 @@ MANY, FEW = 50_000, 10_000  # images: the field's convention; a number below FEW
 PER_CLASS = 50  # samples of a class: a multiple of it (Flowers: 102 times 500)
 HELD_OUT = 10_000  # images that were not trained on, at most
 JUDGED = 1000  # samples of a digits model, unless a flag says otherwise
-BATCH = 125  # images in work at once
-MOST_NUMBERS = 10**9  # in all latents that are looked at together: 4 GB
 SAMPLED = 1000  # images, spread evenly, that tell a set from another one
 NOISE, SCHEDULE = ("shared", "fresh"), ("fixed", "decay")
-FORMATS = {"agreement": ".1%", "memorised": ".1%", "guidance": "g", "I": ".2f", "F": ".2f", "rF": ".2f", "K": ".4f"}
-FORMATS |= {"PSNR": ".1f", "angle": ".4f", "mean": ".4f", "": ".3f"}  # of a number, by how its name begins
-Rows = list[dict[str, Any]]
 
 
 def add_flags(task: argparse.ArgumentParser) -> None:
@@ -111,7 +108,7 @@ def evaluate(model: SphereEncoder, args: argparse.Namespace) -> None:
         result["samples"].append(task.facts | row)
         write(path, json.dumps(result, indent=1))
     result["reconstruction"] = [task.facts | score_reconstructions(task, real)]
-    v, labels = encode_reference(task)
+    v, labels = encode_reference(model, task.data, task.some_rows())
     if world()[0] > 0:
         return
     result["coverage"] = [task.facts | row for row in score_coverage(v, labels, model)]
@@ -159,10 +156,8 @@ def write(path: Path, text: str) -> None:
     """Write a small file, on rank 0; `UserError` where that fails."""
     if world()[0] > 0:
         return
-    try:
+    with written(path):
         path.write_text(text)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); make room or choose another --out") from error
 
 
 def find_recipe(model: SphereEncoder, args: argparse.Namespace) -> Recipe:
@@ -317,48 +312,3 @@ def score_reconstructions(task: Evaluation, real: Tensor) -> dict[str, Any]:
         return {}
     row = {"images": len(errors), f"r{task.name('FID')}": fid(features, real), "PSNR": errors.mean().item()}
     return row | ({"PSNR held out": held_out_psnr(task.model, task.held_out)} if task.held_out else {})
-
-
-@torch.no_grad()
-def encode_reference(task: Evaluation) -> tuple[Tensor, Tensor]:
-    """Points on the sphere (n, N, D) of the reference's images under their own classes, and the labels (n,): of all, or
-    of as many as memory holds (`MOST_NUMBERS`)."""
-    parts, conditional, rows = [], task.model.config.num_classes > 0, task.some_rows()
-    rows = rows[spread(len(rows), MOST_NUMBERS // math.prod(task.model.config.latent_shape))]
-    for images, y in task.data.batches(own_share(rows.split(BATCH), "latents", BATCH)):
-        z = task.model.encode(to_model_range(images), y if conditional else None)
-        parts.append((spherify(z).cpu(), y.cpu()))
-    v, labels = (torch.cat(part) for part in zip(*gather(parts), strict=True))
-    return v, labels if conditional else torch.zeros_like(labels)
-
-
-def score_coverage(v: Tensor, labels: Tensor, model: SphereEncoder) -> Rows:
-    """How uniform the points are: all, and with classes the mean class and the worst."""
-    rows = [{"points": "all", "images": len(v)} | coverage(v)]
-    if model.config.num_classes:
-        counts = labels.bincount().tolist()
-        each = {k: {"images": n} | coverage(v[labels == k]) for k, n in enumerate(counts) if n > 1}
-        mean = {name: float(np.mean([row[name] for row in each.values()])) for name in rows[0] if name != "points"}
-        worst = max(each, key=lambda k: each[k]["angle_ks"] / each[k]["angle_ks_uniform"])
-        rows += [{"points": "mean class"} | mean | {"images": round(mean["images"])}]
-        rows += [{"points": f"worst class, {class_name(model, worst)}"} | each[worst]]
-    return rows
-
-
-def table(rows: Rows, hidden: Iterable[str] = ()) -> str:
-    """Rows of equal keys as an aligned Markdown table, without the hidden ones."""
-    names = [name for name in rows[0] if name not in hidden]
-    lines = [names, *[[cell(name, row[name]) for name in names] for row in rows]]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(names))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
-
-
-def cell(name: str, value: Any) -> str:
-    """A value as text: a number by its name's format, a list as its mean, with the standard deviation if it has one."""
-    if isinstance(value, list):
-        spread = [cell(name, float(np.std(value, ddof=1)))] if len(value) > 1 else []
-        return " ± ".join([cell(name, float(np.mean(value))), *spread])
-    if isinstance(value, float):
-        return format(value, next(form for start, form in FORMATS.items() if name.startswith(start)))
-    return str(value)

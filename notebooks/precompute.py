@@ -112,22 +112,13 @@ def compare(data: str, model: str, beta: float) -> dict[str, Any]:
     if model == "real":
         scores = score_patches(cut_patches(0, 0.75, COMPARED, seed=2).images / 255, training)
         return {f"{name}_1": value for name, value in scores.items()}
-    x, y, wanted = to_model_range(held_out.images), held_out.labels, torch.arange(COMPARED) % len(training.class_names)
+    wanted = torch.arange(COMPARED) % len(training.class_names)
     if model == "sphere":
-        fields = {"steps": SPHERE_STEPS[data], "perceptual": "none"}
-        fields |= {} if data == "digits" else {"image_size": PATCH, "batch_size": 64}
-        network = train_model(make_recipe("digits" if data == "digits" else "folder", **fields), training)
-        with torch.no_grad():
-            again = to_unit_range(network.decode(spherify(network.encode(x, y)), y))
-        drawn = {steps: generate(network, wanted, steps, seeds=range(len(wanted))) for steps in (1, 4)}
+        network, again, drawn = compared_sphere(data, training, held_out, wanted)
     else:
-        hidden, latent = BASELINE_SHAPE[data]
-        torch.manual_seed(0)
-        network = MLPAutoencoder(x.shape[-1], len(training.class_names), hidden, latent, beta)
-        train_baseline(network, training, BASELINE_STEPS)
-        if model == "plain by class":
-            network.fit_prior(to_model_range(training.images), training.labels, by_class=True)
-        again, drawn = network.reconstruct(x, y), {1: network.generate(wanted)}
+        network = compared_baseline(data, training, beta, by_class=model == "plain by class")
+        again = network.reconstruct(to_model_range(held_out.images), held_out.labels)
+        drawn = {1: network.generate(wanted)}
     found = {"parameters": sum(p.numel() for p in network.parameters())}
     found |= {"error": (again - held_out.images / 255).square().mean().sqrt().item()}
     found |= {"detail_again": detail(quantise(again)) / detail(held_out.images)}
@@ -137,6 +128,28 @@ def compare(data: str, model: str, beta: float) -> dict[str, Any]:
         channels = 1 if data == "digits" else 3
         found[f"samples_{steps}"] = quantise(images[:SHOWN, :channels]).tolist()
     return found
+
+
+def compared_sphere(
+    data: str, training: ImageSet, held_out: ImageSet, wanted: Tensor
+) -> tuple[SphereEncoder, Tensor, dict[int, Tensor]]:
+    """A trained sphere encoder, its reconstructions of held-out images, and its samples by number of steps."""
+    fields = {"steps": SPHERE_STEPS[data], "perceptual": "none"}
+    fields |= {} if data == "digits" else {"image_size": PATCH, "batch_size": 64}
+    model, y = train_model(make_recipe("digits" if data == "digits" else "folder", **fields), training), held_out.labels
+    with torch.no_grad():
+        again = to_unit_range(model.decode(spherify(model.encode(to_model_range(held_out.images), y)), y))
+    return model, again, {steps: generate(model, wanted, steps, seeds=range(len(wanted))) for steps in (1, 4)}
+
+
+def compared_baseline(data: str, training: ImageSet, beta: float, by_class: bool) -> MLPAutoencoder:
+    """A trained plain autoencoder (beta 0), with one prior or one for each class, or a VAE."""
+    torch.manual_seed(0)
+    model = MLPAutoencoder(training.images.shape[-1], len(training.class_names), *BASELINE_SHAPE[data], beta)
+    train_baseline(model, training, BASELINE_STEPS)
+    if by_class:
+        model.fit_prior(to_model_range(training.images), training.labels, by_class=True)
+    return model
 
 
 def score_digits(images: Tensor, labels: Tensor) -> dict[str, float]:

@@ -11,7 +11,7 @@ from conftest import DIGITS_MODEL, random_model, run
 from PIL import Image
 from torch_fidelity import FeatureExtractorInceptionV3, feature_extractor_inceptionv3
 
-from cli import evaluate
+from cli import evaluate, latents
 from cli.features import extract, load_extractor
 from sphere_mini import SphereEncoder, generate
 from sphere_mini.data import ImageSet, open_picture, square_pixels
@@ -71,7 +71,7 @@ def test_the_digits_model_is_judged(tmp_path):
 
 
 def test_no_more_latents_than_memory_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "MOST_NUMBERS", 50 * 128)  # 128 in a latent of the digits
+    monkeypatch.setattr(latents, "MOST_NUMBERS", 50 * 128)  # 128 in a latent of the digits
     assert (
         run("sample.py", DIGITS_MODEL, "evaluate", *SMALL, "--num-steps", 1, "--out", tmp_path / "few").returncode == 0
     )
