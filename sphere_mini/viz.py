@@ -183,7 +183,7 @@ def sphere_figure(figure: Any, v: Tensor, labels: Tensor) -> None:
     coloured = {"c": labels[rows], "cmap": "viridis"}
     for k, (name, points, colour) in enumerate([("uniform", uniform, {"color": "0.5"}), ("images", v, coloured)]):
         view = figure.add_subplot(1, 3, 2 + k, projection="3d")
-        view.set_title(f"{name} along 3 random axes", y=0.95)
+        view.set_title(f"{name} along 3 random axes", y=1.0)
         shadow = points.flatten(1)[rows].float() @ axes / dim**0.5  # (n, 3)
         view.scatter(*shadow.T.numpy(), s=3, **colour)
         view.set(xlim=(-3, 3), ylim=(-3, 3), zlim=(-3, 3))
