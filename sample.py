@@ -17,10 +17,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cli.common import Parser, claim_path, connect, gather, own_share, run_script, save_picture, written
-from cli.evaluate import add_flags, evaluate
-from cli.grids import GRID_COLUMNS, class_name, class_rows, grid_labels
-from cli.run_folder import free_path
 from sphere_mini import (
     SphereEncoder,
     UserError,
@@ -30,16 +26,28 @@ from sphere_mini import (
     manipulate,
     reconstruct,
 )
+from sphere_mini.command_line import Parser, run_script
 from sphere_mini.data import open_picture, square_pixels, to_model_range
+from sphere_mini.distributed import connect, gather, own_share, world
 from sphere_mini.errors import reading, require
+from sphere_mini.evaluation.report import add_flags, evaluate
+from sphere_mini.files import claim_path, free_path, written
 from sphere_mini.metrics import psnr
+from sphere_mini.pictures import (
+    GRID_COLUMNS,
+    class_name,
+    class_rows,
+    grid_labels,
+    image_grid,
+    save_animation,
+    save_picture,
+    to_uint8,
+)
 from sphere_mini.sampling import GUIDANCE_PLACES, PATHS, STITCHES, stitch, to_unit_range
-from sphere_mini.training import world
-from sphere_mini.viz import image_grid, to_uint8
 
-SAVED_BATCH = 100  # images of --save-images drawn at once; fixed, so that a second start gives the same bytes
-ANIMATION = 192  # pixels a side, at least
-FRAME_MS, END_MS = 120, 600  # of an animation's frames, and of its two ends
+SAVED_BATCH = (
+    100  # images of --save-images drawn at once; fixed, so that a second start gives the same bytes
+)
 CLASSES = "numbers or names"
 
 
@@ -57,63 +65,133 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
     task = add_task(generate_pictures, "samples, one row a class")
     add_loop_flags(task, num_steps=[4], nargs="+")
-    task.add_argument("--classes", nargs="+", metavar="CLASS", help=f"{CLASSES} (default: ten, evenly spaced)")
-    task.add_argument("--per-class", type=int, metavar="N", help="images per class (default: 10; a trajectory: 1)")
-    task.add_argument("--trajectory", action="store_true", help="one row an image, showing every step")
-    task.add_argument("--save-images", metavar="DIR", help="write single PNGs instead, N of every class; goes on there")
+    task.add_argument(
+        "--classes", nargs="+", metavar="CLASS", help=f"{CLASSES} (default: ten, evenly spaced)"
+    )
+    task.add_argument(
+        "--per-class", type=int, metavar="N", help="images per class (default: 10; a trajectory: 1)"
+    )
+    task.add_argument(
+        "--trajectory", action="store_true", help="one row an image, showing every step"
+    )
+    task.add_argument(
+        "--save-images",
+        metavar="DIR",
+        help="write single PNGs instead, N of every class; goes on there",
+    )
 
     task = add_task(reconstruct_pictures, "images beside their reconstructions")
-    task.add_argument("images", nargs="+", metavar="IMAGE", help="files of any size; the centre square is used")
+    task.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="files of any size; the centre square is used"
+    )
 
     task = add_task(interpolate_pictures, "a path between two seeds, or a grid among four")
     add_loop_flags(task, num_steps=4, seed=False)
-    task.add_argument("--seed", type=int, nargs="+", default=[0, 1], help="two, or four corners (default: 0 1)")
     task.add_argument(
-        "--classes", nargs="+", metavar="CLASS", help=f"{CLASSES}, one per seed (default: from the seeds)"
+        "--seed", type=int, nargs="+", default=[0, 1], help="two, or four corners (default: 0 1)"
     )
-    task.add_argument("--frames", type=int, default=16, help="images of a path, or of a grid's side (default: 16)")
+    task.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="CLASS",
+        help=f"{CLASSES}, one per seed (default: from the seeds)",
+    )
+    task.add_argument(
+        "--frames", type=int, default=16, help="images of a path, or of a grid's side (default: 16)"
+    )
     task.add_argument("--path", choices=PATHS, help="between two seeds (default: spherical)")
 
     task = add_task(manipulate_pictures, "an image drawn towards other classes, step by step")
     task.add_argument("image", metavar="IMAGE", help="file of any size; the centre square is used")
     add_loop_flags(task, num_steps=10)
     task.add_argument(
-        "--class", dest="classes", nargs="+", metavar="CLASS", help=f"{CLASSES} (default: the null class)"
+        "--class",
+        dest="classes",
+        nargs="+",
+        metavar="CLASS",
+        help=f"{CLASSES} (default: the null class)",
     )
     task.add_argument(
-        "--strength", type=float, default=1.0, help="share of the noise, above 0 and up to 1 (default: 1)"
+        "--strength",
+        type=float,
+        default=1.0,
+        help="share of the noise, above 0 and up to 1 (default: 1)",
     )
 
     task = add_task(crossover_pictures, "two images stitched together and refined, step by step")
-    task.add_argument("images", nargs=2, metavar="IMAGE", help="files of any size; the centre squares are used")
+    task.add_argument(
+        "images", nargs=2, metavar="IMAGE", help="files of any size; the centre squares are used"
+    )
     add_loop_flags(task, num_steps=10)
-    task.add_argument("--stitch", choices=STITCHES, default="vertical", help="where the first lies (default: vertical)")
-    task.add_argument("--swap", action="store_true", help="the second image takes the first one's place")
-    task.add_argument("--strength", type=float, default=0.25, help="share of the noise (default: 0.25)")
+    task.add_argument(
+        "--stitch",
+        choices=STITCHES,
+        default="vertical",
+        help="where the first lies (default: vertical)",
+    )
+    task.add_argument(
+        "--swap", action="store_true", help="the second image takes the first one's place"
+    )
+    task.add_argument(
+        "--strength", type=float, default=0.25, help="share of the noise (default: 0.25)"
+    )
 
     for task in tasks.choices.values():
-        task.add_argument("--out", metavar="PNG", help="picture, must not exist (default: in pictures/, numbered)")
-    add_flags(add_task(evaluate, "how good the model is: scores, memorised images, coverage of the sphere"))
+        task.add_argument(
+            "--out", metavar="PNG", help="picture, must not exist (default: in pictures/, numbered)"
+        )
+    add_flags(
+        add_task(
+            evaluate, "how good the model is: scores, memorised images, coverage of the sphere"
+        )
+    )
     for task in tasks.choices.values():
-        task.add_argument("--device", default="auto", help="auto, or a device of this machine by name")
+        task.add_argument(
+            "--device", default="auto", help="auto, or a device of this machine by name"
+        )
     asks_help = argv[:1] in (["-h"], ["--help"])
-    require(asks_help or not argv or not argv[0].startswith("-"), "RUN comes first, then a task and its flags")
+    require(
+        asks_help or not argv or not argv[0].startswith("-"),
+        "RUN comes first, then a task and its flags",
+    )
     if argv and not asks_help and not (argv[1:] and argv[1] in (*tasks.choices, "-h", "--help")):
         argv = [argv[0], "generate", *argv[1:]]
     return parser.parse_args(argv)
 
 
-def add_loop_flags(task: argparse.ArgumentParser, num_steps: Any, nargs: str | None = None, seed: bool = True) -> None:
+def add_loop_flags(
+    task: argparse.ArgumentParser, num_steps: Any, nargs: str | None = None, seed: bool = True
+) -> None:
     """The flags of all tasks that run the refinement loop."""
     stacked = ", several are stacked" if nargs else ""
     default = num_steps[0] if nargs else num_steps
-    task.add_argument("--num-steps", type=int, nargs=nargs, default=num_steps, help=f"default: {default}{stacked}")
-    task.add_argument("--guidance", type=float, default=1.0, help="classifier-free guidance, 1 is off (default: 1)")
-    task.add_argument("--guidance-place", choices=GUIDANCE_PLACES, default="both", help="default: both")
-    task.add_argument("--fresh-noise", action="store_true", help="new noise in every step (default: one for all)")
-    task.add_argument("--decay", action="store_true", help="less noise from step to step (default: always the same)")
+    task.add_argument(
+        "--num-steps", type=int, nargs=nargs, default=num_steps, help=f"default: {default}{stacked}"
+    )
+    task.add_argument(
+        "--guidance",
+        type=float,
+        default=1.0,
+        help="classifier-free guidance, 1 is off (default: 1)",
+    )
+    task.add_argument(
+        "--guidance-place", choices=GUIDANCE_PLACES, default="both", help="default: both"
+    )
+    task.add_argument(
+        "--fresh-noise", action="store_true", help="new noise in every step (default: one for all)"
+    )
+    task.add_argument(
+        "--decay",
+        action="store_true",
+        help="less noise from step to step (default: always the same)",
+    )
     if seed:
-        task.add_argument("--seed", type=int, default=0, help="of the first image; the next ones count up (default: 0)")
+        task.add_argument(
+            "--seed",
+            type=int,
+            default=0,
+            help="of the first image; the next ones count up (default: 0)",
+        )
 
 
 def loop_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -131,7 +209,9 @@ def class_number(model: SphereEncoder, text: str) -> int:
     if text.isdecimal() and int(text) < config.num_classes:
         return int(text)
     names = f" or one of {', '.join(config.class_names)}" if config.class_names else ""
-    advice = textwrap.shorten(f"give a number in 0 ... {config.num_classes - 1}{names}", 300, placeholder=" ...")
+    advice = textwrap.shorten(
+        f"give a number in 0 ... {config.num_classes - 1}{names}", 300, placeholder=" ..."
+    )
     raise UserError(f"there is no class {text!r}; {advice}")
 
 
@@ -148,7 +228,10 @@ def read_image(path: str, model: SphereEncoder) -> Tensor:
 def write_picture(picture: Image.Image, model: SphereEncoder, args: argparse.Namespace) -> Path:
     """Save a task's picture with what is needed to make it again."""
     default = Path("pictures") / f"{Path(args.run).name}-{args.task}.png"
-    require(Path(args.out or default).suffix == ".png", f"--out takes a name that ends in .png, not {args.out}")
+    require(
+        Path(args.out or default).suffix == ".png",
+        f"--out takes a name that ends in .png, not {args.out}",
+    )
     facts = {"command": args.command, "weights": model.weights_hash()}
     facts |= {"seed": args.seed} if "seed" in args else {}
     path = claim_path(args.out, default)
@@ -162,21 +245,31 @@ def generate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """Samples as a grid, as trajectories, or as single files."""
     check_seed(args.seed)
     labels = [class_number(model, text) for text in args.classes or ()]
-    require(args.per_class is None or args.per_class > 0, f"--per-class must be above 0, not {args.per_class}")
+    require(
+        args.per_class is None or args.per_class > 0,
+        f"--per-class must be above 0, not {args.per_class}",
+    )
     given = [flag for flag in ("trajectory", "save_images") if getattr(args, flag)]
     one = not given or len(args.num_steps) == 1
     require(one, f"--{given[0].replace('_', '-')} takes one value of --num-steps" if given else "")
-    require(len(given) < 2, "--trajectory makes a picture and --save-images single images; choose one")
+    require(
+        len(given) < 2, "--trajectory makes a picture and --save-images single images; choose one"
+    )
     if args.save_images:
         require(not args.out, "--save-images writes into its own folder; leave out --out")
         return save_images(model, labels or list(range(model.config.num_classes)), args)
     labels, sampling = labels or grid_labels(model), {"seed": args.seed} | loop_options(args)
     if not args.trajectory:
-        rows, names = class_rows(model, labels, args.per_class or GRID_COLUMNS, args.num_steps, **sampling)
+        rows, names = class_rows(
+            model, labels, args.per_class or GRID_COLUMNS, args.num_steps, **sampling
+        )
         return write_picture(image_grid(rows, names), model, args)
     count = args.per_class or 1
     rows, names = class_rows(model, labels, count, args.num_steps, every_step=True, **sampling)
-    rows, names = [image for row in rows for image in row.unbind(1)], [name for name in names for _ in range(count)]
+    rows, names = (
+        [image for row in rows for image in row.unbind(1)],
+        [name for name in names for _ in range(count)],
+    )
     write_picture(image_grid(rows, names, [step_names(args.num_steps[0])] * len(rows)), model, args)
 
 
@@ -191,7 +284,10 @@ def save_images(model: SphereEncoder, labels: list[int], args: argparse.Namespac
     Batches and bytes depend on the arguments alone, so a second start after an interruption completes the folder.
     """
     folder, weights, num_steps = Path(args.save_images), model.weights_hash(), args.num_steps[0]
-    total, flags = (args.per_class or GRID_COLUMNS) * max(len(labels), 1), f"--num-steps {num_steps}"
+    total, flags = (
+        (args.per_class or GRID_COLUMNS) * max(len(labels), 1),
+        f"--num-steps {num_steps}",
+    )
     flags += f" --guidance {args.guidance:g} --guidance-place {args.guidance_place}"
     flags += " --fresh-noise" * args.fresh_noise + " --decay" * args.decay
 
@@ -201,8 +297,14 @@ def save_images(model: SphereEncoder, labels: list[int], args: argparse.Namespac
         files = {}
         for k, seed in enumerate(seeds):
             name = f"class{chosen[k]:04d}-seed{seed:08d}.png" if chosen else f"seed{seed:08d}.png"
-            again = f"python sample.py RUN{f' --classes {chosen[k]}' if chosen else ''} --seed {seed}"
-            files[folder / name] = {"command": f"{again} --per-class 1 {flags}", "weights": weights, "seed": seed}
+            again = (
+                f"python sample.py RUN{f' --classes {chosen[k]}' if chosen else ''} --seed {seed}"
+            )
+            files[folder / name] = {
+                "command": f"{again} --per-class 1 {flags}",
+                "weights": weights,
+                "seed": seed,
+            }
         if [path for path, facts in files.items() if not is_saved(path, facts)]:
             y = torch.tensor(chosen) if chosen else None
             images = generate(model, y, num_steps, seeds=seeds, **loop_options(args))
@@ -221,7 +323,10 @@ def is_saved(path: Path, facts: dict[str, Any]) -> bool:
         return False
     with reading(path), Image.open(path) as picture:
         same = picture.text == {name: str(value) for name, value in facts.items()}
-    require(same, f"{path} is there, of other weights or settings; choose another folder for --save-images")
+    require(
+        same,
+        f"{path} is there, of other weights or settings; choose another folder for --save-images",
+    )
     return True
 
 
@@ -240,7 +345,9 @@ def reconstruct_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
     real, again = to_unit_range(x), reconstruct(model, x).cpu()
     rows, scores = list(torch.stack([real, again], dim=1)), psnr(again, real).tolist()
     captions = [["input", f"{score:.1f} dB"] for score in scores]
-    write_picture(image_grid(rows, [Path(path).name for path in args.images], captions), model, args)
+    write_picture(
+        image_grid(rows, [Path(path).name for path in args.images], captions), model, args
+    )
 
 
 def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
@@ -250,10 +357,15 @@ def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
     grid = len(args.seed) == 4
     require(not (grid and args.path), "a grid among four seeds is bilinear; leave out --path")
     count = len(args.classes or args.seed)
-    require(count == len(args.seed), f"--classes takes one class per seed; there are {count} and {len(args.seed)}")
+    require(
+        count == len(args.seed),
+        f"--classes takes one class per seed; there are {count} and {len(args.seed)}",
+    )
     y = torch.tensor([class_number(model, text) for text in args.classes]) if args.classes else None
     path = args.path or PATHS[0]
-    images = interpolate(model, y, args.seed, args.frames, path, args.num_steps, **loop_options(args)).cpu()
+    images = interpolate(
+        model, y, args.seed, args.frames, path, args.num_steps, **loop_options(args)
+    ).cpu()
     rows = images.split(args.frames)
     ends = args.classes or [f"seed {seed}" for seed in args.seed]
     middle = [""] * (args.frames - 2)
@@ -267,33 +379,37 @@ def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
         print(f"animation: {animation}")
 
 
-def save_animation(images: Tensor, path: Path, comment: str) -> None:
-    """Write images (n, 3, H, W) in [0, 1] as an endless GIF that goes there and back, with a comment in it."""
-    side = -(-ANIMATION // images.shape[-1]) * images.shape[-1]
-    frames = [Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST) for pixels in to_uint8(images)]
-    times = [END_MS, *[FRAME_MS] * (len(frames) - 2), END_MS, *[FRAME_MS] * (len(frames) - 2)]
-    frames += frames[-2:0:-1]
-    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0, comment=comment)
-
-
 def manipulate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """One row a class: the image and every step towards it."""
     check_seed(args.seed)
     labels = [class_number(model, text) for text in args.classes or ()]
     count = max(len(labels), 1)
-    x, y = read_image(args.image, model).expand(count, -1, -1, -1), torch.tensor(labels) if labels else None
+    x, y = (
+        read_image(args.image, model).expand(count, -1, -1, -1),
+        torch.tensor(labels) if labels else None,
+    )
     options = {"seeds": [args.seed] * count, "every_step": True} | loop_options(args)
-    steps = manipulate(model, x, y, args.num_steps, args.strength, **options).cpu()  # (T, B, 3, H, W)
+    steps = manipulate(
+        model, x, y, args.num_steps, args.strength, **options
+    ).cpu()  # (T, B, 3, H, W)
     rows = torch.cat([to_unit_range(x)[None], steps]).unbind(1)
     names = [class_name(model, label) for label in labels] or [""]
-    write_picture(image_grid(rows, names, [["input", *step_names(args.num_steps)]] * count), model, args)
+    write_picture(
+        image_grid(rows, names, [["input", *step_names(args.num_steps)]] * count), model, args
+    )
 
 
 def crossover_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """Both images, what they are stitched to, and every step."""
     check_seed(args.seed)
-    a, b = (read_image(path, model) for path in (reversed(args.images) if args.swap else args.images))
-    options = {"num_steps": args.num_steps, "strength": args.strength, "seeds": [args.seed]} | loop_options(args)
+    a, b = (
+        read_image(path, model) for path in (reversed(args.images) if args.swap else args.images)
+    )
+    options = {
+        "num_steps": args.num_steps,
+        "strength": args.strength,
+        "seeds": [args.seed],
+    } | loop_options(args)
     steps = crossover(model, a, b, args.stitch, every_step=True, **options).cpu()[:, 0]
     row = torch.cat([to_unit_range(torch.cat([a, b, stitch(a, b, args.stitch)])), steps])
     captions = ["first", "second", "stitched", *step_names(args.num_steps)]
@@ -304,8 +420,12 @@ def main() -> None:
     """Load the model and run the task."""
     args = parse_args(sys.argv[1:])
     args.command = shlex.join(["python", "sample.py", *sys.argv[1:]])
-    out = Path(getattr(args, "out", None) or "")  # a name that is taken should not cost the wait for the picture
-    require(not out.is_file(), f"{out} exists already; choose another --out, nothing is written over")
+    out = Path(
+        getattr(args, "out", None) or ""
+    )  # a name that is taken should not cost the wait for the picture
+    require(
+        not out.is_file(), f"{out} exists already; choose another --out, nothing is written over"
+    )
     device = connect(args.device)
     if world()[0] > 0 and args.task != "evaluate" and not getattr(args, "save_images", None):
         return  # a picture is the work of one process

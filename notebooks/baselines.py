@@ -17,7 +17,9 @@ PEAK_LR = 2e-3
 class MLPAutoencoder(nn.Module):
     """Images x (B, 3, H, H) in [-1, 1] and labels y (B,) → latents (B, latent) → images; `beta` 0: a plain one."""
 
-    def __init__(self, image_size: int, num_classes: int, hidden: int, latent: int, beta: float) -> None:
+    def __init__(
+        self, image_size: int, num_classes: int, hidden: int, latent: int, beta: float
+    ) -> None:
         super().__init__()
         self.num_classes, self.beta, self.shape = num_classes, beta, (3, image_size, image_size)
         pixels = 3 * image_size**2
@@ -63,7 +65,9 @@ class MLPAutoencoder(nn.Module):
 
     def draw(self, y: Tensor, seed: int = 0) -> Tensor:
         """Latents (B, latent) from the priors of classes y (B,)."""
-        noise = torch.randn(len(y), self.mean.shape[1], generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(
+            len(y), self.mean.shape[1], generator=torch.Generator().manual_seed(seed)
+        )
         return self.mean[y] + torch.einsum("bij,bj->bi", self.root[y], noise)
 
     @torch.no_grad()
@@ -74,11 +78,19 @@ class MLPAutoencoder(nn.Module):
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Two hidden layers."""
-    layers = [nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, outputs)]
+    layers = [
+        nn.Linear(inputs, hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, outputs),
+    ]
     return nn.Sequential(*layers)
 
 
-def train_baseline(model: MLPAutoencoder, data: ImageSet, steps: int, batch_size: int = 128) -> MLPAutoencoder:
+def train_baseline(
+    model: MLPAutoencoder, data: ImageSet, steps: int, batch_size: int = 128
+) -> MLPAutoencoder:
     """Adam, whose learning rate falls to 0 along a half cosine; then a plain autoencoder gets one prior for all."""
     torch.manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=PEAK_LR)

@@ -15,26 +15,28 @@ from typing import Any
 
 import numpy as np
 import torch
+from baselines import MLPAutoencoder, train_baseline
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for cli/, which is no part of the package
-from baselines import MLPAutoencoder, train_baseline
-
-from cli.features import extract, fid, load_extractor
 from sphere_mini import SphereEncoder, generate, reconstruct, spherify
-from sphere_mini.data import ImageSet, load_digit_images, to_model_range
+from sphere_mini.data import ImageSet, to_model_range
+from sphere_mini.datasets import load_digit_images
+from sphere_mini.evaluation.features import extract, fid, load_extractor
 from sphere_mini.metrics import frechet_distance, judge_digits, psnr
+from sphere_mini.pictures import quantise
 from sphere_mini.presets import Recipe, make_recipe
 from sphere_mini.sampling import to_unit_range
 from sphere_mini.sphere import angle_between, random_point
 from sphere_mini.training import new_state, train
-from sphere_mini.viz import quantise
 
 RESULTS = Path(__file__).parent / "results"
 CPU = torch.device("cpu")
-JUDGED, COMPARED = 1000, 2000  # samples that are scored: of one recipe's variants, and of different models
+JUDGED, COMPARED = (
+    1000,
+    2000,
+)  # samples that are scored: of one recipe's variants, and of different models
 SHOWN = 10  # samples that are kept as pixels
 DIGITS_STEPS = 800
 PATCH = 16  # pixels
@@ -55,7 +57,11 @@ ANGLES_BY_DIM = {  # largest angles in degrees; the covering law says 47, 61, 70
 
 def covering_law() -> None:
     """Agreement and Fréchet distance of digits models over the largest angle and over L. 23 minutes on 2 CPU cores."""
-    tasks = [{"dim": dim, "alpha_max_deg": angle} for dim, angles in ANGLES_BY_DIM.items() for angle in angles]
+    tasks = [
+        {"dim": dim, "alpha_max_deg": angle}
+        for dim, angles in ANGLES_BY_DIM.items()
+        for angle in angles
+    ]
     run_all(train_at_angle, tasks, RESULTS / "covering_law.json")
 
 
@@ -76,7 +82,11 @@ def train_digits(**fields: float) -> dict[str, Any]:
     data = load_digit_images(recipe.image_size, CPU)
     model = train_model(recipe, data)
     y = torch.arange(JUDGED) % 10
-    found = {"psnr": psnr(reconstruct(model, to_model_range(data.images)), data.images / 255).mean().item()}
+    found = {
+        "psnr": psnr(reconstruct(model, to_model_range(data.images)), data.images / 255)
+        .mean()
+        .item()
+    }
     for num_steps in (1, 4):
         images = generate(model, y, num_steps, seeds=range(JUDGED))
         found |= {f"{name}_{num_steps}": value for name, value in judge_digits(images, y).items()}
@@ -97,8 +107,17 @@ def holes(model: SphereEncoder, data: ImageSet) -> dict[str, float]:
 
 def posterior_hole() -> None:
     """A plain autoencoder, VAEs and sphere encoders on digits and on colour patches. 11 minutes on 2 CPU cores."""
-    models = [("plain", 0.0), ("plain by class", 0.0), *(("vae", beta) for beta in BETAS), ("sphere", 0.0)]
-    tasks = [{"data": data, "model": model, "beta": beta} for data in ("patches", "digits") for model, beta in models]
+    models = [
+        ("plain", 0.0),
+        ("plain by class", 0.0),
+        *(("vae", beta) for beta in BETAS),
+        ("sphere", 0.0),
+    ]
+    tasks = [
+        {"data": data, "model": model, "beta": beta}
+        for data in ("patches", "digits")
+        for model, beta in models
+    ]
     tasks.insert(0, {"data": "patches", "model": "real", "beta": 0.0})
     run_all(compare, tasks[::-1], RESULTS / "posterior_hole.json")
 
@@ -123,7 +142,9 @@ def compare(data: str, model: str, beta: float) -> dict[str, Any]:
     found |= {"error": (again - held_out.images / 255).square().mean().sqrt().item()}
     found |= {"detail_again": detail(quantise(again)) / detail(held_out.images)}
     for steps, images in drawn.items():
-        scores = score_digits(images, wanted) if data == "digits" else score_patches(images, training)
+        scores = (
+            score_digits(images, wanted) if data == "digits" else score_patches(images, training)
+        )
         found |= {f"{name}_{steps}": value for name, value in scores.items()}
         channels = 1 if data == "digits" else 3
         found[f"samples_{steps}"] = quantise(images[:SHOWN, :channels]).tolist()
@@ -136,16 +157,27 @@ def compared_sphere(
     """A trained sphere encoder, its reconstructions of held-out images, and its samples by number of steps."""
     fields = {"steps": SPHERE_STEPS[data], "perceptual": "none"}
     fields |= {} if data == "digits" else {"image_size": PATCH, "batch_size": 64}
-    model, y = train_model(make_recipe("digits" if data == "digits" else "folder", **fields), training), held_out.labels
+    model, y = (
+        train_model(make_recipe("digits" if data == "digits" else "folder", **fields), training),
+        held_out.labels,
+    )
     with torch.no_grad():
-        again = to_unit_range(model.decode(spherify(model.encode(to_model_range(held_out.images), y)), y))
-    return model, again, {steps: generate(model, wanted, steps, seeds=range(len(wanted))) for steps in (1, 4)}
+        again = to_unit_range(
+            model.decode(spherify(model.encode(to_model_range(held_out.images), y)), y)
+        )
+    return (
+        model,
+        again,
+        {steps: generate(model, wanted, steps, seeds=range(len(wanted))) for steps in (1, 4)},
+    )
 
 
 def compared_baseline(data: str, training: ImageSet, beta: float, by_class: bool) -> MLPAutoencoder:
     """A trained plain autoencoder (beta 0), with one prior or one for each class, or a VAE."""
     torch.manual_seed(0)
-    model = MLPAutoencoder(training.images.shape[-1], len(training.class_names), *BASELINE_SHAPE[data], beta)
+    model = MLPAutoencoder(
+        training.images.shape[-1], len(training.class_names), *BASELINE_SHAPE[data], beta
+    )
     train_baseline(model, training, BASELINE_STEPS)
     if by_class:
         model.fit_prior(to_model_range(training.images), training.labels, by_class=True)
@@ -162,7 +194,9 @@ def score_digits(images: Tensor, labels: Tensor) -> dict[str, float]:
 def score_patches(images: Tensor, real: ImageSet) -> dict[str, float]:
     """Fréchet distances of samples on pixels in [-1, 1] and on EfficientNet's features, and their share of detail."""
     extractor, fake = load_extractor("efficientnet", CPU), quantise(images)
-    features = [extract(extractor, part.split(100))[0] for part in (fake, real.images[: len(real) // 2])]
+    features = [
+        extract(extractor, part.split(100))[0] for part in (fake, real.images[: len(real) // 2])
+    ]
     pixels = [to_model_range(part).flatten(1).double().numpy() for part in (fake, real.images)]
     return {
         "frechet": frechet_distance(*pixels),
@@ -220,13 +254,20 @@ def in_one_thread(task: tuple[Callable[..., dict[str, Any]], dict[str, Any]]) ->
     return arguments | run(**arguments) | {"seconds": time.perf_counter() - since}
 
 
-def run_all(run: Callable[..., dict[str, Any]], tasks: Iterable[dict[str, Any]], path: Path) -> None:
+def run_all(
+    run: Callable[..., dict[str, Any]], tasks: Iterable[dict[str, Any]], path: Path
+) -> None:
     """The rows that `run` gives for the tasks' arguments, as many at once as there are cores, into a JSON file."""
     rows = json.loads(path.read_text()) if path.exists() else []
     left = [(run, task) for task in tasks if not any(task.items() <= row.items() for row in rows)]
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         for row in tqdm(pool.imap_unordered(in_one_thread, left), path.name, len(left)):
-            rows.append({name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()})
+            rows.append(
+                {
+                    name: round(value, 4) if isinstance(value, float) else value
+                    for name, value in row.items()
+                }
+            )
             path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
 
 

@@ -5,7 +5,11 @@ import json
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SHOWN = {"01_why_a_sphere": -1, "02_noise_is_an_angle": -1, "03_build_and_train": 2}  # which of its pictures
+SHOWN = {
+    "01_why_a_sphere": -1,
+    "02_noise_is_an_angle": -1,
+    "03_build_and_train": 2,
+}  # which of its pictures
 
 
 def main() -> None:

@@ -30,8 +30,14 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; check that {path.parent} is the folder that you mean") from None
+        raise UserError(
+            f"{path} is missing; check that {path.parent} is the folder that you mean"
+        ) from None
     except READ_ERRORS as error:
-        lines = [line.strip() for line in str(error).splitlines() if not line.startswith("Error(s)")]
+        lines = [
+            line.strip() for line in str(error).splitlines() if not line.startswith("Error(s)")
+        ]
         reason = textwrap.shorten(lines[0] if lines else type(error).__name__, 150)
-        raise UserError(f"{path} cannot be used ({reason}); mend it or take another copy") from error
+        raise UserError(
+            f"{path} cannot be used ({reason}); mend it or take another copy"
+        ) from error

@@ -4,7 +4,6 @@ v_near is the paper's v_noisy (mild noise), v_far its v_NOISY (alpha_max and bey
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
@@ -12,24 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .config import LossWeights, SphereConfig
 from .errors import require
-from .model import SphereConfig, SphereEncoder
+from .model import SphereEncoder
 from .perceptual import Perceptual
 from .sphere import at_least_float32, jitter, perturb, spherify, with_hard_cases
 
 MILD_SCALE = 0.5  # the mild noise is at most this share of the strong noise: s ~ 0.5 · jitter
 Look = Callable[[Tensor], list[Tensor]]  # images → what the perceptual network sees in them
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """w1 ... w5 of the paper; a term of weight 0 is not computed."""
-
-    recon_l1: float = 1.0
-    recon_perceptual: float = 1.0
-    con_l1: float = 0.5
-    con_perceptual: float = 0.5
-    latent: float = 0.1
 
 
 class StepNoise(NamedTuple):
@@ -45,13 +34,19 @@ class StepNoise(NamedTuple):
 
 
 def draw_step_noise(
-    batch_size: int, config: SphereConfig, hard_fraction: float, label_drop: float, generator: torch.Generator
+    batch_size: int,
+    config: SphereConfig,
+    hard_fraction: float,
+    label_drop: float,
+    generator: torch.Generator,
 ) -> StepNoise:
     """Draw a step's noise for a whole batch, on the generator's device."""
     e = torch.randn(batch_size, *config.latent_shape, generator=generator, device=generator.device)
     r = jitter(batch_size, generator)
     r_far = with_hard_cases(r, config.alpha_max_deg, hard_fraction, generator)
-    r_near = r * MILD_SCALE * jitter(batch_size, generator)  # from the level before hard cases: always mild
+    r_near = (
+        r * MILD_SCALE * jitter(batch_size, generator)
+    )  # from the level before hard cases: always mild
     drop = torch.rand(4, batch_size, generator=generator, device=generator.device) < label_drop
     return StepNoise(e, r_far, r_near, drop.T)
 
@@ -67,7 +62,12 @@ def smooth_l1(x: Tensor, target: Tensor) -> Tensor:
 
 
 def pixel_loss(
-    x: Tensor, target: Tensor, l1_weight: float, perceptual_weight: float, perceptual: Perceptual | None, look: Look
+    x: Tensor,
+    target: Tensor,
+    l1_weight: float,
+    perceptual_weight: float,
+    perceptual: Perceptual | None,
+    look: Look,
 ) -> Tensor:
     """l1_weight·smoothL1 + perceptual_weight·perceptual of (x, sg target): L_pix-recon's form and L_pix-con's."""
     loss = torch.zeros((), device=x.device)
@@ -75,7 +75,9 @@ def pixel_loss(
         loss = loss + l1_weight * smooth_l1(x, target.detach())
     if perceptual_weight:
         require(perceptual is not None, "a perceptual weight above 0 needs a perceptual loss")
-        loss = loss + perceptual_weight * perceptual.distance(look(x), [stage.detach() for stage in look(target)])
+        loss = loss + perceptual_weight * perceptual.distance(
+            look(x), [stage.detach() for stage in look(target)]
+        )
     return loss
 
 
@@ -102,13 +104,21 @@ def sphere_losses(
     z = model.encode(x, drop_labels(y, noise.drop[:, 0], config.null_label))  # (B, N, D)
     consistency = bool(weights.con_l1 or weights.con_perceptual)
     x_far, x_near = decode_far_and_near(model, spherify(z), y, noise, consistency)
-    look = perceptual and cache(perceptual.features)  # a batch is looked at once, whatever terms it is in
+    look = perceptual and cache(
+        perceptual.features
+    )  # a batch is looked at once, whatever terms it is in
     if weights.recon_l1 or weights.recon_perceptual:
-        losses["pix_recon"] = pixel_loss(x_near, x, weights.recon_l1, weights.recon_perceptual, perceptual, look)
+        losses["pix_recon"] = pixel_loss(
+            x_near, x, weights.recon_l1, weights.recon_perceptual, perceptual, look
+        )
     if consistency:
-        losses["pix_con"] = pixel_loss(x_far, x_near, weights.con_l1, weights.con_perceptual, perceptual, look)
+        losses["pix_con"] = pixel_loss(
+            x_far, x_near, weights.con_l1, weights.con_perceptual, perceptual, look
+        )
     if weights.latent:
-        z_again = model.encode(x_far, drop_labels(y, noise.drop[:, 3], config.null_label))  # (B, N, D)
+        z_again = model.encode(
+            x_far, drop_labels(y, noise.drop[:, 3], config.null_label)
+        )  # (B, N, D)
         losses["lat_con"] = weights.latent * latent_consistency(z_again, z.detach())
     losses["loss"] = sum(losses.values())
     return losses
@@ -123,5 +133,7 @@ def decode_far_and_near(
     copies = 2 if near else 1
     v = perturb(v.repeat(copies, 1, 1), levels * config.sigma_max, noise.e.repeat(copies, 1, 1))
     y = None if y is None else y.repeat(copies)
-    x = model.decode(v, drop_labels(y, noise.drop[:, 1 : 1 + copies].T.flatten(), config.null_label))
+    x = model.decode(
+        v, drop_labels(y, noise.drop[:, 1 : 1 + copies].T.flatten(), config.null_label)
+    )
     return x[:batch_size], x[-batch_size:]

@@ -15,10 +15,17 @@ from torchvision.models import ConvNeXt_Small_Weights, convnext_small
 from .errors import UserError
 
 VGG_FILE, CONVNEXT_FILE = "vgg16-397923af.pth", "convnext_small-0c510722.pth"
-VGG_MIN, EFFICIENTNET_MIN, CONVNEXT_SIZE = 16, 64, 224  # pixels that a network wants at least, or exactly
+VGG_MIN, EFFICIENTNET_MIN, CONVNEXT_SIZE = (
+    16,
+    64,
+    224,
+)  # pixels that a network wants at least, or exactly
 EFFICIENTNET_STAGES = (0, 2, 4, 10)  # blocks: the last one at each resolution from 1/2 to 1/16
 NO_DOWNLOAD = "--perceptual efficientnet or none, which need no download"
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of images in [0, 1], by channel
+IMAGENET_MEAN, IMAGENET_STD = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # of images in [0, 1], by channel
 T = TypeVar("T")
 
 
@@ -53,7 +60,10 @@ class EfficientNetLite(Perceptual):
             self.network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
 
     def features(self, x: Tensor) -> list[Tensor]:
-        x, stages = (enlarged(x, EFFICIENTNET_MIN) + 0.004) / 1.004, []  # ((x + 1) / 2 - 0.498) / 0.502
+        x, stages = (
+            (enlarged(x, EFFICIENTNET_MIN) + 0.004) / 1.004,
+            [],
+        )  # ((x + 1) / 2 - 0.498) / 0.502
         x = F.relu6(self.network._bn0(self.network._conv_stem(x)))
         for k, block in enumerate(self.network._blocks[: EFFICIENTNET_STAGES[-1] + 1]):
             x = block(x)
@@ -79,7 +89,9 @@ class LPIPS(Perceptual):
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
         stages = zip(self.network.lins, a, b, strict=True)
-        return sum(weigh_channels((u - v).square()).float().mean() for weigh_channels, u, v in stages)
+        return sum(
+            weigh_channels((u - v).square()).float().mean() for weigh_channels, u, v in stages
+        )
 
 
 class LPIPSAndConvNeXt(LPIPS):
@@ -95,14 +107,21 @@ class LPIPSAndConvNeXt(LPIPS):
 
     def features(self, x: Tensor) -> list[Tensor]:
         size = (CONVNEXT_SIZE, CONVNEXT_SIZE)
-        images = F.interpolate((x.float() + 1) / 2, size, mode="bilinear", antialias=True, align_corners=False)
+        images = F.interpolate(
+            (x.float() + 1) / 2, size, mode="bilinear", antialias=True, align_corners=False
+        )
         return [*super().features(x), self.convnext((images - self.mean) / self.std).float()]
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
         return (1.0 * super().distance(a[:-1], b[:-1]) + 0.1 * F.mse_loss(a[-1], b[-1])) / 1.1
 
 
-PERCEPTUALS = {"none": None, "efficientnet": EfficientNetLite, "lpips": LPIPS, "lpips+convnext": LPIPSAndConvNeXt}
+PERCEPTUALS = {
+    "none": None,
+    "efficientnet": EfficientNetLite,
+    "lpips": LPIPS,
+    "lpips+convnext": LPIPSAndConvNeXt,
+}
 
 
 def load_perceptual(name: str, device: torch.device) -> Perceptual | None:
@@ -112,15 +131,23 @@ def load_perceptual(name: str, device: torch.device) -> Perceptual | None:
 
 def enlarged(x: Tensor, size: int) -> Tensor:
     """Images of at least `size` pixels a side: smaller ones bilinearly enlarged, others as they are."""
-    return x if x.shape[-1] >= size else F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
+    return (
+        x
+        if x.shape[-1] >= size
+        else F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
+    )
 
 
 def fetched(build: Callable[[], T], file: str, otherwise: str = NO_DOWNLOAD) -> T:
     """What `build` makes of weights that it may have to download; where it cannot, `UserError` says what to place."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # lpips uses torchvision's old spelling of `weights`
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # lpips uses torchvision's old spelling of `weights`
             return build()
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         advice = f"place {file} in {folder}, or use {otherwise}"
-        raise UserError(f"{file} could not be fetched or read ({type(error).__name__}); {advice}") from error
+        raise UserError(
+            f"{file} could not be fetched or read ({type(error).__name__}); {advice}"
+        ) from error

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .config import SIZES, LossWeights, SphereConfig
 from .errors import require
-from .losses import LossWeights
-from .model import SIZES, SphereConfig
 from .perceptual import PERCEPTUALS
 
 DTYPES = ("auto", "float32", "bfloat16")
 ABOVE_ZERO = ["batch_size", "grad_accum", "epochs", "lr", "image_size", "clip", "compression_ratio"]
 ABOVE_ZERO += ["log_every", "sample_every", "save_every"]
 SHARES = ["hard_fraction", "label_drop", "ema"]  # at most 1
-PERCEPTUAL_WEIGHTS, OTHER_WEIGHTS = ("recon_perceptual", "con_perceptual"), ("recon_l1", "con_l1", "latent")
+PERCEPTUAL_WEIGHTS, OTHER_WEIGHTS = (
+    ("recon_perceptual", "con_perceptual"),
+    ("recon_l1", "con_l1", "latent"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,9 @@ class Recipe(LossWeights):
     perceptual: str = "lpips"
     batch_size: int = 256  # global
     grad_accum: int = 1  # parts of the batch that follow one another, to save memory
-    checkpoint_activations: bool = False  # keep less for the gradients, compute it again: memory for time
+    checkpoint_activations: bool = (
+        False  # keep less for the gradients, compute it again: memory for time
+    )
     epochs: float = 100.0
     steps: int = 0  # 0: from epochs
     warmup_epochs: float = 10.0
@@ -66,34 +70,51 @@ class Recipe(LossWeights):
             if not isinstance(value, str):
                 require(value > 0 or name not in ABOVE_ZERO, f"{name} must be above 0, not {value}")
                 require(0 <= value < 2**63, f"{name} must be 0 or more and finite, not {value}")
-                require(value <= 1 or name not in SHARES, f"{name} must lie in 0 ... 1, not {value}")
+                require(
+                    value <= 1 or name not in SHARES, f"{name} must lie in 0 ... 1, not {value}"
+                )
         batch, parts = self.batch_size, self.grad_accum
-        require(batch % parts == 0, f"a batch of {batch} cannot be split into {parts} equal parts; change --grad-accum")
+        require(
+            batch % parts == 0,
+            f"a batch of {batch} cannot be split into {parts} equal parts; change --grad-accum",
+        )
         for name, known in (("model", SIZES), ("dtype", DTYPES), ("perceptual", PERCEPTUALS)):
             value = getattr(self, name)
             require(value in known, f"{name} must be one of {', '.join(known)}, not {value!r}")
         weights = PERCEPTUAL_WEIGHTS if self.perceptual != "none" else OTHER_WEIGHTS
         problem = f"one of {', '.join(weights)} must be above 0 with --perceptual {self.perceptual}"
-        require(any(getattr(self, name) for name in weights), f"{problem}; raise one, or choose another --perceptual")
+        require(
+            any(getattr(self, name) for name in weights),
+            f"{problem}; raise one, or choose another --perceptual",
+        )
         self.sphere_config(())  # complains of sizes that do not fit, before any data is read
 
     def sphere_config(self, class_names: Sequence[str]) -> SphereConfig:
         """The network that this recipe asks for on a data set with these classes."""
-        fields = {field.name: getattr(self, field.name, None) for field in dataclasses.fields(SphereConfig)}
+        fields = {
+            field.name: getattr(self, field.name, None)
+            for field in dataclasses.fields(SphereConfig)
+        }
         for name, size in zip(("width", "depth", "num_heads"), SIZES[self.model], strict=True):
             fields[name] = fields[name] or size
         names = tuple(class_names) if self.conditional else ()
         patch_size = self.patch_size or default_patch_size(self.image_size)
-        channels = int(3 * patch_size**2 / self.compression_ratio + 1e-9)  # a ratio from a number of channels gives it
+        channels = int(
+            3 * patch_size**2 / self.compression_ratio + 1e-9
+        )  # a ratio from a number of channels gives it
         fields |= {"patch_size": patch_size, "latent_channels": channels, "num_classes": len(names)}
         return SphereConfig(**fields | {"class_names": names})
 
     def resolved(self, num_images: int) -> "Recipe":
         """The same recipe with its length and warm-up in steps, for a data set of `num_images`, and no idle weights."""
         steps = self.steps or math.ceil(self.epochs * num_images / self.batch_size)
-        warmup = min(round(self.warmup_epochs * num_images / self.batch_size), steps // 5)  # short runs learn too
+        warmup = min(
+            round(self.warmup_epochs * num_images / self.batch_size), steps // 5
+        )  # short runs learn too
         idle = dict.fromkeys(PERCEPTUAL_WEIGHTS, 0.0) if self.perceptual == "none" else {}
-        return dataclasses.replace(self, steps=steps, warmup_steps=self.warmup_steps or warmup, **idle)
+        return dataclasses.replace(
+            self, steps=steps, warmup_steps=self.warmup_steps or warmup, **idle
+        )
 
     def fits_memory(self, num_images: int) -> bool:
         """Whether a data set of `num_images` is held in the device's memory, decoded."""
@@ -144,7 +165,9 @@ def default_patch_size(image_size: int) -> int:
     return next((patch for size, patch in ((64, 2), (128, 4), (256, 8)) if image_size <= size), 16)
 
 
-def make_recipe(dataset: str, recipe: str | None = None, processes: int = 1, **overrides: Any) -> Recipe:
+def make_recipe(
+    dataset: str, recipe: str | None = None, processes: int = 1, **overrides: Any
+) -> Recipe:
     """The preset of a data set with single fields replaced; `UserError` for an unknown data set, field or value.
 
     recipe: "paper", "quick", or None for the paper's where it has the data set or the size of model. Sets that the
@@ -158,11 +181,17 @@ def make_recipe(dataset: str, recipe: str | None = None, processes: int = 1, **o
         alike = "afhq" if image_size > LARGE else "cifar10"
         fields |= dict(zip(PAPER_COLUMNS, PAPER.get(dataset, PAPER[alike]), strict=True))
         part, batch = fields.pop("part"), overrides.get("batch_size", fields["batch_size"])
-        fits = (k for k in range(1, batch + 1) if batch % (k * processes) == 0 and batch <= part * k * processes)
+        fits = (
+            k
+            for k in range(1, batch + 1)
+            if batch % (k * processes) == 0 and batch <= part * k * processes
+        )
         fields["grad_accum"] = next(fits, 1)
     else:
         fields |= QUICK | {"patch_size": 2 * default_patch_size(image_size)}
-        fields |= dict(zip(QUICK_COLUMNS, QUICK_ROWS.get(dataset, QUICK_ROWS["folder"]), strict=True))
+        fields |= dict(
+            zip(QUICK_COLUMNS, QUICK_ROWS.get(dataset, QUICK_ROWS["folder"]), strict=True)
+        )
         large = dict(zip(PAPER_COLUMNS, PAPER["afhq"], strict=True)) if image_size > LARGE else {}
         fields |= {name: large[name] for name in ("alpha_max_deg", *vars(LossWeights())) if large}
     return Recipe(**fields | overrides)

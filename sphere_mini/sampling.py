@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .config import SphereConfig
 from .errors import require
-from .model import SphereConfig, SphereEncoder
+from .model import SphereEncoder
 from .sphere import perturb, slerp, spherify
 
 GUIDANCE_PLACES = ("latent", "pixel", "both")
@@ -19,13 +20,18 @@ STITCHES = ("vertical", "horizontal", "backward", "forward")
 
 def guidance_weights(guidance: float, place: str) -> tuple[float, float]:
     """Guidance weights (on the latent, on the pixels) for a total of `guidance` at `place`; √w each for "both"."""
-    require(place in GUIDANCE_PLACES, f"guidance place must be one of {', '.join(GUIDANCE_PLACES)}, not {place!r}")
+    require(
+        place in GUIDANCE_PLACES,
+        f"guidance place must be one of {', '.join(GUIDANCE_PLACES)}, not {place!r}",
+    )
     require(0 <= guidance < math.inf, f"guidance must be 0 or more, not {guidance}")
     root = math.sqrt(guidance)
     return {"latent": (guidance, 1.0), "pixel": (1.0, guidance), "both": (root, root)}[place]
 
 
-def guided(network: Callable[..., Tensor], value: Tensor, y: Tensor | None, weight: float) -> Tensor:
+def guided(
+    network: Callable[..., Tensor], value: Tensor, y: Tensor | None, weight: float
+) -> Tensor:
     """Classifier-free guidance: u + w·(cond - u), u under the null label; w = 1 or no label makes no second pass."""
     if weight == 1 or y is None:
         return network(value, y)
@@ -52,11 +58,15 @@ def refine(
     for t, e in enumerate(step_noise, 1):
         r = strength * (1 - t / (len(step_noise) + 1) if decay else 1)
         v = spherify(guided(model.encode, x, y, on_latent))
-        x = guided(model.decode, perturb(v, r * model.config.sigma_max, e), y, on_pixels).clamp(-1, 1)
+        x = guided(model.decode, perturb(v, r * model.config.sigma_max, e), y, on_pixels).clamp(
+            -1, 1
+        )
         yield x
 
 
-def draw_from_seeds(seeds: Sequence[int], config: SphereConfig, num_draws: int) -> tuple[Tensor, Tensor]:
+def draw_from_seeds(
+    seeds: Sequence[int], config: SphereConfig, num_draws: int
+) -> tuple[Tensor, Tensor]:
     """Labels (B,) and noise (num_draws, B, N, D), on the CPU; each image's depend on its own seed alone.
 
     The label is drawn always, or the noise would depend on its use; more draws begin like fewer, as do more steps.
@@ -65,8 +75,12 @@ def draw_from_seeds(seeds: Sequence[int], config: SphereConfig, num_draws: int) 
     for seed in seeds:
         generator = torch.Generator().manual_seed(int(seed))
         labels.append(torch.randint(max(config.num_classes, 1), (), generator=generator))
-        noise.append([torch.randn(config.latent_shape, generator=generator) for _ in range(num_draws)])
-    return torch.stack(labels), torch.stack([torch.stack(draw) for draw in zip(*noise, strict=True)])
+        noise.append(
+            [torch.randn(config.latent_shape, generator=generator) for _ in range(num_draws)]
+        )
+    return torch.stack(labels), torch.stack(
+        [torch.stack(draw) for draw in zip(*noise, strict=True)]
+    )
 
 
 def to_unit_range(x: Tensor) -> Tensor:
@@ -87,19 +101,37 @@ def prepare(
 
     Checks that labels, seeds and inputs speak of equally many images, and their ranges; seeds None: random ones.
     """
-    sizes = {name: len(value) for name, value in ({"y": y, "seeds": seeds} | inputs).items() if value is not None}
+    sizes = {
+        name: len(value)
+        for name, value in ({"y": y, "seeds": seeds} | inputs).items()
+        if value is not None
+    }
     require(len(set(sizes.values())) < 2, f"the numbers of images differ: {sizes}")
     null = model.config.null_label
     if y is not None:
         require(null > 0, "this model has no classes; leave the labels out")
-        fits = y.shape[1] == null + 1 if y.is_floating_point() else bool(((y >= 0) & (y <= null)).all())
-        require(fits, f"labels must lie in 0 ... {null - 1} (null class: {null}), or mix {null + 1} embeddings")
-    seeds = torch.randint(2**31, (next(iter(sizes.values()), 1),)).tolist() if seeds is None else seeds
-    require(all(0 <= seed < 2**63 for seed in seeds), "seeds must be whole numbers in 0 ... 2^63 - 1")
+        fits = (
+            y.shape[1] == null + 1
+            if y.is_floating_point()
+            else bool(((y >= 0) & (y <= null)).all())
+        )
+        require(
+            fits,
+            f"labels must lie in 0 ... {null - 1} (null class: {null}), or mix {null + 1} embeddings",
+        )
+    seeds = (
+        torch.randint(2**31, (next(iter(sizes.values()), 1),)).tolist() if seeds is None else seeds
+    )
+    require(
+        all(0 <= seed < 2**63 for seed in seeds), "seeds must be whole numbers in 0 ... 2^63 - 1"
+    )
     labels, drawn = draw_from_seeds(seeds, model.config, 2 if share_noise else passes + 1)
     noise, shape = drawn[1:] if step_noise is None else step_noise, (passes, *drawn.shape[1:])
     noise = noise[:1].repeat(passes, 1, 1, 1) if share_noise else noise[:passes]
-    require(noise.shape == shape, f"step_noise is (passes, B, N, D) = {shape} here, not {tuple(noise.shape)}")
+    require(
+        noise.shape == shape,
+        f"step_noise is (passes, B, N, D) = {shape} here, not {tuple(noise.shape)}",
+    )
     return labels, drawn[0], noise.to(model.device)
 
 
@@ -127,7 +159,9 @@ def generate(
     """
     require(num_steps >= 1, f"num_steps must be at least 1, not {num_steps}")
     _, on_pixels = guidance_weights(guidance, guidance_place)
-    labels, drawn, step_noise = prepare(model, y, seeds, num_steps - 1, share_noise, step_noise, noise=noise)
+    labels, drawn, step_noise = prepare(
+        model, y, seeds, num_steps - 1, share_noise, step_noise, noise=noise
+    )
     y = labels if y is None else y
     y = y.to(model.device) if model.config.num_classes else None
     noise, shape = drawn if noise is None else noise, tuple(drawn.shape)
@@ -172,7 +206,9 @@ def interpolate(
     noise = torch.einsum("fk,knd->fnd", shares, ends)
     if path == "spherical" and corners == 2:
         noise = slerp(*(end.expand_as(noise) for end in ends.split(1)), t)
-    mixed = shares @ F.one_hot(labels if y is None else y.cpu(), model.config.num_classes + 1).float()
+    mixed = (
+        shares @ F.one_hot(labels if y is None else y.cpu(), model.config.num_classes + 1).float()
+    )
     y = mixed if model.config.num_classes else None
     step_noise = step_noise[:, :1].expand(-1, len(noise), -1, -1)
     return generate(model, y, num_steps, noise=noise, step_noise=step_noise, **sampling)
@@ -214,6 +250,8 @@ def stitch(a: Tensor, b: Tensor, how: str) -> Tensor:
     return torch.where(masks[STITCHES.index(how)], a, b)
 
 
-def crossover(model: SphereEncoder, a: Tensor, b: Tensor, how: str = "vertical", **sampling: Any) -> Tensor:
+def crossover(
+    model: SphereEncoder, a: Tensor, b: Tensor, how: str = "vertical", **sampling: Any
+) -> Tensor:
     """`manipulate` of two images (B, 3, H, W) in [-1, 1] put together by `stitch`; null class, strength 0.25."""
     return manipulate(model, stitch(a, b, how), None, **{"strength": 0.25} | sampling)

@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-6  # inside the root: a latent of all zeros maps to zeros, not to NaN
-HARD_EXTRA_DEG, HARD_LIMIT_DEG = 5.0, 89.0  # hard cases reach 5° beyond alpha_max, but never beyond 89°
+HARD_EXTRA_DEG, HARD_LIMIT_DEG = (
+    5.0,
+    89.0,
+)  # hard cases reach 5° beyond alpha_max, but never beyond 89°
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -90,7 +93,9 @@ def jitter(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
     strata = batch_size - 2
     u = torch.rand(strata, generator=generator, device=device).clamp_(min=1e-3)  # no second 0
     inner = (torch.arange(strata, device=device) + u) / max(strata, 1)
-    r = torch.cat([torch.tensor([0.0, 1.0], device=device), inner.clamp_(max=1 - 2**-24)])  # nor a second 1
+    r = torch.cat(
+        [torch.tensor([0.0, 1.0], device=device), inner.clamp_(max=1 - 2**-24)]
+    )  # nor a second 1
     return r[torch.randperm(batch_size, generator=generator, device=device)]
 
 

@@ -1,4 +1,4 @@
-"""Training: device and precision, schedule, EMA, the train step and the loop that scripts and notebooks run."""
+"""Training: precision, schedule, EMA, the train step and the loop that scripts and notebooks run."""
 
 import copy
 import math
@@ -14,25 +14,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .config import SphereConfig
 from .data import ImageFiles, ImageSet, batch_indices, to_model_range
-from .errors import require
+from .distributed import own_part, world
 from .losses import StepNoise, draw_step_noise, sphere_losses
-from .model import SphereConfig, SphereEncoder
+from .model import SphereEncoder
 from .perceptual import Perceptual
 from .presets import Recipe
 
 LR_BATCH = 256  # learning rates are stated per this many images of global batch and scaled linearly
 FLIP_STREAM = 1  # keeps the flips' random numbers apart from the noise's
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`, or the best one for "auto"; `UserError` where it is not there."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    devices = {device.type: device for device in (accelerator, torch.device("cpu")) if device}
-    if name == "auto":
-        return next(iter(devices.values()))
-    require(name in devices, f"there is no device {name!r} here; choose from auto, {', '.join(devices)}")
-    return devices[name]
 
 
 def precision(device: torch.device, dtype: str) -> str:
@@ -42,12 +33,16 @@ def precision(device: torch.device, dtype: str) -> str:
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
     """Mixed precision for the network's matrix products."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision(device, dtype) == "bfloat16")
+    return torch.autocast(
+        device.type, dtype=torch.bfloat16, enabled=precision(device, dtype) == "bfloat16"
+    )
 
 
 def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
     """A generator fixed by (seed, step, ...): any step's noise can be drawn again, there is no random state to save."""
-    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+    return torch.Generator(device).manual_seed(
+        int(np.random.SeedSequence(key).generate_state(1)[0])
+    )
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
@@ -56,7 +51,9 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     if step < warmup:
         return scale * recipe.lr * (step + 1) / (warmup + 1)
     progress = min(1.0, (step - warmup) / max(1, recipe.steps - 1 - warmup))
-    return scale * (recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * progress)) / 2)
+    return scale * (
+        recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+    )
 
 
 def ema_decay(step: int, decay: float) -> float:
@@ -75,23 +72,14 @@ class LossModule(nn.Module):
         return sphere_losses(self.model, *inputs)
 
 
-def world() -> tuple[int, int]:
-    """(rank, number) of the processes that torchrun started, (0, 1) without it."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def own_part(batch: Tensor) -> Tensor:
-    """This process's share of something that has one row for each image of a global batch."""
-    rank, processes = world()
-    return batch.chunk(processes)[rank]
-
-
 @dataclass
 class TrainState:
     """What changes in training: weights, their moving average, the optimizer's moments, and the steps done."""
 
     model: SphereEncoder
-    engine: nn.Module  # the losses of `model`; under torchrun its gradients are averaged over the processes
+    engine: (
+        nn.Module
+    )  # the losses of `model`; under torchrun its gradients are averaged over the processes
     ema: SphereEncoder
     optimizer: torch.optim.Optimizer
     bad_step: Tensor  # (), on the device: the first step whose loss or gradient was not finite, 0 for none
@@ -108,17 +96,25 @@ def new_state(recipe: Recipe, config: SphereConfig, device: torch.device) -> Tra
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     groups = [{"params": list(end.parameters())} for end in (model.encoder, model.decoder)]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    return TrainState(model, LossModule(model), ema, optimizer, torch.zeros((), dtype=torch.long, device=device))
+    return TrainState(
+        model, LossModule(model), ema, optimizer, torch.zeros((), dtype=torch.long, device=device)
+    )
 
 
 def distribute(state: TrainState) -> None:
     """Under torchrun: average the gradients over the processes from now on; all of them have to call this."""
     if dist.is_initialized():
-        state.engine = DistributedDataParallel(LossModule(state.model), gradient_as_bucket_view=True)
+        state.engine = DistributedDataParallel(
+            LossModule(state.model), gradient_as_bucket_view=True
+        )
 
 
 def train_step(
-    state: TrainState, recipe: Recipe, x: Tensor, y: Tensor | None, perceptual: Perceptual | None = None
+    state: TrainState,
+    recipe: Recipe,
+    x: Tensor,
+    y: Tensor | None,
+    perceptual: Perceptual | None = None,
 ) -> dict[str, Tensor | float]:
     """One update of `state`, in place, on images x (B, 3, H, W) in [-1, 1] and labels y (B,); the recipe is resolved.
 
@@ -127,14 +123,19 @@ def train_step(
     """
     model, optimizer, lr = state.model, state.optimizer, learning_rate(state.step, recipe)
     generator, (_, processes) = seeded_generator(x.device, recipe.seed, state.step), world()
-    noise = draw_step_noise(len(x) * processes, model.config, recipe.hard_fraction, recipe.label_drop, generator)
+    noise = draw_step_noise(
+        len(x) * processes, model.config, recipe.hard_fraction, recipe.label_drop, generator
+    )
     noise = StepNoise(*map(own_part, noise))
     for group, factor in zip(optimizer.param_groups, (recipe.encoder_lr_factor, 1.0), strict=True):
         group["lr"] = lr * factor
     losses: dict[str, Tensor] = {}
     *others, last = torch.arange(len(x), device=x.device).chunk(recipe.grad_accum)
     for part in (*others, last):
-        y_part, noise_part = None if y is None else y[part], StepNoise(*(drawn[part] for drawn in noise))
+        y_part, noise_part = (
+            None if y is None else y[part],
+            StepNoise(*(drawn[part] for drawn in noise)),
+        )
         with state.engine.no_sync() if processes > 1 and part is not last else nullcontext():
             with autocast(x.device, recipe.dtype):
                 parts = state.engine(x[part], y_part, noise_part, recipe, perceptual)
@@ -146,8 +147,12 @@ def train_step(
         losses = dict(zip(losses, total, strict=True))
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     bad = (state.bad_step == 0) & ~(losses["loss"] + grad_norm).isfinite()
-    state.bad_step = torch.where(bad, state.step + 1, state.bad_step)  # stays on the device: the host does not wait
-    optimizer.found_inf = (state.bad_step > 0).float()  # a fused optimizer leaves the weights alone where this is 1
+    state.bad_step = torch.where(
+        bad, state.step + 1, state.bad_step
+    )  # stays on the device: the host does not wait
+    optimizer.found_inf = (
+        state.bad_step > 0
+    ).float()  # a fused optimizer leaves the weights alone where this is 1
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     update_ema(state, recipe.ema)
@@ -163,7 +168,10 @@ def update_ema(state: TrainState, decay: float) -> None:
 
 
 def train(
-    state: TrainState, recipe: Recipe, data: ImageSet | ImageFiles, perceptual: Perceptual | None = None
+    state: TrainState,
+    recipe: Recipe,
+    data: ImageSet | ImageFiles,
+    perceptual: Perceptual | None = None,
 ) -> Iterator[dict[str, Tensor | float]]:
     """The training loop: a resolved recipe's remaining steps, yielding what `train_step` returns, and `data_s`.
 
@@ -176,7 +184,9 @@ def train(
     for images, y in data.batches(map(own_part, rows)):
         x = to_model_range(images, flips(state, recipe))
         waited = time.perf_counter() - since
-        yield train_step(state, recipe, x, y if recipe.conditional else None, perceptual) | {"data_s": waited}
+        yield train_step(state, recipe, x, y if recipe.conditional else None, perceptual) | {
+            "data_s": waited
+        }
         since = time.perf_counter()
 
 

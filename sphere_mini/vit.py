@@ -6,7 +6,6 @@ network; `tok_mixer` and `chn_mixer` mix tokens and channels, each an MLP called
 """
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import Permute
 
-if TYPE_CHECKING:
-    from .model import SphereConfig
+from .config import SphereConfig
 
 NORM_EPS = 1e-6
 BASE = 10000.0  # of the frequencies of rotary and sin-cos positions
@@ -50,7 +48,9 @@ def sincos_positions(width: int, side: int) -> Tensor:
 def rope_table(head_dim: int, side: int) -> Tensor:
     """Cosines and sines (2, N, head_dim) of rotary positions: the first half of the channels turns with the row, the
     second with the column, two neighbouring channels at one frequency."""
-    angles = torch.cat(axial_angles(side, head_dim // 4), dim=1).repeat_interleave(2, dim=1)  # (N, head_dim)
+    angles = torch.cat(axial_angles(side, head_dim // 4), dim=1).repeat_interleave(
+        2, dim=1
+    )  # (N, head_dim)
     return torch.stack([angles.cos(), angles.sin()]).float()
 
 
@@ -105,13 +105,17 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.attn = RMSNorm(width, NORM_EPS), Attention(width, num_heads)
         self.norm2, self.mlp = RMSNorm(width, NORM_EPS), SwiGLU(width)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width)) if conditional else None
+        self.adaLN_modulation = (
+            nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width)) if conditional else None
+        )
 
     def forward(self, x: Tensor, c: Tensor | None, rope: Tensor) -> Tensor:
         if c is None:
             x = x + self.attn(self.norm1(x), rope)
             return x + self.mlp(self.norm2(x))
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c)[:, None].chunk(6, dim=-1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c)[:, None].chunk(
+            6, dim=-1
+        )
         x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1), rope)
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
 
@@ -122,7 +126,9 @@ class FinalLinear(nn.Module):
     def __init__(self, width: int, out_channels: int, conditional: bool) -> None:
         super().__init__()
         self.norm = RMSNorm(width, NORM_EPS) if conditional else None
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width)) if conditional else None
+        self.adaLN_modulation = (
+            nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width)) if conditional else None
+        )
         self.linear = nn.Linear(width, out_channels)
 
     def forward(self, x: Tensor, c: Tensor | None) -> Tensor:
@@ -134,7 +140,9 @@ class FinalLinear(nn.Module):
 
 def mix_mlp(channels: int, hidden: int) -> nn.Sequential:
     """Linear → SiLU → Linear over the last dimension."""
-    return named(mix=nn.Sequential(nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, channels)))
+    return named(
+        mix=nn.Sequential(nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, channels))
+    )
 
 
 class MixerBlock(nn.Module):
@@ -160,7 +168,10 @@ def mlp_mixer(num_tokens: int, channels: int, depth: int) -> nn.Sequential:
 
 def pixel_head(kind: str, side: int, patch_size: int) -> tuple[int, nn.Sequential]:
     """The decoder's last layers, `conv` or `linear`: (channels C per token, module from (B, N, C) to (B, 3, H, W))."""
-    to_map, reflect = nn.Sequential(Permute([0, 2, 1]), nn.Unflatten(2, (side, side))), nn.ReflectionPad2d(1)
+    to_map, reflect = (
+        nn.Sequential(Permute([0, 2, 1]), nn.Unflatten(2, (side, side))),
+        nn.ReflectionPad2d(1),
+    )
     if kind == "linear":
         to_map.append(nn.PixelShuffle(patch_size))  # (B, 3·p², side, side) → (B, 3, H, W)
         return 3 * patch_size**2, nn.Sequential(to_map, reflect, nn.Conv2d(3, 3, 3), nn.Tanh())
@@ -175,42 +186,60 @@ class ViT(nn.Module):
     c: class embeddings (B, width) from the end's own table, whose last row is the null class; None without classes.
     """
 
-    def __init__(self, config: "SphereConfig", x_embedder: nn.Module, out: nn.Module, out_channels: int) -> None:
+    def __init__(
+        self, config: SphereConfig, x_embedder: nn.Module, out: nn.Module, out_channels: int
+    ) -> None:
         super().__init__()
         width, num_heads, num_classes = config.width, config.num_heads, config.num_classes
         side = config.image_size // config.patch_size
         self.x_embedder = x_embedder
-        self.y_embedder = named(embedding_table=nn.Embedding(num_classes + 1, width)) if num_classes else None
+        self.y_embedder = (
+            named(embedding_table=nn.Embedding(num_classes + 1, width)) if num_classes else None
+        )
         self.pos_embed = nn.Parameter(sincos_positions(width, side), requires_grad=False)
         self.register_buffer("rope", rope_table(width // num_heads, side), persistent=False)
-        self.blocks = nn.ModuleList(Block(width, num_heads, num_classes > 0) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(
+            Block(width, num_heads, num_classes > 0) for _ in range(config.depth)
+        )
         self.ffn = FinalLinear(width, out_channels, num_classes > 0)
         self.out, self.checkpoint_activations = out, False
 
     def forward(self, x: Tensor, c: Tensor | None) -> Tensor:
         x = self.x_embedder(x) + self.pos_embed  # (B, N, width)
         for block in self.blocks:
-            if self.checkpoint_activations and torch.is_grad_enabled():  # the way back computes the block again
-                x = checkpoint(block, x, c, self.rope, use_reentrant=False, preserve_rng_state=False)
+            if (
+                self.checkpoint_activations and torch.is_grad_enabled()
+            ):  # the way back computes the block again
+                x = checkpoint(
+                    block, x, c, self.rope, use_reentrant=False, preserve_rng_state=False
+                )
             else:
                 x = block(x, c, self.rope)
         return self.out(self.ffn(x, c))
 
 
-def build_encoder(config: "SphereConfig") -> ViT:
+def build_encoder(config: SphereConfig) -> ViT:
     """Images (B, 3, H, W) → raw latents (B, N, D): patches in, an MLP-Mixer over (N, D) out (none at depth 0)."""
     num_tokens, channels = config.latent_shape
     patches = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
-    x_embedder = nn.Sequential(patches, nn.Conv2d(config.width, config.width, 1), nn.Flatten(2), Permute([0, 2, 1]))
-    out = mlp_mixer(num_tokens, channels, config.mixer_depth) if config.mixer_depth else nn.Identity()
+    x_embedder = nn.Sequential(
+        patches, nn.Conv2d(config.width, config.width, 1), nn.Flatten(2), Permute([0, 2, 1])
+    )
+    out = (
+        mlp_mixer(num_tokens, channels, config.mixer_depth) if config.mixer_depth else nn.Identity()
+    )
     return ViT(config, x_embedder, out, channels)
 
 
-def build_decoder(config: "SphereConfig") -> ViT:
+def build_decoder(config: SphereConfig) -> ViT:
     """Points (B, N, D) → images (B, 3, H, W): a Linear and an MLP-Mixer over (N, width) in, a pixel head out."""
     num_tokens, channels = config.latent_shape
     x_embedder = nn.Linear(channels, config.width)
     if config.mixer_depth:
-        x_embedder = nn.Sequential(x_embedder, mlp_mixer(num_tokens, config.width, config.mixer_depth))
-    pixel_channels, out = pixel_head(config.pixel_head, config.image_size // config.patch_size, config.patch_size)
+        x_embedder = nn.Sequential(
+            x_embedder, mlp_mixer(num_tokens, config.width, config.mixer_depth)
+        )
+    pixel_channels, out = pixel_head(
+        config.pixel_head, config.image_size // config.patch_size, config.patch_size
+    )
     return ViT(config, x_embedder, out, pixel_channels)

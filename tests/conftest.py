@@ -10,8 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from more, and on a busy machine they crawl
-os.environ.setdefault("FAST", "1")  # notebooks train for fewer steps; `make notebooks` runs them in full
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # tiny models gain nothing from more, and on a busy machine they crawl
+os.environ.setdefault(
+    "FAST", "1"
+)  # notebooks train for fewer steps; `make notebooks` runs them in full
 
 import numpy as np
 import pytest
@@ -25,7 +29,14 @@ from sphere_mini import SphereConfig, SphereEncoder
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 DIGITS_MODEL = ROOT / "checkpoints" / "digits"
-TINY = {"image_size": 8, "patch_size": 2, "width": 16, "depth": 1, "num_heads": 2, "latent_channels": 4}
+TINY = {
+    "image_size": 8,
+    "patch_size": 2,
+    "width": 16,
+    "depth": 1,
+    "num_heads": 2,
+    "latent_channels": 4,
+}
 
 
 def pytest_unconfigure() -> None:
@@ -36,7 +47,10 @@ def pytest_unconfigure() -> None:
 def run_process(*args: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """Run a script of the repository as a user would, `run_process("train.py", "--steps", "5")`."""
     return subprocess.run(
-        [sys.executable, str(ROOT / args[0]), *map(str, args[1:])], cwd=cwd, capture_output=True, text=True
+        [sys.executable, str(ROOT / args[0]), *map(str, args[1:])],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -46,7 +60,11 @@ def run(*args: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     argv, sys.argv = sys.argv, [script, *map(str, args[1:])]
     code = 0
     try:
-        with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            contextlib.chdir(cwd),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
             runpy.run_path(script, run_name="__main__")
     except SystemExit as stop:
         code = stop.code or 0
@@ -94,7 +112,9 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory, photos: list[np.ndarr
             (root / split / name).mkdir(parents=True)
             for k in range(count):
                 top, left = (rng.integers(side - 40) for side in photo.shape[:2])
-                Image.fromarray(photo[top : top + 40, left : left + 40]).save(root / split / name / f"{k}.png")
+                Image.fromarray(photo[top : top + 40, left : left + 40]).save(
+                    root / split / name / f"{k}.png"
+                )
     return root
 
 

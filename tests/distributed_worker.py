@@ -7,12 +7,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from cli.common import connect, first_of_node, from_rank_0, gather, run_script
 from sphere_mini import training
-from sphere_mini.data import load_data, to_model_range
+from sphere_mini.command_line import run_script
+from sphere_mini.data import to_model_range
+from sphere_mini.datasets import load_data
+from sphere_mini.distributed import connect, first_of_node, from_rank_0, gather, own_part
 from sphere_mini.errors import UserError
 from sphere_mini.presets import make_recipe
-from sphere_mini.training import distribute, new_state, own_part, train, train_step
+from sphere_mini.training import distribute, new_state, train, train_step
 
 FIELDS = {"width": 16, "depth": 2, "num_heads": 2, "batch_size": 24, "steps": 75, "lr": 1e-3}
 
@@ -22,7 +24,9 @@ def measure(path: Path, device: torch.device) -> None:
     found = {"gradients": {}}
     data, _ = load_data(make_recipe("digits"), device)
     for parts, checkpointed in ((1, False), (2, False), (4, False), (1, True), (2, True)):
-        recipe = make_recipe("digits", grad_accum=parts, checkpoint_activations=checkpointed, **FIELDS)
+        recipe = make_recipe(
+            "digits", grad_accum=parts, checkpoint_activations=checkpointed, **FIELDS
+        )
         recipe = recipe.resolved(len(data))
         torch.set_default_dtype(torch.float64)
         state = new_state(recipe, recipe.sphere_config(data.class_names), device)
@@ -52,12 +56,16 @@ def fill(model: torch.nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter.data += 0.1 * torch.randn(
+                parameter.shape, generator=generator, dtype=parameter.dtype
+            )
 
 
 def keep_gradients(found: dict, state: training.TrainState) -> None:
     """Note the gradients as the optimizer sees them."""
-    found["last"] = {name: p.grad.clone() for name, p in state.model.named_parameters() if p.grad is not None}
+    found["last"] = {
+        name: p.grad.clone() for name, p in state.model.named_parameters() if p.grad is not None
+    }
 
 
 def message_of(run) -> str:

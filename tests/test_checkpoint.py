@@ -19,26 +19,50 @@ from conftest import ROOT, run
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cli import common, stop
-from cli.common import claim_path
-from cli.run_folder import append_row, free_path, keep_rows, load_run, save_run
 from sphere_mini import SphereEncoder, UserError, training
-from sphere_mini.checkpoint import previous, write_safely
-from sphere_mini.data import batch_indices, load_data, to_model_range
+from sphere_mini.data import batch_indices, to_model_range
+from sphere_mini.datasets import load_data
+from sphere_mini.files import claim_path, free_path, previous, write_safely
+from sphere_mini.pictures import image_grid
 from sphere_mini.presets import make_recipe
-from sphere_mini.training import (
-    flips,
-    new_state,
-    train,
-    train_step,
-)
-from sphere_mini.viz import image_grid
+from sphere_mini.runs import start, stop
+from sphere_mini.runs.folder import append_row, keep_rows, load_run, save_run
+from sphere_mini.training import flips, new_state, train, train_step
 from train import find_bad_step
 
 CPU = torch.device("cpu")
-NANO = {"batch_size": 10, "width": 16, "depth": 1, "num_heads": 2, "mixer_depth": 1, "perceptual": "none"}
-TINY = ("--set", "width=16", "--set", "depth=1", "--set", "num_heads=2", "--set", "mixer_depth=1", "--batch-size", "16")
-DIGITS = ("train.py", *TINY, "--steps", 40, "--save-every", 5, "--log-every", 5, "--sample-every", 1000)
+NANO = {
+    "batch_size": 10,
+    "width": 16,
+    "depth": 1,
+    "num_heads": 2,
+    "mixer_depth": 1,
+    "perceptual": "none",
+}
+TINY = (
+    "--set",
+    "width=16",
+    "--set",
+    "depth=1",
+    "--set",
+    "num_heads=2",
+    "--set",
+    "mixer_depth=1",
+    "--batch-size",
+    "16",
+)
+DIGITS = (
+    "train.py",
+    *TINY,
+    "--steps",
+    40,
+    "--save-every",
+    5,
+    "--log-every",
+    5,
+    "--sample-every",
+    1000,
+)
 
 
 def tensors(state):
@@ -55,7 +79,9 @@ def same(a, b):
 
 
 def prepare(photo_folder, **fields):
-    recipe = make_recipe("folder", data_dir=str(photo_folder), image_size=16, steps=60, **NANO | fields)
+    recipe = make_recipe(
+        "folder", data_dir=str(photo_folder), image_size=16, steps=60, **NANO | fields
+    )
     data, _ = load_data(recipe, CPU)
     recipe = recipe.resolved(len(data))
     return data, recipe, new_state(recipe, recipe.sphere_config(data.class_names), CPU)
@@ -99,8 +125,13 @@ def assert_same_end(folder, straight):
     for part in ("model", "ema"):
         assert all(torch.equal(a[part][k], b[part][k]) for k in b[part])
     for k, moments in b["optimizer"]["state"].items():
-        assert all(torch.equal(a["optimizer"]["state"][k][name], value) for name, value in moments.items())
-    steps = [[json.loads(line)["step"] for line in (f / "metrics.jsonl").open()] for f in (folder, straight)]
+        assert all(
+            torch.equal(a["optimizer"]["state"][k][name], value) for name, value in moments.items()
+        )
+    steps = [
+        [json.loads(line)["step"] for line in (f / "metrics.jsonl").open()]
+        for f in (folder, straight)
+    ]
     assert steps[0] == steps[1] == list(range(5, 41, 5))
 
 
@@ -136,12 +167,16 @@ if place == "syncing":
 if place == "renaming":
     os.replace = lambda *names: kill() if now() else replace(*names)
 """
-START = "\nscript = sys.argv[1]\nsys.argv = sys.argv[1:]\nrunpy.run_path(script, run_name='__main__')\n"
+START = (
+    "\nscript = sys.argv[1]\nsys.argv = sys.argv[1:]\nrunpy.run_path(script, run_name='__main__')\n"
+)
 
 
 def launch(code, *args):
     command = [sys.executable, "-c", code + START, *map(str, args)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def saved_step(folder):
@@ -187,7 +222,9 @@ def kill_at_random(rng, folder, straight, kills):
 
 
 def test_killed_inside_a_save(tmp_path, straight):
-    assert kill_inside_a_save("writing:3", tmp_path, straight) == 10  # the third save, of step 15, is lost
+    assert (
+        kill_inside_a_save("writing:3", tmp_path, straight) == 10
+    )  # the third save, of step 15, is lost
 
 
 def test_killed_before_the_first_save_goes_on_from_step_0(tmp_path, straight):
@@ -198,7 +235,16 @@ def test_killed_at_a_random_moment(tmp_path, straight):
     kill_at_random(random.Random(0), tmp_path / "run", straight, 1)
 
 
-PLACES = ["writing:2", "syncing:2", "syncing:5", "syncing:7", "syncing:10", "renaming:3", "renaming:4", "renaming:5"]
+PLACES = [
+    "writing:2",
+    "syncing:2",
+    "syncing:5",
+    "syncing:7",
+    "syncing:10",
+    "renaming:3",
+    "renaming:4",
+    "renaming:5",
+]
 PLACES += ["renaming:6", "renaming:10"]
 
 
@@ -215,7 +261,9 @@ def test_killed_five_times_at_random_moments(seed, tmp_path, straight):
 
 
 def stop_by_signal(number, delay, folder):
-    process = launch(SLOW_STEPS, ROOT / "train.py", *TINY, "--steps", 2000, "--save-every", 1000, "--out", folder)
+    process = launch(
+        SLOW_STEPS, ROOT / "train.py", *TINY, "--steps", 2000, "--save-every", 1000, "--out", folder
+    )
     process.stdout.readline()  # training begins
     time.sleep(delay)
     process.send_signal(number)
@@ -224,7 +272,10 @@ def stop_by_signal(number, delay, folder):
     assert time.monotonic() - since < 30
     assert process.returncode == 128 + number and "Traceback" not in err
     step = torch.load(folder / "last.pt", weights_only=True)["step"]
-    assert 0 < step < 2000 and f"behind step {step}; go on with `python train.py --resume {folder}`" in out
+    assert (
+        0 < step < 2000
+        and f"behind step {step}; go on with `python train.py --resume {folder}`" in out
+    )
     state, recipe = load_run(folder, CPU)
     assert state.step == step and recipe.steps == 2000
 
@@ -246,14 +297,38 @@ def test_a_signal_while_the_picture_is_made_loses_nothing(tmp_path, monkeypatch)
         os.kill(os.getpid(), signal.SIGTERM)
         return image_grid(*rows)
 
-    monkeypatch.setattr("sphere_mini.viz.image_grid", picture)
-    done = run("train.py", *TINY, "--steps", 90, "--save-every", 80, "--sample-every", 7, "--out", tmp_path / "run")
-    assert done.returncode == 143 and "behind step 8;" in done.stdout and saved_step(tmp_path / "run") == 8
+    monkeypatch.setattr("sphere_mini.pictures.image_grid", picture)
+    done = run(
+        "train.py",
+        *TINY,
+        "--steps",
+        90,
+        "--save-every",
+        80,
+        "--sample-every",
+        7,
+        "--out",
+        tmp_path / "run",
+    )
+    assert (
+        done.returncode == 143
+        and "behind step 8;" in done.stdout
+        and saved_step(tmp_path / "run") == 8
+    )
 
 
 def test_a_signal_to_the_whole_group_leaves_the_workers_to_finish_the_step(photo_folder, tmp_path):
     folder = tmp_path / "run"
-    command = [ROOT / "train.py", "--dataset", "folder", "--data-dir", photo_folder, "--image-size", 16, *TINY]
+    command = [
+        ROOT / "train.py",
+        "--dataset",
+        "folder",
+        "--data-dir",
+        photo_folder,
+        "--image-size",
+        16,
+        *TINY,
+    ]
     command += [
         "--perceptual",
         "none",
@@ -268,7 +343,12 @@ def test_a_signal_to_the_whole_group_leaves_the_workers_to_finish_the_step(photo
     ]
     code = [sys.executable, "-c", SLOW_STEPS + START, *map(str, command)]
     process = subprocess.Popen(
-        code, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        code,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     while "is done" not in process.stdout.readline():
         pass
@@ -288,17 +368,32 @@ def test_a_last_save_that_was_cut_off_is_finished_on_resume(tmp_path, straight):
 
 def test_other_classes_than_at_the_beginning_are_refused(photo_folder, tmp_path):
     shutil.copytree(photo_folder, tmp_path / "photos")
-    command = ("train.py", "--dataset", "folder", "--data-dir", tmp_path / "photos", "--image-size", 16, *TINY)
-    assert run(*command, "--perceptual", "none", "--steps", 2, "--out", tmp_path / "run").returncode == 0
+    command = (
+        "train.py",
+        "--dataset",
+        "folder",
+        "--data-dir",
+        tmp_path / "photos",
+        "--image-size",
+        16,
+        *TINY,
+    )
+    assert (
+        run(*command, "--perceptual", "none", "--steps", 2, "--out", tmp_path / "run").returncode
+        == 0
+    )
     for split in ("train", "test"):
         (tmp_path / "photos" / split / "china").rename(tmp_path / "photos" / split / "zebra")
     done = run("train.py", "--resume", tmp_path / "run", "--steps", 4)
-    assert done.returncode == 2 and "the classes were china, flower and are flower, zebra now" in done.stderr
+    assert (
+        done.returncode == 2
+        and "the classes were china, flower and are flower, zebra now" in done.stderr
+    )
 
 
 def test_processes_that_see_different_checkpoints_stop(tmp_path, monkeypatch):
     assert run("train.py", *TINY, "--steps", 2, "--out", tmp_path / "run").returncode == 0
-    monkeypatch.setattr(common, "gather", lambda found: [*found, 7])
+    monkeypatch.setattr(start, "gather", lambda found: [*found, 7])
     done = run("train.py", "--resume", tmp_path / "run", "--steps", 9)
     assert done.returncode == 2 and "of steps 2 and 7; wait" in done.stderr
 
@@ -315,7 +410,9 @@ def test_a_finished_run_says_so_and_more_steps_take_it_further(tmp_path, straigh
     shutil.copytree(straight, tmp_path / "run")
     done = run("train.py", "--resume", tmp_path / "run")
     assert done.returncode == 0 and "is finished, with 40 steps" in done.stdout
-    done = run("train.py", "--resume", tmp_path / "run", "--steps", 45, "--grad-accum", 2, "--log-every", 1)
+    done = run(
+        "train.py", "--resume", tmp_path / "run", "--steps", 45, "--grad-accum", 2, "--log-every", 1
+    )
     assert done.returncode == 0 and saved_step(tmp_path / "run") == 45
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert [line["step"] for line in lines] == [*range(5, 41, 5), 41, 42, 43, 44, 45]
@@ -345,8 +442,20 @@ def test_a_setting_that_would_break_the_run_is_refused_by_name(flags, name, stra
 
 def test_other_images_than_at_the_beginning_are_refused(photo_folder, tmp_path):
     shutil.copytree(photo_folder, tmp_path / "photos")
-    command = ("train.py", "--dataset", "folder", "--data-dir", tmp_path / "photos", "--image-size", 16, *TINY)
-    assert run(*command, "--perceptual", "none", "--steps", 2, "--out", tmp_path / "run").returncode == 0
+    command = (
+        "train.py",
+        "--dataset",
+        "folder",
+        "--data-dir",
+        tmp_path / "photos",
+        "--image-size",
+        16,
+        *TINY,
+    )
+    assert (
+        run(*command, "--perceptual", "none", "--steps", 2, "--out", tmp_path / "run").returncode
+        == 0
+    )
     (tmp_path / "photos" / "train" / "china" / "3.png").unlink()
     done = run("train.py", "--resume", tmp_path / "run", "--steps", 4)
     assert done.returncode == 2 and "48 images when the run began and 47 now" in done.stderr
@@ -393,12 +502,18 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(two_saves, tmp
         assert state.step == 1 and said.count("\n") == 1 and "last.pt cannot be used" in said, k
         assert "last.prev.pt is used instead" in said
         bad = sorted(two_saves.glob("last*.bad"))
-        assert len(bad) == k + 1 and content in [path.read_bytes() for path in bad]  # kept, nothing is deleted
+        assert len(bad) == k + 1 and content in [
+            path.read_bytes() for path in bad
+        ]  # kept, nothing is deleted
     whole = (two_saves / "last.prev.pt").read_bytes()
     middle = len(whole) // 2
-    (two_saves / "last.pt").write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])  # one bit
+    (two_saves / "last.pt").write_bytes(
+        whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    )  # one bit
     assert load_run(two_saves, CPU)[0].step == 1 and "checksum" in capsys.readouterr().err
-    torch.save({"step": 7, "evil": Marker(executed)}, two_saves / "last.pt")  # a checkpoint that would run code
+    torch.save(
+        {"step": 7, "evil": Marker(executed)}, two_saves / "last.pt"
+    )  # a checkpoint that would run code
     assert load_run(two_saves, CPU)[0].step == 1
     assert not executed.exists()
 
@@ -553,26 +668,36 @@ def test_a_run_that_explodes_stops_and_keeps_its_last_good_weights(where, tmp_pa
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
-    done = run("train.py", *TINY, "--steps", 20, "--save-every", 1, "--lr", 1e18, "--out", tmp_path / "run")
+    done = run(
+        "train.py", *TINY, "--steps", 20, "--save-every", 1, "--lr", 1e18, "--out", tmp_path / "run"
+    )
     assert done.returncode == 2 and "exploded at step 1, " in done.stderr
-    assert not (tmp_path / "run" / "last.pt").exists() and not (tmp_path / "run" / "model.safetensors").exists()
+    assert (
+        not (tmp_path / "run" / "last.pt").exists()
+        and not (tmp_path / "run" / "model.safetensors").exists()
+    )
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+    "error",
+    [torch.OutOfMemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
 )
 def test_out_of_memory_names_the_split_of_each_process(error, monkeypatch):
     monkeypatch.setattr(stop, "world", lambda: (0, 8))
     recipe = make_recipe("digits", batch_size=96, grad_accum=2)
     with (
-        pytest.raises(UserError, match="memory for 6 images at a time; .*--grad-accum 3: 4 images .*batch of 96"),
+        pytest.raises(
+            UserError,
+            match="memory for 6 images at a time; .*--grad-accum 3: 4 images .*batch of 96",
+        ),
         stop.explained(recipe),
     ):
         raise error
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+    "error",
+    [torch.OutOfMemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
 )
 def test_out_of_memory_names_the_split_that_keeps_the_batch(error, tmp_path, monkeypatch):
     def full(*_):
@@ -581,7 +706,8 @@ def test_out_of_memory_names_the_split_that_keeps_the_batch(error, tmp_path, mon
     monkeypatch.setattr(training, "sphere_losses", full)
     done = run(*DIGITS, "--out", tmp_path / "run")
     assert (
-        done.returncode == 2 and "--resume RUN --grad-accum 2: 8 images at a time, the same batch of 16" in done.stderr
+        done.returncode == 2
+        and "--resume RUN --grad-accum 2: 8 images at a time, the same batch of 16" in done.stderr
     )
 
 
@@ -590,10 +716,14 @@ def test_a_split_batch_gives_the_same_update(photo_folder, parts):
     ends = []
     for grad_accum in (1, parts):
         data, recipe, state = prepare(photo_folder, grad_accum=grad_accum)
-        rows = [row["loss"].item() for _, row in zip(range(5), train(state, recipe, data), strict=False)]
+        rows = [
+            row["loss"].item() for _, row in zip(range(5), train(state, recipe, data), strict=False)
+        ]
         ends.append((torch.nn.utils.parameters_to_vector(state.model.parameters()), rows))
     assert ends[0][1] == pytest.approx(ends[1][1], rel=1e-4)
-    assert torch.allclose(ends[0][0], ends[1][0], atol=1e-3) and not torch.equal(ends[0][0], ends[1][0])
+    assert torch.allclose(ends[0][0], ends[1][0], atol=1e-3) and not torch.equal(
+        ends[0][0], ends[1][0]
+    )
 
 
 class HostCopies(TorchDispatchMode):
@@ -603,7 +733,9 @@ class HostCopies(TorchDispatchMode):
     waits = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_to_copy")
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        moved = func.overloadpacket.__name__ != "_to_copy" or (kwargs or {}).get("device") is not None
+        moved = (
+            func.overloadpacket.__name__ != "_to_copy" or (kwargs or {}).get("device") is not None
+        )
         self.count += func.overloadpacket.__name__ in self.waits and moved
         return func(*args, **(kwargs or {}))
 
@@ -622,7 +754,9 @@ def test_no_tensor_is_copied_to_the_host_between_log_steps(photo_folder):
 
 def test_a_line_cut_off_in_writing_and_lines_ahead_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 5}\n{"step": 8, "lo{"step": 9}\n{"step": 10}\n{"step": 15}\n{"step": 2')
+    path.write_text(
+        '{"step": 5}\n{"step": 8, "lo{"step": 9}\n{"step": 10}\n{"step": 15}\n{"step": 2'
+    )
     keep_rows(path, 10)
     assert path.read_text() == '{"step": 5}\n{"step": 10}\n'
     path.write_text('{"step": 5}\n{"step": 1')

@@ -16,11 +16,11 @@ from sphere_mini.data import (
     ImageFiles,
     batch_indices,
     fit_square,
-    load_data,
     open_picture,
     square_pixels,
     to_model_range,
 )
+from sphere_mini.datasets import load_data
 from sphere_mini.presets import make_recipe
 
 CPU = torch.device("cpu")
@@ -31,7 +31,9 @@ def test_digits_are_the_real_ones():
     assert len(data) == 1797 and held_out is None and data.class_names == tuple("0123456789")
     digits = load_digits()
     x = to_model_range(data.images)
-    assert (x.mean(1) - torch.from_numpy(digits.images / 8 - 1)).abs().max() < 0.005  # one uint8 rounding
+    assert (
+        x.mean(1) - torch.from_numpy(digits.images / 8 - 1)
+    ).abs().max() < 0.005  # one uint8 rounding
     assert torch.equal(data.labels, torch.from_numpy(digits.target))
 
 
@@ -40,11 +42,17 @@ def test_folder_with_train_below_it_or_classes_directly(photo_folder):
     assert len(data) == 48 and len(held_out) == 6 and data.class_names == ("china", "flower")
     assert data.images.shape == (48, 3, 32, 32) and data.images.dtype == torch.uint8
     direct, nothing = load_data(make_recipe("folder", data_dir=str(photo_folder / "train")), CPU)
-    assert nothing is None and torch.equal(direct.images, data.images) and torch.equal(direct.labels, data.labels)
+    assert (
+        nothing is None
+        and torch.equal(direct.images, data.images)
+        and torch.equal(direct.labels, data.labels)
+    )
 
 
 def test_every_image_is_seen_equally_often_across_epoch_borders():
-    seen = torch.cat([batch_indices(step, 7, 20, seed=3) for step in range(40)])  # 280 draws: 14 epochs
+    seen = torch.cat(
+        [batch_indices(step, 7, 20, seed=3) for step in range(40)]
+    )  # 280 draws: 14 epochs
     assert all(len(batch_indices(step, 7, 20, 3)) == 7 for step in range(40))
     for epoch in seen.view(14, 20):
         assert epoch.sort().values.tolist() == list(range(20))
@@ -55,7 +63,9 @@ def test_every_image_is_seen_equally_often_across_epoch_borders():
 
 def test_every_image_is_seen_equally_often_within_an_epoch_too():
     for stop in (1, 13, 97, 400):
-        seen = torch.cat([batch_indices(step, 7, 20, seed=0) for step in range(stop)]).bincount(minlength=20)
+        seen = torch.cat([batch_indices(step, 7, 20, seed=0) for step in range(stop)]).bincount(
+            minlength=20
+        )
         assert seen.max() - seen.min() <= 1 and seen.sum() == 7 * stop
 
 
@@ -74,8 +84,14 @@ def test_flips_mirror_left_to_right():
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "I;16", "CMYK"])
 def test_any_image_mode_becomes_rgb(tmp_path, mode):
-    ramp = np.tile(np.arange(0, 256, 16, dtype=np.uint8), (16, 1))  # black to nearly white, left to right
-    picture = Image.fromarray(ramp.astype(np.uint16) * 256) if mode == "I;16" else Image.fromarray(ramp).convert("RGB")
+    ramp = np.tile(
+        np.arange(0, 256, 16, dtype=np.uint8), (16, 1)
+    )  # black to nearly white, left to right
+    picture = (
+        Image.fromarray(ramp.astype(np.uint16) * 256)
+        if mode == "I;16"
+        else Image.fromarray(ramp).convert("RGB")
+    )
     suffix = "tiff" if mode == "CMYK" else "png"
     (picture if mode == "I;16" else picture.convert(mode)).save(tmp_path / f"image.{suffix}")
     image = square_pixels(open_picture(tmp_path / f"image.{suffix}"), 16)
@@ -95,7 +111,14 @@ def test_what_is_transparent_becomes_white(tmp_path):
 
 
 def test_folders_as_people_have_them(tmp_path):
-    for name in ("photos/train", "photos/car", "photos/.git", "photos/__MACOSX", "split/train/a", "split/train/b"):
+    for name in (
+        "photos/train",
+        "photos/car",
+        "photos/.git",
+        "photos/__MACOSX",
+        "split/train/a",
+        "split/train/b",
+    ):
         (tmp_path / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
     for name in ("split/test/b", "split/test/c"):
@@ -161,9 +184,13 @@ def test_a_bad_image_is_named_from_disk_too(photo_folder, tmp_path, workers):
     shutil.copytree(photo_folder / "train", tmp_path / "photos")
     bad = tmp_path / "photos" / "china" / "3.png"
     bad.write_bytes(bad.read_bytes()[:500])
-    recipe = make_recipe("folder", data_dir=str(tmp_path / "photos"), in_memory_gb=0.0, workers=workers, batch_size=8)
+    recipe = make_recipe(
+        "folder", data_dir=str(tmp_path / "photos"), in_memory_gb=0.0, workers=workers, batch_size=8
+    )
     data, _ = load_data(recipe, CPU)
-    with pytest.raises(UserError, match=r"china/3.png cannot be read as an image \(.*truncated.*\); mend or") as error:
+    with pytest.raises(
+        UserError, match=r"china/3.png cannot be read as an image \(.*truncated.*\); mend or"
+    ) as error:
         list(data.batches([torch.arange(48)]))
     assert "\n" not in str(error.value)
 
@@ -175,7 +202,7 @@ def test_a_data_set_can_be_sent_to_workers_of_any_kind(both_paths):
 def test_a_program_ends_while_its_workers_read(photo_folder):
     program = f"""
 import torch
-from sphere_mini.data import load_data
+from sphere_mini.datasets import load_data
 from sphere_mini.presets import make_recipe
 
 recipe = make_recipe("folder", data_dir={str(photo_folder)!r}, in_memory_gb=0.0, workers=1, batch_size=8)
@@ -183,7 +210,9 @@ batches = load_data(recipe, torch.device("cpu"))[0].batches([torch.arange(8)] * 
 next(batches)
 raise RuntimeError("our own mistake")
 """
-    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert ended.returncode == 1 and ended.stderr.endswith("RuntimeError: our own mistake\n")
 
 
@@ -193,8 +222,14 @@ def test_held_out_images_are_few_and_spread_over_the_classes(tmp_path):
             (tmp_path / split / name).mkdir(parents=True)
             for k in range(count):
                 Image.new("RGB", (8, 8), (k, 0, 0)).save(tmp_path / split / name / f"{k:02d}.png")
-    _, held_out = load_data(make_recipe("folder", data_dir=str(tmp_path), image_size=8, batch_size=4), CPU, 10)
-    assert len(held_out) == 10 and held_out.labels.bincount().tolist() in ([3, 4, 3], [4, 3, 3], [3, 3, 4])
+    _, held_out = load_data(
+        make_recipe("folder", data_dir=str(tmp_path), image_size=8, batch_size=4), CPU, 10
+    )
+    assert len(held_out) == 10 and held_out.labels.bincount().tolist() in (
+        [3, 4, 3],
+        [4, 3, 3],
+        [3, 3, 4],
+    )
 
 
 def test_no_cifar_image_is_in_the_tests():

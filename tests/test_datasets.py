@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from scipy.io import savemat
 from torchvision.datasets import CIFAR10, CIFAR100, Flowers102
 
-from cli.dry_run import cost
 from sphere_mini import SphereEncoder
 from sphere_mini.data import ImageSet
 from sphere_mini.perceptual import PERCEPTUALS, load_perceptual
 from sphere_mini.presets import RECIPES, SETS, make_recipe
+from sphere_mini.runs.cost import cost
 from sphere_mini.training import new_state, train
 
 CPU = torch.device("cpu")
@@ -47,15 +47,55 @@ def dry_run(*args):
     return {line[:28].strip(): line[28:] for line in done.stdout.splitlines()}
 
 
-COMMON = {"lr": "0.0001", "min_lr": "1e-06", "encoder_lr_factor": "0.1", "clip": "1.0", "ema": "0.9997"}
-COMMON |= {"hard_fraction": "0.1", "label_drop": "0.1", "perceptual": "lpips", "flip": "True", "batch_size": "256"}
-AT_32 = {"image_size": "32", "patch_size": "2", "model": "s", "width": "512", "depth": "8", "num_heads": "8"}
-AT_32 |= {"compression_ratio": "1.5", "mixer_depth": "2", "pixel_head": "conv", "alpha_max_deg": "80.0"}
+COMMON = {
+    "lr": "0.0001",
+    "min_lr": "1e-06",
+    "encoder_lr_factor": "0.1",
+    "clip": "1.0",
+    "ema": "0.9997",
+}
+COMMON |= {
+    "hard_fraction": "0.1",
+    "label_drop": "0.1",
+    "perceptual": "lpips",
+    "flip": "True",
+    "batch_size": "256",
+}
+AT_32 = {
+    "image_size": "32",
+    "patch_size": "2",
+    "model": "s",
+    "width": "512",
+    "depth": "8",
+    "num_heads": "8",
+}
+AT_32 |= {
+    "compression_ratio": "1.5",
+    "mixer_depth": "2",
+    "pixel_head": "conv",
+    "alpha_max_deg": "80.0",
+}
 AT_32 |= {"tokens": "256", "latent channels": "8", "latent dimension": "2,048", "epochs": "5000.0"}
-AT_32 |= {"warmup_epochs": "10.0", "images an epoch": "50,000", "steps": "976,563", "warmup_steps": "1953"}
-AT_256 = {"image_size": "256", "patch_size": "8", "model": "l", "width": "1024", "depth": "24", "num_heads": "16"}
+AT_32 |= {
+    "warmup_epochs": "10.0",
+    "images an epoch": "50,000",
+    "steps": "976,563",
+    "warmup_steps": "1953",
+}
+AT_256 = {
+    "image_size": "256",
+    "patch_size": "8",
+    "model": "l",
+    "width": "1024",
+    "depth": "24",
+    "num_heads": "16",
+}
 AT_256 |= {"mixer_depth": "4", "pixel_head": "linear", "alpha_max_deg": "85.0", "tokens": "1024"}
-ANIMALS = AT_256 | {"compression_ratio": "1.5", "latent channels": "128", "latent dimension": "131,072"}
+ANIMALS = AT_256 | {
+    "compression_ratio": "1.5",
+    "latent channels": "128",
+    "latent dimension": "131,072",
+}
 ANIMALS |= {"epochs": "1000.0", "warmup_epochs": "10.0"}
 COLUMNS = ("recon_l1", "recon_perceptual", "con_l1", "con_perceptual", "latent")
 
@@ -65,13 +105,20 @@ def w(*numbers):
 
 
 PAPER = {  # what the paper's text says of each, written out again
-    "cifar10": AT_32 | w(1, 1, 0.5, 0.5, 0.1) | {"classes": "10", "parameters": "79,898,955", "compression": "1.5"},
+    "cifar10": AT_32
+    | w(1, 1, 0.5, 0.5, 0.1)
+    | {"classes": "10", "parameters": "79,898,955", "compression": "1.5"},
     "cifar100": AT_32 | w(1, 1, 0.5, 0.5, 0.1) | {"classes": "100"},
     "flowers102": ANIMALS | w(25, 1, 1, 1, 0.1) | {"classes": "102", "parameters": "948,844,516"},
     "afhq": ANIMALS | w(25, 1, 1, 1, 0.1) | {"conditional": "False", "parameters": "642,148,324"},
     "imagenet": AT_256
     | w(50, 1, 25, 1, 0.1)
-    | {"compression_ratio": "3.0", "latent channels": "64", "latent dimension": "65,536", "compression": "3"}
+    | {
+        "compression_ratio": "3.0",
+        "latent channels": "64",
+        "latent dimension": "65,536",
+        "compression": "3",
+    }
     | {"classes": "1000", "epochs": "800.0", "warmup_epochs": "5.0", "images an epoch": "1,281,167"}
     | {"parameters": "950,354,532", "steps": "4,003,647"},
 }
@@ -89,7 +136,11 @@ def test_the_papers_recipe_field_by_field(dataset):
 
 def test_imagenet_xl_has_the_papers_parameters():
     shown = dry_run("--dataset", "imagenet", "--model", "xl", "--perceptual", "none")
-    assert shown["parameters"] == "1,388,922,404" and shown["width"] == "1152" and shown["model"] == "xl"
+    assert (
+        shown["parameters"] == "1,388,922,404"
+        and shown["width"] == "1152"
+        and shown["model"] == "xl"
+    )
     assert shown["recon_perceptual"] == "0.0" and shown["con_l1"] == "25.0"
 
 
@@ -97,15 +148,30 @@ def test_imagenet_xl_has_the_papers_parameters():
 def test_our_own_recipes(dataset):
     shown = dry_run("--dataset", dataset)
     perceptual, weight = ("none", "0.0") if dataset == "digits" else ("efficientnet", "1.0")
-    assert shown["model"] == "nano" and (shown["perceptual"], shown["recon_perceptual"]) == (perceptual, weight)
+    assert shown["model"] == "nano" and (shown["perceptual"], shown["recon_perceptual"]) == (
+        perceptual,
+        weight,
+    )
     assert shown["flip"] == str(dataset != "digits")
     assert shown["image_size"] == {"digits": "8", "fashion_mnist": "28", "folder": "32"}[dataset]
-    assert shown["latent dimension"] == {"digits": "128", "fashion_mnist": "1,568", "folder": "2,048"}[dataset]
+    assert (
+        shown["latent dimension"]
+        == {"digits": "128", "fashion_mnist": "1,568", "folder": "2,048"}[dataset]
+    )
     assert ("folder" in shown["steps"]) == (dataset == "folder")
 
 
 def test_a_dry_run_touches_no_disk_and_obeys_flags(tmp_path):
-    command = ("train.py", "--dry-run", "--dataset", "folder", "--data-dir", tmp_path / "nowhere", "--out", "run")
+    command = (
+        "train.py",
+        "--dry-run",
+        "--dataset",
+        "folder",
+        "--data-dir",
+        tmp_path / "nowhere",
+        "--out",
+        "run",
+    )
     done = run(*command, "--image-size", 64, "--set", "patch_size=8", "--steps", 7, cwd=tmp_path)
     assert done.returncode == 0 and list(tmp_path.iterdir()) == []
     shown = {line[:28].strip(): line[28:] for line in done.stdout.splitlines()}
@@ -115,15 +181,29 @@ def test_a_dry_run_touches_no_disk_and_obeys_flags(tmp_path):
 def test_both_recipes_of_every_set():
     for dataset in SETS:
         paper, quick = (make_recipe(dataset, recipe) for recipe in RECIPES)
-        assert (paper.perceptual, paper.lr, quick.lr, quick.model) == ("lpips", 1e-4, 2.4e-2, "nano")
-        assert paper.image_size == quick.image_size and paper.flip == quick.flip == (dataset != "digits")
+        assert (paper.perceptual, paper.lr, quick.lr, quick.model) == (
+            "lpips",
+            1e-4,
+            2.4e-2,
+            "nano",
+        )
+        assert paper.image_size == quick.image_size and paper.flip == quick.flip == (
+            dataset != "digits"
+        )
     splits = [make_recipe("imagenet", batch_size=batch).grad_accum for batch in (256, 8, 2, 30, 13)]
     assert splits == [64, 2, 1, 10, 13] and make_recipe("cifar10").grad_accum == 4
     assert make_recipe("folder", "paper").pixel_head == "conv"
     assert make_recipe("folder", "paper", image_size=256).alpha_max_deg == 85
-    assert make_recipe("folder", image_size=256).alpha_max_deg == 85 and make_recipe("folder").alpha_max_deg == 80
-    assert make_recipe("folder", image_size=256).recon_l1 == 25 and make_recipe("folder").recon_l1 == 1
-    assert make_recipe("folder", model="s").perceptual == "lpips"  # a large network is not for the quick recipe
+    assert (
+        make_recipe("folder", image_size=256).alpha_max_deg == 85
+        and make_recipe("folder").alpha_max_deg == 80
+    )
+    assert (
+        make_recipe("folder", image_size=256).recon_l1 == 25 and make_recipe("folder").recon_l1 == 1
+    )
+    assert (
+        make_recipe("folder", model="s").perceptual == "lpips"
+    )  # a large network is not for the quick recipe
 
 
 def test_flops_are_those_of_the_formulas():
@@ -131,14 +211,21 @@ def test_flops_are_those_of_the_formulas():
     fields = {"patch_size": 2, "mixer_depth": 0, "conditional": False, "perceptual": "none"}
     recipe = make_recipe("folder", image_size=16, batch_size=3, **fields)
     n, d, width, hidden, depth = 64, 8, 64, int(64 * (2 / 3 * 4.0)), 4
-    block = 2 * n * (3 * width**2 + width**2 + 2 * hidden * width + hidden * width) + 2 * 2 * n * n * width
+    block = (
+        2 * n * (3 * width**2 + width**2 + 2 * hidden * width + hidden * width)
+        + 2 * 2 * n * n * width
+    )
     decode = depth * block + 2 * n * (d * width + width * 12) + 2 * 16 * 16 * 9 * 3 * 3
     encode = depth * block + 2 * n * (12 * width + width * width + width * d)
     facts = cost(recipe.resolved(100), 100, 0, CPU)
     assert facts["decode"] == decode and facts["encode"] == encode
     forward = 2 * encode + 2 * decode  # both images behind the noise are decoded
-    assert 2.9 * forward < facts["step"] < 3.1 * forward  # going back costs twice as much, attention a bit more
-    assert facts["parameters"] == sum(p.numel() for p in SphereEncoder(recipe.sphere_config(())).parameters())
+    assert (
+        2.9 * forward < facts["step"] < 3.1 * forward
+    )  # going back costs twice as much, attention a bit more
+    assert facts["parameters"] == sum(
+        p.numel() for p in SphereEncoder(recipe.sphere_config(())).parameters()
+    )
 
 
 @pytest.mark.slow
@@ -146,17 +233,24 @@ def test_memory_grows_with_what_needs_it():
     plain = {"depth": 1, "batch_size": 8, "perceptual": "none", "patch_size": 2}
 
     def needs(num_images=1000, **fields):
-        return cost(make_recipe("folder", **plain | fields).resolved(num_images), num_images, 2, CPU)["bytes"]
+        return cost(
+            make_recipe("folder", **plain | fields).resolved(num_images), num_images, 2, CPU
+        )["bytes"]
 
     assert (
-        min(needs(batch_size=16), needs(width=128), needs(depth=2), needs(perceptual="efficientnet")) > 1.01 * needs()
+        min(
+            needs(batch_size=16), needs(width=128), needs(depth=2), needs(perceptual="efficientnet")
+        )
+        > 1.01 * needs()
     )
     assert needs(dtype="bfloat16") < 0.9 * needs()
     assert needs(2000) - needs() == 1000 * 3 * 32 * 32
     assert needs(2000, in_memory_gb=0.0) == needs(in_memory_gb=0.0) < needs()
 
 
-@pytest.mark.parametrize("fields", [{}, {"dtype": "bfloat16"}, {"perceptual": "efficientnet", "batch_size": 4}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"dtype": "bfloat16"}, {"perceptual": "efficientnet", "batch_size": 4}]
+)
 def test_memory_is_what_the_allocator_hands_out(fields):
     recipe = make_recipe(
         "folder", "quick", **{"model": "tiny", "batch_size": 8, "perceptual": "none"} | fields
@@ -166,9 +260,13 @@ def test_memory_is_what_the_allocator_hands_out(fields):
     state = new_state(recipe, recipe.sphere_config(["a", "b"]), CPU)
     steps = train(state, recipe, ImageSet(images, torch.arange(500) % 2, ("a", "b")), perceptual)
     next(steps)  # Adam makes its moments
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
         next(steps)
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events = [
+        event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"
+    ]
     events = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     held = 4 * sum(p.numel() for p in (*state.model.parameters(), *state.ema.parameters()))
     held += sum(t.nbytes for moments in state.optimizer.state.values() for t in moments.values())
@@ -212,9 +310,13 @@ def fashion(root, photos, monkeypatch):
     for split in ("train", "t10k"):
         grey = pictures(photos, 12, 28).mean(-1).astype(np.uint8)
         header = np.array([0x803, 12, 28, 28], ">i4").tobytes()
-        (root / "FashionMNIST" / "raw" / f"{split}-images-idx3-ubyte").write_bytes(header + grey.tobytes())
+        (root / "FashionMNIST" / "raw" / f"{split}-images-idx3-ubyte").write_bytes(
+            header + grey.tobytes()
+        )
         header = np.array([0x801, 12], ">i4").tobytes()
-        (root / "FashionMNIST" / "raw" / f"{split}-labels-idx1-ubyte").write_bytes(header + bytes(range(10)) + b"\0\1")
+        (root / "FashionMNIST" / "raw" / f"{split}-labels-idx1-ubyte").write_bytes(
+            header + bytes(range(10)) + b"\0\1"
+        )
 
 
 def flowers(root, photos, monkeypatch):
@@ -223,9 +325,15 @@ def flowers(root, photos, monkeypatch):
     for k, picture in enumerate(pictures(photos, 12, 300), 1):
         Image.fromarray(picture[:270]).save(folder / "jpg" / f"image_{k:05d}.jpg")
     savemat(folder / "imagelabels.mat", {"labels": np.arange(1, 13)})
-    savemat(folder / "setid.mat", {"trnid": [1, 2, 3, 4], "valid": [5, 6, 7, 8], "tstid": [9, 10, 11, 12]})
+    savemat(
+        folder / "setid.mat",
+        {"trnid": [1, 2, 3, 4], "valid": [5, 6, 7, 8], "tstid": [9, 10, 11, 12]},
+    )
     files = {"image": Flowers102._file_dict["image"]}
-    files |= {key: (name, md5(folder / name)) for key, name in (("label", "imagelabels.mat"), ("setid", "setid.mat"))}
+    files |= {
+        key: (name, md5(folder / name))
+        for key, name in (("label", "imagelabels.mat"), ("setid", "setid.mat"))
+    }
     monkeypatch.setattr(Flowers102, "_file_dict", files)
 
 
@@ -235,7 +343,9 @@ def folders(root, photos, classes, splits, size, suffix):
             (root / split / name).mkdir(parents=True)
             for k, picture in enumerate(pictures(photos, 4, size)):
                 mode = ("RGB", "L", "CMYK", "RGB")[k]  # as ImageNet has them
-                Image.fromarray(picture).convert(mode).save(root / split / name / f"{c}_{k}.{suffix}", "JPEG")
+                Image.fromarray(picture).convert(mode).save(
+                    root / split / name / f"{c}_{k}.{suffix}", "JPEG"
+                )
 
 
 def imagenet(root, photos, monkeypatch):
@@ -250,7 +360,9 @@ LAYOUTS = {
     "fashion_mnist": (fashion, 12, 10),
     "flowers102": (flowers, 8, 102),
     "afhq": (
-        lambda root, photos, _: folders(root, photos, ("cat", "dog", "wild"), ("train", "val"), 400, "jpg"),
+        lambda root, photos, _: folders(
+            root, photos, ("cat", "dog", "wild"), ("train", "val"), 400, "jpg"
+        ),
         12,
         0,
     ),
@@ -294,13 +406,17 @@ def offline(monkeypatch):
     ],
 )
 def test_without_network_the_files_to_place_are_named(offline, dataset, file, tmp_path):
-    done = run("train.py", "--dataset", dataset, "--perceptual", "none", "--data-dir", "here", cwd=tmp_path)
+    done = run(
+        "train.py", "--dataset", dataset, "--perceptual", "none", "--data-dir", "here", cwd=tmp_path
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert f"place in here: {file}" in done.stderr and "no network here" in done.stderr
     assert done.stderr.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
-def test_an_archive_in_place_is_used_and_a_damaged_one_is_not(offline, photos, tmp_path, monkeypatch):
+def test_an_archive_in_place_is_used_and_a_damaged_one_is_not(
+    offline, photos, tmp_path, monkeypatch
+):
     cifar(tmp_path / "source", photos, monkeypatch, CIFAR10)
     (tmp_path / "here").mkdir()
     archive = tmp_path / "here" / CIFAR10.filename
@@ -311,11 +427,17 @@ def test_an_archive_in_place_is_used_and_a_damaged_one_is_not(offline, photos, t
     archive.write_bytes(whole[: len(whole) // 2])
     command = ("train.py", "--dataset", "cifar10", "--data-dir", "here", *TINY, "--out", "run")
     done = run(*command, cwd=tmp_path)
-    assert done.returncode == 2 and "remove damaged files there" in done.stderr and not (tmp_path / "run").exists()
+    assert (
+        done.returncode == 2
+        and "remove damaged files there" in done.stderr
+        and not (tmp_path / "run").exists()
+    )
     archive.write_bytes(whole)
     assert run(*command, cwd=tmp_path).returncode == 0
     shutil.rmtree(tmp_path / "run")
-    (tmp_path / "here" / CIFAR10.base_folder / "data_batch_3").write_bytes(b"damaged")  # repaired from the archive
+    (tmp_path / "here" / CIFAR10.base_folder / "data_batch_3").write_bytes(
+        b"damaged"
+    )  # repaired from the archive
     assert run(*command, cwd=tmp_path).returncode == 0
 
 
@@ -325,11 +447,18 @@ def test_a_perceptual_loss_by_name_changes_the_training(photo_folder, tmp_path):
         flags = (*TINY, "--perceptual", name, "--image-size", 16, "--out", tmp_path / name)
         done = run("train.py", "--dataset", "folder", "--data-dir", photo_folder, *flags)
         assert done.returncode == 0, done.stderr
-        weights[name] = load_file(tmp_path / name / "model.safetensors")["decoder.ffn.linear.weight"]
+        weights[name] = load_file(tmp_path / name / "model.safetensors")[
+            "decoder.ffn.linear.weight"
+        ]
     assert not torch.equal(weights["none"], weights["efficientnet"])
 
 
 @pytest.mark.parametrize("perceptual", PERCEPTUALS)
 def test_every_perceptual_loss_has_a_dry_run(perceptual):
-    shown = dry_run("--dataset", "folder", "--perceptual", perceptual, "--image-size", 16, "--set", "depth=1")
-    assert shown["perceptual"] == perceptual and float(shown["GFLOPs per training image"].replace(",", "")) > 0
+    shown = dry_run(
+        "--dataset", "folder", "--perceptual", perceptual, "--image-size", 16, "--set", "depth=1"
+    )
+    assert (
+        shown["perceptual"] == perceptual
+        and float(shown["GFLOPs per training image"].replace(",", "")) > 0
+    )

@@ -36,7 +36,9 @@ def one_and_two(tmp_path_factory):
 def test_gradients_are_those_of_one_process_whole_in_parts_and_checkpointed(one_and_two):
     one, two = (found["gradients"] for found in one_and_two)
     whole = one[1, False]
-    assert len(whole) > 50 and all(g.dtype == torch.float64 and g.abs().max() > 0 for g in whole.values())
+    assert len(whole) > 50 and all(
+        g.dtype == torch.float64 and g.abs().max() > 0 for g in whole.values()
+    )
     for gradients in (one, two):
         for split, found in gradients.items():
             for name, expected in whole.items():
@@ -60,14 +62,20 @@ def test_jitter_is_stratified_over_the_global_batch(one_and_two):
 
 def test_every_image_is_seen_equally_often(one_and_two):
     one, two = one_and_two
-    assert torch.equal(torch.cat(two["seen"], dim=1), one["seen"][0])  # the same batches, cut in two
-    assert torch.cat(two["seen"], dim=1).flatten()[:1797].sort().values.tolist() == list(range(1797))
+    assert torch.equal(
+        torch.cat(two["seen"], dim=1), one["seen"][0]
+    )  # the same batches, cut in two
+    assert torch.cat(two["seen"], dim=1).flatten()[:1797].sort().values.tolist() == list(
+        range(1797)
+    )
 
 
 def test_what_rank_0_finds_wrong_all_hear(one_and_two):
     assert one_and_two[1]["messages"][0] == "rank 0 has found a mistake"
     assert one_and_two[1]["messages"][1] == "rank 0 has found a mistake"
-    assert all("mistake" in text or "another process" in text for text in one_and_two[1]["messages"])
+    assert all(
+        "mistake" in text or "another process" in text for text in one_and_two[1]["messages"]
+    )
 
 
 TINY = ("--set", "width=16", "--set", "depth=1", "--set", "num_heads=2", "--batch-size", 32)
@@ -78,9 +86,23 @@ def losses_of(run):
 
 
 def test_one_run_on_two_processes_and_one_writes(tmp_path):
-    done = torchrun("train.py", *TINY, "--steps", 20, "--save-every", 10, "--log-every", 1, "--out", tmp_path / "run")
+    done = torchrun(
+        "train.py",
+        *TINY,
+        "--steps",
+        20,
+        "--save-every",
+        10,
+        "--log-every",
+        1,
+        "--out",
+        tmp_path / "run",
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("done: weights") == 1 and "2 processes x 1 part x 16 images = 32" in done.stdout
+    assert (
+        done.stdout.count("done: weights") == 1
+        and "2 processes x 1 part x 16 images = 32" in done.stdout
+    )
     assert len(losses_of(tmp_path / "run")) == 20
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -89,7 +111,10 @@ def test_one_run_on_two_processes_and_one_writes(tmp_path):
 def test_mistakes_are_said_once(tmp_path):
     for flags, words in (
         (("--batch-size", 33), "a batch of 33 cannot be split into 2 processes with 1 part each"),
-        (("--batch-size", 24, "--grad-accum", 8), "a batch of 24 cannot be split into 2 processes with 8 parts each"),
+        (
+            ("--batch-size", 24, "--grad-accum", 8),
+            "a batch of 24 cannot be split into 2 processes with 8 parts each",
+        ),
         (("--dataset", "folder", "--data-dir", tmp_path / "no"), "no folder"),
         (("--out", tmp_path), "exists already"),
     ):
@@ -104,7 +129,9 @@ def test_resuming_on_another_number_of_processes(tmp_path):
     flags = (*TINY, "--steps", 30, "--save-every", 10, "--log-every", 1)
     assert run("train.py", *flags, "--out", tmp_path / "one").returncode == 0
     stop = ("--max-minutes", 0.0001)
-    assert torchrun("train.py", *flags, *stop, "--out", tmp_path / "two").returncode == 0  # two, one, two processes
+    assert (
+        torchrun("train.py", *flags, *stop, "--out", tmp_path / "two").returncode == 0
+    )  # two, one, two processes
     assert len(losses_of(tmp_path / "two")) == 1
     assert run("train.py", "--resume", tmp_path / "two", *stop).returncode == 0
     assert len(losses_of(tmp_path / "two")) == 2
@@ -118,15 +145,35 @@ def lives(pid):
 
 def start_and_kill_a_rank(run, *flags):
     """Start 400 steps on two processes, kill rank 1 behind a checkpoint; how torchrun ends, after how many seconds."""
-    command = [*TORCHRUN, *flags, "train.py", *TINY, "--steps", "400", "--save-every", "20", "--out", str(run)]
+    command = [
+        *TORCHRUN,
+        *flags,
+        "train.py",
+        *TINY,
+        "--steps",
+        "400",
+        "--save-every",
+        "20",
+        "--out",
+        str(run),
+    ]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     started = subprocess.Popen(
-        map(str, command), cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        map(str, command),
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while not (run / "last.pt").exists():
         assert started.poll() is None, started.communicate()
         time.sleep(0.1)
-    ranks = [pid for pid in children(started.pid) if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    ranks = [
+        pid
+        for pid in children(started.pid)
+        if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
     os.kill(ranks[1], signal.SIGKILL)
     since = time.monotonic()
     out, err = started.communicate(timeout=300)
@@ -144,7 +191,9 @@ def children(pid):
 def test_a_killed_rank_ends_the_job(tmp_path):
     code, _, err, seconds = start_and_kill_a_rank(tmp_path / "run")
     assert code != 0 and seconds < 60 and "-9" in err, err
-    assert run("train.py", "--resume", tmp_path / "run", "--max-minutes", 0.001).returncode == 0  # nothing is lost
+    assert (
+        run("train.py", "--resume", tmp_path / "run", "--max-minutes", 0.001).returncode == 0
+    )  # nothing is lost
 
 
 @pytest.mark.slow
@@ -152,9 +201,17 @@ def test_a_killed_rank_ends_the_job(tmp_path):
 def test_a_restart_goes_on_from_the_checkpoint_and_finishes(tmp_path):
     code, out, err, _ = start_and_kill_a_rank(tmp_path / "run", "--max-restarts", "1")
     assert code == 0, err
-    assert f"started again by torchrun; going on with {tmp_path / 'run'}" in out and "done: weights" in out
-    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(20, 401, 20)) and [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert (
+        f"started again by torchrun; going on with {tmp_path / 'run'}" in out
+        and "done: weights" in out
+    )
+    steps = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == list(range(20, 401, 20)) and [path.name for path in tmp_path.iterdir()] == [
+        "run"
+    ]
 
 
 @pytest.mark.slow
@@ -163,7 +220,10 @@ def test_two_processes_save_the_images_of_one_byte_for_byte(tmp_path):
     assert run("sample.py", DIGITS_MODEL, *flags, tmp_path / "one").returncode == 0
     done = torchrun("sample.py", DIGITS_MODEL, *flags, tmp_path / "two")
     assert done.returncode == 0 and done.stdout.count("1,000 images") == 1, done.stderr
-    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    one, two = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("one", "two")
+    )
     assert len(one) == 1000 and one == two
 
 
@@ -176,8 +236,12 @@ def test_two_processes_find_the_figures_of_one(tmp_path):
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
         path.name for path in (tmp_path / "one").iterdir()
     )
-    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    one, two = (
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")
+    )
     for part, rows in one.items():
         for row, again in zip(rows, two[part], strict=True):
             for name, value in row.items():
-                assert again[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-4))
+                assert again[name] == (
+                    value if isinstance(value, str) else pytest.approx(value, rel=1e-4)
+                )

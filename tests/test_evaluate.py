@@ -11,10 +11,10 @@ from conftest import DIGITS_MODEL, random_model, run
 from PIL import Image
 from torch_fidelity import FeatureExtractorInceptionV3, feature_extractor_inceptionv3
 
-from cli import evaluate, latents
-from cli.features import extract, load_extractor
 from sphere_mini import SphereEncoder, generate
 from sphere_mini.data import ImageSet, open_picture, square_pixels
+from sphere_mini.evaluation import report
+from sphere_mini.evaluation.features import extract, load_extractor
 from sphere_mini.metrics import judge_digits
 
 SMALL = ("--num-images", 80)
@@ -29,9 +29,13 @@ def crops(tmp_path, photos):
             (tmp_path / "data" / split / name).mkdir(parents=True)
             for k in range(count):
                 top, left = (rng.integers(side - 8) for side in photo.shape[:2])
-                Image.fromarray(photo[top : top + 8, left : left + 8]).save(tmp_path / f"data/{split}/{name}/{k}.png")
+                Image.fromarray(photo[top : top + 8, left : left + 8]).save(
+                    tmp_path / f"data/{split}/{name}/{k}.png"
+                )
     model = random_model(num_classes=2, class_names=("china", "flower"))
-    model.save_pretrained(tmp_path / "run", training={"dataset": "folder", "data_dir": str(tmp_path / "data")})
+    model.save_pretrained(
+        tmp_path / "run", training={"dataset": "folder", "data_dir": str(tmp_path / "data")}
+    )
     return tmp_path
 
 
@@ -44,7 +48,9 @@ def figures(folder, name="metrics.json"):
 
 
 def test_the_digits_model_is_judged(tmp_path):
-    done = run("sample.py", DIGITS_MODEL, "evaluate", "--num-steps", 1, 4, "--out", tmp_path / "new")
+    done = run(
+        "sample.py", DIGITS_MODEL, "evaluate", "--num-steps", 1, 4, "--out", tmp_path / "new"
+    )
     assert done.returncode == 0, done.stderr
     assert "warning: distances of 1,000 images" in done.stdout
     found = figures(tmp_path / "new")
@@ -52,17 +58,36 @@ def test_the_digits_model_is_judged(tmp_path):
     model, labels = SphereEncoder.from_pretrained(DIGITS_MODEL), torch.arange(1000) % 10
     for row, num_steps in zip(rows, (1, 4), strict=True):
         known = judge_digits(generate(model, labels, num_steps, seeds=range(1000)), labels)
-        assert row["steps"] == num_steps and row["agreement"] == pytest.approx([known["agreement"]], abs=2e-3)
+        assert row["steps"] == num_steps and row["agreement"] == pytest.approx(
+            [known["agreement"]], abs=2e-3
+        )
         assert row["FD-pixels-1000"] == pytest.approx([known["frechet"]], rel=0.02)
         assert row["deviation"] == pytest.approx([known["deviation"]], rel=0.02)
-        facts = {"features": "pixels", "images": 1000, "seeds": "0 to 999", "noise": "shared", "schedule": "fixed"}
-        facts |= {"weights": model.weights_hash(), "reference": "1,797 training images of digits", "guidance": 1.0}
+        facts = {
+            "features": "pixels",
+            "images": 1000,
+            "seeds": "0 to 999",
+            "noise": "shared",
+            "schedule": "fixed",
+        }
+        facts |= {
+            "weights": model.weights_hash(),
+            "reference": "1,797 training images of digits",
+            "guidance": 1.0,
+        }
         assert {name: row[name] for name in facts} == facts
         assert 0 <= row["memorised"][0] < 0.02 < row["recall"][0] < row["precision"][0]
-    assert rows[1]["FD-pixels-1000"] < rows[0]["FD-pixels-1000"] and rows[1]["recall"] > rows[0]["recall"]
+    assert (
+        rows[1]["FD-pixels-1000"] < rows[0]["FD-pixels-1000"]
+        and rows[1]["recall"] > rows[0]["recall"]
+    )
     (again,) = found["reconstruction"]
     assert again["PSNR"] > 20 and again["rFD-pixels-1000"] < rows[1]["FD-pixels-1000"][0]
-    assert [row["points"].split(",")[0] for row in found["coverage"]] == ["all", "mean class", "worst class"]
+    assert [row["points"].split(",")[0] for row in found["coverage"]] == [
+        "all",
+        "mean class",
+        "worst class",
+    ]
     for picture in ("closest.png", "sphere.png"):
         image = Image.open(tmp_path / "new" / picture)
         image.load()
@@ -71,28 +96,52 @@ def test_the_digits_model_is_judged(tmp_path):
 
 
 def test_no_more_latents_than_memory_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr(latents, "MOST_NUMBERS", 50 * 128)  # 128 in a latent of the digits
+    monkeypatch.setattr(report, "MOST_NUMBERS", 50 * 128)  # 128 in a latent of the digits
     assert (
-        run("sample.py", DIGITS_MODEL, "evaluate", *SMALL, "--num-steps", 1, "--out", tmp_path / "few").returncode == 0
+        run(
+            "sample.py",
+            DIGITS_MODEL,
+            "evaluate",
+            *SMALL,
+            "--num-steps",
+            1,
+            "--out",
+            tmp_path / "few",
+        ).returncode
+        == 0
     )
     assert figures(tmp_path / "few")["coverage"][0]["images"] == 50
 
 
 def test_the_table_of_the_terminal_is_aligned_and_kept(tmp_path):
     flags = ("--num-steps", 1, *SMALL, "--out", tmp_path)
-    first, second = (run("sample.py", DIGITS_MODEL, "evaluate", *flags, "--seed", seed) for seed in (0, 80))
+    first, second = (
+        run("sample.py", DIGITS_MODEL, "evaluate", *flags, "--seed", seed) for seed in (0, 80)
+    )
     tables = re.findall(r"(?:^\|.*\n)+", first.stdout, re.MULTILINE)
-    assert len(tables) == 3 and all(len({len(line) for line in text.splitlines()}) == 1 for text in tables)
+    assert len(tables) == 3 and all(
+        len({len(line) for line in text.splitlines()}) == 1 for text in tables
+    )
     assert first.stdout != second.stdout and "metrics-2.json" in second.stdout
     assert figures(tmp_path)["samples"] != figures(tmp_path, "metrics-2.json")["samples"]
     kept = (tmp_path / "metrics.md").read_text()
-    assert kept.count("FD-pixels-80") == 2 and kept.count("3579e8dfc29e8a22") == 2 and "0 to 79" in kept
-    assert sorted(path.name for path in tmp_path.glob("closest*")) == ["closest-2.png", "closest.png"]
+    assert (
+        kept.count("FD-pixels-80") == 2
+        and kept.count("3579e8dfc29e8a22") == 2
+        and "0 to 79" in kept
+    )
+    assert sorted(path.name for path in tmp_path.glob("closest*")) == [
+        "closest-2.png",
+        "closest.png",
+    ]
 
 
 def test_ways_of_sampling_are_combined_and_equal_ones_stand_once(tmp_path):
     flags = ("--num-steps", 1, 2, 3, "--noise", "shared", "fresh", "--schedule", "fixed", "decay")
-    assert run("sample.py", DIGITS_MODEL, "evaluate", *flags, *SMALL, "--out", tmp_path).returncode == 0
+    assert (
+        run("sample.py", DIGITS_MODEL, "evaluate", *flags, *SMALL, "--out", tmp_path).returncode
+        == 0
+    )
     rows = figures(tmp_path)["samples"]
     assert [row["steps"] for row in rows] == [1, 2, 2, 3, 3, 3, 3]
     distances = [row["FD-pixels-80"][0] for row in rows]
@@ -100,10 +149,24 @@ def test_ways_of_sampling_are_combined_and_equal_ones_stand_once(tmp_path):
 
 
 def test_guidance_at_every_place_and_repeats(tmp_path):
-    flags = ("--num-steps", 3, "--guidance", 1, 1.5, "--guidance-place", "latent", "pixel", "both", "--repeats", 2)
+    flags = (
+        "--num-steps",
+        3,
+        "--guidance",
+        1,
+        1.5,
+        "--guidance-place",
+        "latent",
+        "pixel",
+        "both",
+        "--repeats",
+        2,
+    )
     done = run("sample.py", DIGITS_MODEL, "evaluate", *flags, *SMALL, "--out", tmp_path)
     rows = figures(tmp_path)["samples"]
-    assert [(row["guidance"], row["place"]) for row in rows][1:] == [(1.5, p) for p in ("latent", "pixel", "both")]
+    assert [(row["guidance"], row["place"]) for row in rows][1:] == [
+        (1.5, p) for p in ("latent", "pixel", "both")
+    ]
     assert rows[0]["guidance"] == 1 and rows[0]["seeds"] == "0 to 159"
     assert len({tuple(row["FD-pixels-80"]) for row in rows}) == 4
     ((first, second),) = [rows[0]["FD-pixels-80"]]
@@ -112,20 +175,26 @@ def test_guidance_at_every_place_and_repeats(tmp_path):
 
 
 def test_a_folder_with_held_out_images(crops):
-    done = run("sample.py", crops / "run", "evaluate", "--features", "pixels", *SMALL, "--num-steps", 2)
+    done = run(
+        "sample.py", crops / "run", "evaluate", "--features", "pixels", *SMALL, "--num-steps", 2
+    )
     assert done.returncode == 0, done.stderr
     found = figures(crops / "run")
     of = found["samples"][0]["memorised below"]
     kept, left_out = map(int, re.search(r"1% of (\d+) held-out images .*\((\d+) near", of).groups())
     assert kept + left_out == 40
     assert found["samples"][0]["reference"] == f"160 training images of folder {crops / 'data'}"
-    assert "agreement" not in found["samples"][0] and found["reconstruction"][0]["PSNR held out"] > 0
+    assert (
+        "agreement" not in found["samples"][0] and found["reconstruction"][0]["PSNR held out"] > 0
+    )
     assert "worst class, " in done.stdout
 
 
 def test_an_unconditional_model(crops, tmp_path):
     model = random_model(num_classes=0)
-    model.save_pretrained(tmp_path / "plain", training={"dataset": "folder", "data_dir": str(crops / "data")})
+    model.save_pretrained(
+        tmp_path / "plain", training={"dataset": "folder", "data_dir": str(crops / "data")}
+    )
     flags = ("--features", "pixels", *SMALL, "--num-steps", 3, "--guidance", 1, 2)
     done = run("sample.py", tmp_path / "plain", "evaluate", *flags)
     assert done.returncode == 0, done.stderr
@@ -137,11 +206,13 @@ def test_features_of_a_network_are_kept_beside_the_data(crops, monkeypatch, caps
     images = load_images(crops / "data" / "train" / "china")
     labels, rows, extracted = torch.zeros(len(images)).long(), torch.arange(10, 40), []
     extractor = load_extractor("efficientnet", torch.device("cpu"))
-    task = SimpleNamespace(extractor=extractor, root=crops / "data", facts={"features": "efficientnet"})
-    monkeypatch.setattr(evaluate, "extract", lambda *args: extracted.append(1) or extract(*args))
+    task = SimpleNamespace(
+        extractor=extractor, root=crops / "data", facts={"features": "efficientnet"}
+    )
+    monkeypatch.setattr(report, "extract", lambda *args: extracted.append(1) or extract(*args))
 
     def features(images):
-        return evaluate.cached_features(task, "training", ImageSet(images, labels, ()), rows)
+        return report.cached_features(task, "training", ImageSet(images, labels, ()), rows)
 
     first = features(images)
     assert first.shape == (30, 1280) and torch.equal(first, extract(extractor, [images[10:40]])[0])
@@ -153,13 +224,18 @@ def test_features_of_a_network_are_kept_beside_the_data(crops, monkeypatch, caps
     changed[20] = 0
     assert not torch.equal(features(changed), first) and len(extracted) == 3
     task.root = crops / "nowhere"
-    assert torch.equal(features(images), first) and "could not be written" in capsys.readouterr().out
+    assert (
+        torch.equal(features(images), first) and "could not be written" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--num-images", 63), "--num-images is 63, and a distance of 64 pixels features takes at least as many"),
+        (
+            ("--num-images", 63),
+            "--num-images is 63, and a distance of 64 pixels features takes at least as many",
+        ),
         (("--num-images", 0), "--num-images is 0"),
         (("--num-steps", 1, 0), "--num-steps must be at least 1, not 0"),
         (("--guidance", 1, -2), "guidance must be 0 or more, not -2"),
@@ -167,9 +243,15 @@ def test_features_of_a_network_are_kept_beside_the_data(crops, monkeypatch, caps
         (("--seed", -1), "--seed must be a whole number"),
         (("--noise", "pink"), "invalid choice: 'pink'"),
         (("--features", "clip"), "invalid choice: 'clip'"),
-        (("--dataset", "cifar10"), "cifar10 has images of 32 px and this model draws 8; pass another --dataset"),
+        (
+            ("--dataset", "cifar10"),
+            "cifar10 has images of 32 px and this model draws 8; pass another --dataset",
+        ),
         (("--data-dir", "elsewhere"), "the digits come with scikit-learn"),
-        (("--features", "efficientnet"), "--num-images is 1,000, and a distance of 1,280 efficientnet features"),
+        (
+            ("--features", "efficientnet"),
+            "--num-images is 1,000, and a distance of 1,280 efficientnet features",
+        ),
         (("--features", "efficientnet", "--num-images", 500), "--num-images is 500"),
         (("--dataset", "folder", "--data-dir", "CROPS/data"), "10 classes are not those of folder"),
         (("--out", "CROPS/data/train/china/0.png"), "exists already"),
@@ -179,7 +261,9 @@ def test_mistakes_are_one_sentence(flags, words, crops):
     flags = [str(flag).replace("CROPS", str(crops)) for flag in flags]
     out = () if "--out" in flags else ("--out", crops / "new")
     done = run("sample.py", DIGITS_MODEL, "evaluate", *flags, *out)
-    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, (
+        done.stderr
+    )
 
 
 def test_a_model_whose_images_are_not_numbers(tmp_path):
@@ -194,13 +278,22 @@ def test_a_model_whose_images_are_not_numbers(tmp_path):
 def test_a_model_that_does_not_say_what_it_was_trained_on(tmp_path):
     SphereEncoder.from_pretrained(DIGITS_MODEL).save_pretrained(tmp_path)
     assert "pass --dataset" in run("sample.py", tmp_path, "evaluate").stderr
-    assert run("sample.py", tmp_path, "evaluate", "--dataset", "digits", "--num-steps", 1, *SMALL).returncode == 0
+    assert (
+        run(
+            "sample.py", tmp_path, "evaluate", "--dataset", "digits", "--num-steps", 1, *SMALL
+        ).returncode
+        == 0
+    )
 
 
 @pytest.mark.parametrize("damage", ["no network", "damaged file"])
-def test_inception_without_its_weights_says_what_to_place_and_what_works(damage, tmp_path, monkeypatch):
+def test_inception_without_its_weights_says_what_to_place_and_what_works(
+    damage, tmp_path, monkeypatch
+):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+    monkeypatch.setattr(
+        "urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network"))
+    )
     file = tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
     if damage == "damaged file":
         file.parent.mkdir(parents=True)
@@ -215,7 +308,9 @@ def test_inception_with_its_weights_in_place(tmp_path, monkeypatch, crops):
     """The real path: weights of the right shapes, drawn at random, lie where the download would put them."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with monkeypatch.context() as patched:
-        patched.setattr(feature_extractor_inceptionv3, "load_state_dict_from_url", lambda *_, **__: {})
+        patched.setattr(
+            feature_extractor_inceptionv3, "load_state_dict_from_url", lambda *_, **__: {}
+        )
         patched.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
         random = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"])
     file = tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"

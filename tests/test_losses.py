@@ -5,14 +5,17 @@ import torch
 from conftest import random_model
 
 from sphere_mini import UserError
-from sphere_mini.losses import LossWeights, StepNoise, draw_step_noise, drop_labels, smooth_l1, sphere_losses
+from sphere_mini.config import LossWeights
+from sphere_mini.losses import StepNoise, draw_step_noise, drop_labels, smooth_l1, sphere_losses
 from sphere_mini.perceptual import Perceptual
 from sphere_mini.sphere import perturb, spherify
 
 
 def weights(*numbers: float) -> LossWeights:
     """w1 ... w5 in the paper's order."""
-    return LossWeights(**dict(zip((field.name for field in dataclasses.fields(LossWeights)), numbers, strict=True)))
+    return LossWeights(
+        **dict(zip((field.name for field in dataclasses.fields(LossWeights)), numbers, strict=True))
+    )
 
 
 OFF = weights(0, 0, 0, 0, 0)
@@ -40,7 +43,10 @@ def gradients(model, loss):
 
 
 def same(a, b):
-    return all((x is None and y is None) or torch.allclose(x, y, atol=1e-6) for x, y in zip(a, b, strict=True))
+    return all(
+        (x is None and y is None) or torch.allclose(x, y, atol=1e-6)
+        for x, y in zip(a, b, strict=True)
+    )
 
 
 def count_calls(model):
@@ -76,13 +82,17 @@ def test_the_losses_are_those_of_the_paper(model, batch):
     assert losses["pix_recon"].item() == pytest.approx(2 * recon.item(), rel=1e-4)
     assert losses["pix_con"].item() == pytest.approx(3 * smooth_l1(x_far, x_near).item(), rel=1e-4)
     assert losses["lat_con"].item() == pytest.approx(5 * (1 - cosine).mean().item(), rel=1e-4)
-    assert losses["loss"].item() == pytest.approx(sum(losses[k].item() for k in ("pix_recon", "pix_con", "lat_con")))
+    assert losses["loss"].item() == pytest.approx(
+        sum(losses[k].item() for k in ("pix_recon", "pix_con", "lat_con"))
+    )
 
 
 def test_no_gradient_from_pixel_consistency_into_the_mild_decode(model, batch):
     x, y = batch
     noise = step_noise(model)
-    ours = gradients(model, sphere_losses(model, x, y, noise, dataclasses.replace(OFF, con_l1=1.0))["pix_con"])
+    ours = gradients(
+        model, sphere_losses(model, x, y, noise, dataclasses.replace(OFF, con_l1=1.0))["pix_con"]
+    )
     _, x_far, x_near = by_hand(model, x, y, noise)
     assert same(ours, gradients(model, smooth_l1(x_far, x_near.detach())))
     assert not same(ours, gradients(model, smooth_l1(x_far, x_near)))
@@ -91,16 +101,27 @@ def test_no_gradient_from_pixel_consistency_into_the_mild_decode(model, batch):
 def test_no_gradient_from_latent_consistency_into_its_target(model, batch):
     x, y = batch
     noise = step_noise(model)
-    ours = gradients(model, sphere_losses(model, x, y, noise, dataclasses.replace(OFF, latent=1.0))["lat_con"])
+    ours = gradients(
+        model, sphere_losses(model, x, y, noise, dataclasses.replace(OFF, latent=1.0))["lat_con"]
+    )
     z, x_far, _ = by_hand(model, x, y, noise)
 
     def loss(target):
-        return (1 - torch.cosine_similarity(model.encode(x_far, y).flatten(1), target.flatten(1), eps=1e-6)).mean()
+        return (
+            1
+            - torch.cosine_similarity(
+                model.encode(x_far, y).flatten(1), target.flatten(1), eps=1e-6
+            )
+        ).mean()
 
     assert same(ours, gradients(model, loss(z.detach())))
     assert not same(ours, gradients(model, loss(z)))
-    reached = dict(zip((n for n, p in model.named_parameters() if p.requires_grad), ours, strict=True))
-    assert reached["decoder.ffn.linear.weight"].abs().max() > 0  # the decoder learns through D(v_far)
+    reached = dict(
+        zip((n for n, p in model.named_parameters() if p.requires_grad), ours, strict=True)
+    )
+    assert (
+        reached["decoder.ffn.linear.weight"].abs().max() > 0
+    )  # the decoder learns through D(v_far)
     assert reached["encoder.ffn.linear.weight"].abs().max() > 0
 
 
@@ -144,14 +165,18 @@ def test_the_perceptual_terms_share_three_looks(model, batch):
     losses = sphere_losses(model, x, y, noise, weights(0, 2.0, 0, 3.0, 0), perceptual)
     _, x_far, x_near = by_hand(model, x, y, noise)
     assert losses["pix_recon"].item() == pytest.approx((x_near - x).abs().mean().item(), rel=1e-4)
-    assert losses["pix_con"].item() == pytest.approx(1.5 * (x_far - x_near).abs().mean().item(), rel=1e-4)
+    assert losses["pix_con"].item() == pytest.approx(
+        1.5 * (x_far - x_near).abs().mean().item(), rel=1e-4
+    )
     assert len(perceptual.looks) == 3 and all(len(look) == BATCH for look in perceptual.looks)
 
 
 def test_no_gradient_from_perceptual_consistency_into_the_mild_decode(model, batch):
     x, y = batch
     noise = step_noise(model)
-    losses = sphere_losses(model, x, y, noise, dataclasses.replace(OFF, con_perceptual=1.0), Halves())
+    losses = sphere_losses(
+        model, x, y, noise, dataclasses.replace(OFF, con_perceptual=1.0), Halves()
+    )
     _, x_far, x_near = by_hand(model, x, y, noise)
     ours = gradients(model, losses["pix_con"])
     assert same(ours, gradients(model, (x_far - x_near.detach()).abs().mean() / 2))
@@ -161,7 +186,12 @@ def test_no_gradient_from_perceptual_consistency_into_the_mild_decode(model, bat
 def test_a_perceptual_weight_of_zero_costs_no_look(model, batch):
     x, y = batch
     noise = step_noise(model)
-    for numbers, looks in (((1, 0, 1, 0, 0), 0), ((1, 1, 1, 0, 0), 2), ((1, 0, 1, 1, 0), 2), ((1, 1, 0, 0, 0), 2)):
+    for numbers, looks in (
+        ((1, 0, 1, 0, 0), 0),
+        ((1, 1, 1, 0, 0), 2),
+        ((1, 0, 1, 1, 0), 2),
+        ((1, 1, 0, 0, 0), 2),
+    ):
         perceptual = Halves()
         sphere_losses(model, x, y, noise, weights(*numbers), perceptual)
         assert len(perceptual.looks) == looks
@@ -180,7 +210,9 @@ def test_reconstruction_alone_uses_the_strong_noise(model, batch):
 
 def test_mild_noise_is_mild_and_keeps_the_unmixed_level(model):
     config = model.config
-    noise = draw_step_noise(20_000, config, 1.0, 0.1, torch.Generator().manual_seed(0))  # every sample a hard case
+    noise = draw_step_noise(
+        20_000, config, 1.0, 0.1, torch.Generator().manual_seed(0)
+    )  # every sample a hard case
     plain = draw_step_noise(20_000, config, 0.0, 0.1, torch.Generator().manual_seed(0))
     assert (noise.r_far >= 1).all() and (plain.r_far <= 1).all()
     assert torch.equal(noise.r_near, plain.r_near)
@@ -203,10 +235,12 @@ def test_dropped_labels_reach_the_passes(model, batch):
     dropped = sphere_losses(model, x, y, step_noise(model, label_drop=1.0), weights(1, 0, 1, 0, 1))
     null = torch.full_like(y, 3)
     assert dropped["loss"].item() == pytest.approx(
-        sphere_losses(model, x, null, step_noise(model), weights(1, 0, 1, 0, 1))["loss"].item(), rel=1e-5
+        sphere_losses(model, x, null, step_noise(model), weights(1, 0, 1, 0, 1))["loss"].item(),
+        rel=1e-5,
     )
     assert dropped["loss"].item() != pytest.approx(
-        sphere_losses(model, x, y, step_noise(model), weights(1, 0, 1, 0, 1))["loss"].item(), rel=1e-4
+        sphere_losses(model, x, y, step_noise(model), weights(1, 0, 1, 0, 1))["loss"].item(),
+        rel=1e-4,
     )
 
 

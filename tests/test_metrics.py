@@ -5,13 +5,15 @@ from sklearn.datasets import load_digits
 from torch_fidelity import calculate_metrics
 from torchvision.transforms.functional import gaussian_blur
 
-from cli.features import KEYS, extract, fid, fidelity, load_extractor, memorised_below, nearness
+from sphere_mini.evaluation.features import KEYS, extract, fid, fidelity, load_extractor
 from sphere_mini.metrics import (
     cosine_law,
     coverage,
     digits_judge,
     frechet_distance,
     judge_digits,
+    memorised_below,
+    nearness,
     psnr,
     within_class_deviation,
 )
@@ -57,13 +59,19 @@ def test_psnr_in_decibels():
 def test_the_judge_knows_digits_wrong_labels_and_collapse(real_digits):
     x, y = real_digits
     real = judge_digits(to_unit_range(x), y)
-    assert real["agreement"] > 0.99 and real["frechet"] < 0.01 and real["deviation"] == pytest.approx(0.2, abs=0.02)
+    assert (
+        real["agreement"] > 0.99
+        and real["frechet"] < 0.01
+        and real["deviation"] == pytest.approx(0.2, abs=0.02)
+    )
     assert judge_digits(to_unit_range(x), (y + 1) % 10)["agreement"] < 0.05
     digits = load_digits()
     means = np.stack([digits.images[digits.target == k].mean(0) / 16 for k in range(10)])
     collapsed = torch.from_numpy(means[digits.target]).float()[:, None].expand(-1, 3, -1, -1)
     scores = judge_digits(collapsed, y)
-    assert scores["deviation"] < 1e-3 and scores["frechet"] > 3  # recognised, but one picture a class
+    assert (
+        scores["deviation"] < 1e-3 and scores["frechet"] > 3
+    )  # recognised, but one picture a class
 
 
 def test_deviation_is_within_classes_only():
@@ -88,7 +96,9 @@ class Images(torch.utils.data.Dataset):
 def tiles(photo, count):
     """Disjoint 32-pixel tiles of a photograph, uint8 (count, 3, 32, 32)."""
     whole = torch.tensor(photo[:416]).permute(2, 0, 1)  # (3, 416, 640)
-    return whole.unfold(1, 32, 32).unfold(2, 32, 32).flatten(1, 2).movedim(1, 0)[:count].contiguous()
+    return (
+        whole.unfold(1, 32, 32).unfold(2, 32, 32).flatten(1, 2).movedim(1, 0)[:count].contiguous()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +111,19 @@ def seen(photos):
 def test_scores_are_those_of_calculate_metrics(photos, seen):
     fake, real = seen
     a, b = (Images(tiles(photo, 120)) for photo in photos)
-    options = {"feature_extractor": "efficientnet", "cuda": False, "verbose": False, "save_cpu_ram": True}
+    options = {
+        "feature_extractor": "efficientnet",
+        "cuda": False,
+        "verbose": False,
+        "save_cpu_ram": True,
+    }
     known = calculate_metrics(
         input1=a, input2=b, fid=True, isc=True, kid=True, prc=True, kid_subset_size=120, **options
     )
     found = fidelity(fake, real[0])
-    assert found == pytest.approx({name: known[key] for name, key in KEYS.items()}, rel=1e-3, abs=1e-6)
+    assert found == pytest.approx(
+        {name: known[key] for name, key in KEYS.items()}, rel=1e-3, abs=1e-6
+    )
     assert found["FID"] > 100 and found["IS"] > 1 and found["KID"] > 0
 
 
@@ -119,14 +136,19 @@ def test_features_tell_blurred_and_noisy_images_from_sharp_ones(photos, seen):
     found = [seen[0][0][:60], *(extract(extractor, [batch])[0] for batch in damaged)]
     sharp, *others = (features[:, :100].numpy() for features in found)
     distances = [frechet_distance(features, sharp) for features in others]
-    assert 0 < distances[0] < distances[1] < distances[2] and 0 < distances[3] < distances[4] < distances[5]
+    assert (
+        0 < distances[0] < distances[1] < distances[2]
+        and 0 < distances[3] < distances[4] < distances[5]
+    )
 
 
 @pytest.fixture(scope="module")
 def halves(real_digits):
     """Pixel features of two disjoint halves of the real digits, and the second half's labels."""
     x, y = real_digits
-    features = x.mean(1).flatten(1)[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
+    features = x.mean(1).flatten(1)[
+        torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    ]
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     return features[:898], features[898:], y[order][898:]
 
@@ -139,17 +161,26 @@ def test_recall_falls_with_missing_classes_and_precision_with_noise(halves):
     assert distances == sorted(distances) and min(score["precision"] for score in scores) > 0.8
     noise = torch.randn(other.shape, generator=torch.Generator().manual_seed(0))
     precisions = [fidelity([other + level * noise], real)["precision"] for level in (0, 0.2, 0.4)]
-    assert precisions == sorted(precisions, reverse=True) and precisions[0] > 0.8 and precisions[2] < 0.3
+    assert (
+        precisions == sorted(precisions, reverse=True)
+        and precisions[0] > 0.8
+        and precisions[2] < 0.3
+    )
 
 
 def test_nearness_finds_the_nearest_row_and_has_no_scale():
     generator = torch.Generator().manual_seed(0)
-    train, other = torch.randn(1500, 16, generator=generator), torch.randn(1200, 16, generator=generator)
+    train, other = (
+        torch.randn(1500, 16, generator=generator),
+        torch.randn(1200, 16, generator=generator),
+    )
     index, ratio = nearness(other, train)
     k = 1100  # in the second chunk
     distances = (train - other[k]).norm(dim=1).sort()
     assert index[k] == distances.indices[0]
-    assert ratio[k] == pytest.approx((distances.values[0] / distances.values[1:50].mean()).item(), rel=1e-4)
+    assert ratio[k] == pytest.approx(
+        (distances.values[0] / distances.values[1:50].mean()).item(), rel=1e-4
+    )
     assert torch.allclose(nearness(100 * other, 100 * train)[1], ratio, rtol=1e-3)
     index, ratio = nearness(train, train, others=True)
     assert (index != torch.arange(1500)).all() and ratio.min() > 0.3
@@ -176,7 +207,9 @@ def test_near_duplicates_among_held_out_images_do_not_move_the_threshold():
 
 
 def test_uniform_points_follow_the_law_ever_closer():
-    assert cosine_law(3).cdf([-0.5, 0, 0.5]) == pytest.approx([0.25, 0.5, 0.75])  # Archimedes: cosines are uniform
+    assert cosine_law(3).cdf([-0.5, 0, 0.5]) == pytest.approx(
+        [0.25, 0.5, 0.75]
+    )  # Archimedes: cosines are uniform
     generator = torch.Generator().manual_seed(0)
     for dim in (8, 128):
         distances = []
@@ -191,7 +224,9 @@ def test_uniform_points_follow_the_law_ever_closer():
 def test_caps_and_clusters_are_not_uniform():
     generator = torch.Generator().manual_seed(0)
     points = random_point((1000, 16, 8), generator)
-    cap = perturb(random_point((1, 16, 8), generator).expand_as(points), 2.0, points)  # 63 degrees around a point
+    cap = perturb(
+        random_point((1, 16, 8), generator).expand_as(points), 2.0, points
+    )  # 63 degrees around a point
     centres = random_point((2, 16, 8), generator)
     centres = torch.cat([centres, -centres])  # whose mean is the origin: only the angles tell
     clusters = perturb(centres.repeat(250, 1, 1), 0.5, points)

@@ -7,8 +7,9 @@ from conftest import TINY, parity_case, random_model
 from safetensors.torch import load_file, save_file
 
 from sphere_mini import SphereConfig, SphereEncoder, UserError, generate, import_release
-from sphere_mini.model import RELEASE_SIZES, SIZES
+from sphere_mini.config import SIZES
 from sphere_mini.presets import Recipe
+from sphere_mini.release import RELEASE_SIZES
 
 PAPER_COUNTS = [  # size, image size, compression ratio, mixer depth, pixel head, classes, parameters
     ("s", 32, 1.5, 2, "conv", 10, 79_898_955),
@@ -22,10 +23,17 @@ PAPER_COUNTS = [  # size, image size, compression ratio, mixer depth, pixel head
 ]
 
 
-@pytest.mark.parametrize(("size", "image_size", "ratio", "mixer", "head", "classes", "count"), PAPER_COUNTS)
+@pytest.mark.parametrize(
+    ("size", "image_size", "ratio", "mixer", "head", "classes", "count"), PAPER_COUNTS
+)
 def test_parameter_counts_of_the_paper(size, image_size, ratio, mixer, head, classes, count):
     recipe = Recipe(
-        dataset="any", image_size=image_size, model=size, compression_ratio=ratio, mixer_depth=mixer, pixel_head=head
+        dataset="any",
+        image_size=image_size,
+        model=size,
+        compression_ratio=ratio,
+        mixer_depth=mixer,
+        pixel_head=head,
     )
     with torch.device("meta"):
         model = SphereEncoder(recipe.sphere_config([str(k) for k in range(classes)]))
@@ -35,7 +43,9 @@ def test_parameter_counts_of_the_paper(size, image_size, ratio, mixer, head, cla
 @pytest.mark.parametrize("head", ["conv", "linear"])
 @pytest.mark.parametrize(("num_classes", "mixer_depth"), [(10, 2), (0, 2), (3, 0)])
 def test_both_ends_start_at_exactly_zero(head, num_classes, mixer_depth):
-    model = SphereEncoder(SphereConfig(**TINY, pixel_head=head, num_classes=num_classes, mixer_depth=mixer_depth))
+    model = SphereEncoder(
+        SphereConfig(**TINY, pixel_head=head, num_classes=num_classes, mixer_depth=mixer_depth)
+    )
     y = torch.tensor([0, 1]) if num_classes else None
     assert torch.equal(model.encode(torch.randn(2, 3, 8, 8), y), torch.zeros(2, 16, 4))
     assert torch.equal(model.decode(torch.randn(2, 16, 4), y), torch.zeros(2, 3, 8, 8))
@@ -48,12 +58,22 @@ def test_initial_weights_have_the_papers_spread():
     model = SphereEncoder(SphereConfig(width=256, depth=1, num_heads=4))
     spread = {name: float(p.detach().std(correction=0)) for name, p in model.named_parameters()}
     assert spread["decoder.x_embedder.0.weight"] == pytest.approx(1, rel=0.1)
-    assert spread["decoder.x_embedder.1.blocks.0.chn_mixer.mix.0.weight"] == pytest.approx(1, rel=0.1)
+    assert spread["decoder.x_embedder.1.blocks.0.chn_mixer.mix.0.weight"] == pytest.approx(
+        1, rel=0.1
+    )
     assert spread["encoder.y_embedder.embedding_table.weight"] == pytest.approx(0.02, rel=0.1)
-    assert spread["encoder.blocks.0.attn.qkv.weight"] == pytest.approx(math.sqrt(2 / (256 + 768)), rel=0.1)
-    assert spread["encoder.x_embedder.0.weight"] == pytest.approx(math.sqrt(2 / (256 + 12)), rel=0.1)
-    assert spread["decoder.out.2.weight"] == pytest.approx(0.01 * math.sqrt(2 / (32 + 32 * 9)), rel=0.1)
-    assert spread["decoder.out.4.weight"] == pytest.approx(0.01 * math.sqrt(2 / (32 + 3 * 16)), rel=0.1)
+    assert spread["encoder.blocks.0.attn.qkv.weight"] == pytest.approx(
+        math.sqrt(2 / (256 + 768)), rel=0.1
+    )
+    assert spread["encoder.x_embedder.0.weight"] == pytest.approx(
+        math.sqrt(2 / (256 + 12)), rel=0.1
+    )
+    assert spread["decoder.out.2.weight"] == pytest.approx(
+        0.01 * math.sqrt(2 / (32 + 32 * 9)), rel=0.1
+    )
+    assert spread["decoder.out.4.weight"] == pytest.approx(
+        0.01 * math.sqrt(2 / (32 + 3 * 16)), rel=0.1
+    )
 
 
 def test_no_label_means_the_null_label_and_classes_matter():
@@ -79,11 +99,15 @@ def test_save_and_load(tmp_path, half):
     model = random_model(num_classes=3, class_names=("cat", "dog", "owl"))
     model.save_pretrained(tmp_path / "model")
     if half:
-        weights = {k: v.half() for k, v in load_file(tmp_path / "model" / "model.safetensors").items()}
+        weights = {
+            k: v.half() for k, v in load_file(tmp_path / "model" / "model.safetensors").items()
+        }
         save_file(weights, tmp_path / "model" / "model.safetensors")
     again = SphereEncoder.from_pretrained(tmp_path / "model")
     assert again.config == model.config
-    assert not again.training and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in again.parameters())
+    assert not again.training and all(
+        p.dtype == torch.float32 and p.device.type == "cpu" for p in again.parameters()
+    )
     for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(a.half().float() if half else a, b)
 
@@ -97,11 +121,26 @@ def test_a_hub_name_that_cannot_be_fetched_is_one_sentence(monkeypatch):
 def write_release(folder, model, cfg_changes=None, ema=True):
     """The release's format: 0-d alphas, rotary tables in `ema_model`, an older and a newer checkpoint."""
     config = model.config
-    cfg = {"image_size": config.image_size, "patch_size": config.patch_size, "token_channels": config.latent_channels}
-    cfg |= {"vit_enc_model_size": "small", "vit_dec_model_size": "small", "num_classes": config.num_classes}
+    cfg = {
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "token_channels": config.latent_channels,
+    }
+    cfg |= {
+        "vit_enc_model_size": "small",
+        "vit_dec_model_size": "small",
+        "num_classes": config.num_classes,
+    }
     cfg |= {"cond_generator": config.num_classes > 0, "pixel_head_type": config.pixel_head}
-    cfg |= {"vit_enc_latent_mlp_mixer_depth": config.mixer_depth, "vit_dec_latent_mlp_mixer_depth": config.mixer_depth}
-    cfg |= {"noise_sigma_max_angle": config.alpha_max_deg, "in_context_size": 0, "spherify_model": False}
+    cfg |= {
+        "vit_enc_latent_mlp_mixer_depth": config.mixer_depth,
+        "vit_dec_latent_mlp_mixer_depth": config.mixer_depth,
+    }
+    cfg |= {
+        "noise_sigma_max_angle": config.alpha_max_deg,
+        "in_context_size": 0,
+        "spherify_model": False,
+    }
     weights = {k: v.reshape(()) if "alpha" in k else v for k, v in model.state_dict().items()}
     wrong = {k: torch.zeros_like(v) for k, v in weights.items()}
     ropes = {f"{end}.rope": torch.randn(2, 16, 8) for end in ("encoder", "decoder")}
@@ -120,7 +159,9 @@ def test_a_folder_of_the_release_gives_the_same_images(tmp_path, monkeypatch, em
     write_release(tmp_path / "release", model, ema=ema)
     again = import_release(tmp_path / "release")
     assert again.config == model.config and not again.training
-    assert torch.equal(generate(again, seeds=range(4), num_steps=3), generate(model, seeds=range(4), num_steps=3))
+    assert torch.equal(
+        generate(again, seeds=range(4), num_steps=3), generate(model, seeds=range(4), num_steps=3)
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,4 +195,6 @@ def test_a_release_without_or_with_a_cut_checkpoint(tmp_path):
 def test_the_linear_parity_model_survives_the_round_trip(tmp_path):
     model, io, _ = parity_case("uncond_linear")
     model.save_pretrained(tmp_path)
-    assert torch.equal(SphereEncoder.from_pretrained(tmp_path).encode(io["x"]), model.encode(io["x"]))
+    assert torch.equal(
+        SphereEncoder.from_pretrained(tmp_path).encode(io["x"]), model.encode(io["x"])
+    )

@@ -23,7 +23,7 @@ from baselines import MLPAutoencoder, train_baseline
 
 from sphere_mini.data import ImageSet
 from sphere_mini.metrics import judge_digits
-from sphere_mini.viz import Panel, noise_triangle, plots, tradeoff
+from sphere_mini.plots import Panel, noise_triangle, plots, tradeoff
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MOST_BYTES = 1_500_000
@@ -39,7 +39,11 @@ def text_of(cell):
 
 
 def pictures_of(path):
-    found = [output.get("data", {}).get("image/png") for cell in code_cells(path) for output in cell["outputs"]]
+    found = [
+        output.get("data", {}).get("image/png")
+        for cell in code_cells(path)
+        for output in cell["outputs"]
+    ]
     return [Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB") for png in found if png]
 
 
@@ -52,7 +56,11 @@ def test_committed_as_run_from_top_to_bottom(path):
     cells = code_cells(path)
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
-    assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
+    assert not [
+        output
+        for output in outputs
+        if output["output_type"] == "error" or output.get("name") == "stderr"
+    ]
     assert sum("\nassert " in f"\n{text_of(cell)}" for cell in cells) >= 2
     assert path.stat().st_size < MOST_BYTES
 
@@ -66,7 +74,11 @@ def test_pictures_show_something(path):
 
 @each_notebook
 def test_exercises_have_folded_solutions(path):
-    text = "".join(text_of(cell) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "markdown")
+    text = "".join(
+        text_of(cell)
+        for cell in json.loads(path.read_text())["cells"]
+        if cell["cell_type"] == "markdown"
+    )
     assert text.count("<details><summary>Solution</summary>") == text.count("</details>") == 3
     assert "Run time" in text and "## Where to read on" in text
 
@@ -85,7 +97,9 @@ def test_first_cell_installs_only_what_is_missing(path, monkeypatch):
 
 def test_results_are_those_of_precompute(monkeypatch):
     """All runs that the code names are in the files, so that none is made; and a short run gives the same fields."""
-    monkeypatch.setattr(precompute, "run_all", lambda run, tasks, path: todo.append((run, list(tasks), path)))
+    monkeypatch.setattr(
+        precompute, "run_all", lambda run, tasks, path: todo.append((run, list(tasks), path))
+    )
     todo = []
     precompute.covering_law()
     precompute.loss_terms()
@@ -94,28 +108,42 @@ def test_results_are_those_of_precompute(monkeypatch):
     monkeypatch.setattr(precompute, "SPHERE_STEPS", {"digits": 2})
     for run, tasks, path in todo:
         rows = json.loads(path.read_text())
-        assert len(rows) == len(tasks) and all(any(task.items() <= row.items() for row in rows) for task in tasks)
+        assert len(rows) == len(tasks) and all(
+            any(task.items() <= row.items() for row in rows) for task in tasks
+        )
         row = next(row for row in rows if tasks[0].items() <= row.items())
         assert set(row) == set(tasks[0] | run(**tasks[0])) | {"seconds"}
 
 
 @pytest.mark.parametrize("model", ["real", "plain", "plain by class", "vae"])
 def test_patches_are_compared(model, monkeypatch):
-    for name, value in (("TRAINED", 100), ("HELD_OUT", 20), ("COMPARED", 40), ("BASELINE_STEPS", 2)):
+    for name, value in (
+        ("TRAINED", 100),
+        ("HELD_OUT", 20),
+        ("COMPARED", 40),
+        ("BASELINE_STEPS", 2),
+    ):
         monkeypatch.setattr(precompute, name, value)
     found = precompute.compare("patches", model, 0.3 if model == "vae" else 0.0)
     rows = json.loads((precompute.RESULTS / "posterior_hole.json").read_text())
     kept = next(row for row in rows if (row["data"], row["model"]) == ("patches", model))
     assert set(found) == set(kept) - {"data", "model", "beta", "seconds"}
-    assert all(math.isfinite(value) and value > 0 for name, value in found.items() if "samples" not in name)
+    assert all(
+        math.isfinite(value) and value > 0 for name, value in found.items() if "samples" not in name
+    )
 
 
 def test_runs_are_made_once(tmp_path):
-    path, tasks = tmp_path / "rows.json", [{"steps": 1, "alpha_max_deg": 45}, {"steps": 1, "alpha_max_deg": 55}]
+    path, tasks = (
+        tmp_path / "rows.json",
+        [{"steps": 1, "alpha_max_deg": 45}, {"steps": 1, "alpha_max_deg": 55}],
+    )
     path.write_text(json.dumps([tasks[0] | {"kept": 1}]))
     precompute.run_all(precompute.train_digits, tasks, path)
     first, second = json.loads(path.read_text())
-    assert first == tasks[0] | {"kept": 1} and second["alpha_max_deg"] == 55 and second["seconds"] > 0
+    assert (
+        first == tasks[0] | {"kept": 1} and second["alpha_max_deg"] == 55 and second["seconds"] > 0
+    )
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])
@@ -127,7 +155,9 @@ def test_baselines_learn_and_draw(beta):
     y = torch.arange(500) % 10
     images = model.generate(y)
     assert images.shape == (500, 3, 8, 8) and images.min() >= 0 and images.max() <= 1
-    assert torch.equal(images, model.generate(y)) and not torch.equal(images, model.generate(y, seed=1))
+    assert torch.equal(images, model.generate(y)) and not torch.equal(
+        images, model.generate(y, seed=1)
+    )
     if beta:
         assert judge_digits(images, y)["agreement"] > 0.6  # 0.75; of an untrained one 0.1
     else:  # the prior fits the latents
@@ -152,8 +182,12 @@ def test_detail_is_what_blur_takes_away():
 def test_held_out_patches_share_no_pixel_with_training(monkeypatch):
     monkeypatch.setattr(precompute, "TRAINED", 500)
     monkeypatch.setattr(precompute, "HELD_OUT", 500)
-    columns = np.broadcast_to(np.arange(640, dtype=np.int64)[None, :, None] // 3, (427, 640, 3)).astype(np.uint8)
-    monkeypatch.setattr(precompute, "load_sample_images", lambda: type("Photos", (), {"images": [columns, columns]}))
+    columns = np.broadcast_to(
+        np.arange(640, dtype=np.int64)[None, :, None] // 3, (427, 640, 3)
+    ).astype(np.uint8)
+    monkeypatch.setattr(
+        precompute, "load_sample_images", lambda: type("Photos", (), {"images": [columns, columns]})
+    )
     training, held_out = precompute.split_photographs()
     assert training.images.max() < held_out.images.min()
 
@@ -180,8 +214,18 @@ def test_tradeoff_shows_each_models_samples():
 
 
 MISTAKES = {  # file: what is written for what, and the notebook that must notice
-    "sigma as the angle": ("sphere.py", "math.tan(math.radians(alpha_deg))", "math.radians(alpha_deg)", "02"),
-    "spherify per token": ("sphere.py", "mean(dim=tuple(range(1, z.dim())), keepdim=True)", "mean(-1, True)", "01"),
+    "sigma as the angle": (
+        "sphere.py",
+        "math.tan(math.radians(alpha_deg))",
+        "math.radians(alpha_deg)",
+        "02",
+    ),
+    "spherify per token": (
+        "sphere.py",
+        "mean(dim=tuple(range(1, z.dim())), keepdim=True)",
+        "mean(-1, True)",
+        "01",
+    ),
 }
 
 
@@ -189,7 +233,7 @@ MISTAKES = {  # file: what is written for what, and the notebook that must notic
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_the_package_breaks_an_assert(mistake, tmp_path):
     name, right, wrong, number = MISTAKES[mistake]
-    for folder in ("sphere_mini", "cli", "notebooks", "checkpoints"):
+    for folder in ("sphere_mini", "notebooks", "checkpoints"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     source = (tmp_path / "sphere_mini" / name).read_text()

@@ -8,7 +8,8 @@ from conftest import random_model
 from torchvision.transforms.functional import gaussian_blur
 
 from sphere_mini import UserError, perceptual
-from sphere_mini.losses import LossWeights, draw_step_noise, sphere_losses
+from sphere_mini.config import LossWeights
+from sphere_mini.losses import draw_step_noise, sphere_losses
 from sphere_mini.perceptual import PERCEPTUALS, LPIPSAndConvNeXt, load_perceptual
 
 
@@ -16,7 +17,9 @@ from sphere_mini.perceptual import PERCEPTUALS, LPIPSAndConvNeXt, load_perceptua
 def crops(photos):
     """Real images, (6, 3, 64, 64) in [-1, 1]."""
     parts = [photo[y : y + 64, 300:364] for photo in photos for y in (60, 150, 240)]
-    return torch.stack([torch.tensor(part) for part in parts]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return (
+        torch.stack([torch.tensor(part) for part in parts]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    )
 
 
 @pytest.fixture(scope="module", params=["efficientnet", "lpips"])
@@ -29,9 +32,15 @@ def network(request):
 def test_zero_for_identical_images_and_growing_with_damage(network, crops):
     with torch.no_grad():
         assert network(crops, crops).item() == pytest.approx(0, abs=1e-7)
-        blurred = [network(gaussian_blur(crops, 13, [sigma, sigma]), crops).item() for sigma in (0.5, 1, 2, 4)]
+        blurred = [
+            network(gaussian_blur(crops, 13, [sigma, sigma]), crops).item()
+            for sigma in (0.5, 1, 2, 4)
+        ]
         noise = torch.randn(crops.shape, generator=torch.Generator().manual_seed(0))
-        noisy = [network((crops + sigma * noise).clamp(-1, 1), crops).item() for sigma in (0.02, 0.05, 0.1, 0.3)]
+        noisy = [
+            network((crops + sigma * noise).clamp(-1, 1), crops).item()
+            for sigma in (0.02, 0.05, 0.1, 0.3)
+        ]
     for distances in (blurred, noisy):
         assert distances[0] > 1e-6 and distances == sorted(distances)
 
@@ -66,20 +75,29 @@ def test_lpips_agrees_with_the_package(crops):
     ours.network.load_state_dict(package.state_dict())
     others = gaussian_blur(crops, 9, [2.0, 2.0])
     with torch.no_grad():
-        assert ours(others, crops).item() == pytest.approx(package(others, crops).mean().item(), rel=1e-5)
+        assert ours(others, crops).item() == pytest.approx(
+            package(others, crops).mean().item(), rel=1e-5
+        )
 
 
 def test_the_mixture_of_the_release(crops):
     torch.manual_seed(0)
     mixture, seen, logits = LPIPSAndConvNeXt(pretrained=False), [], []
     mixture.convnext.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    mixture.convnext.register_forward_hook(lambda module, inputs, output: logits.append(output.detach()))
+    mixture.convnext.register_forward_hook(
+        lambda module, inputs, output: logits.append(output.detach())
+    )
     x = gaussian_blur(crops[:2], 9, [2.0, 2.0]).requires_grad_()
     distance = mixture(x, crops[:2])
     distance.backward()
     a, b = (super(LPIPSAndConvNeXt, mixture).features(images) for images in (x, crops[:2]))
-    parts = super(LPIPSAndConvNeXt, mixture).distance(a, b).item(), (logits[0] - logits[1]).square().mean().item()
-    assert min(parts) > 0 and distance.item() == pytest.approx((parts[0] + 0.1 * parts[1]) / 1.1, rel=1e-5)
+    parts = (
+        super(LPIPSAndConvNeXt, mixture).distance(a, b).item(),
+        (logits[0] - logits[1]).square().mean().item(),
+    )
+    assert min(parts) > 0 and distance.item() == pytest.approx(
+        (parts[0] + 0.1 * parts[1]) / 1.1, rel=1e-5
+    )
     assert x.grad.abs().max() > 0 and all(p.grad is None for p in mixture.parameters())
     assert mixture(crops[:1], crops[:1]).item() == 0
     assert not mixture.convnext.training and not mixture.network.training
@@ -87,7 +105,9 @@ def test_the_mixture_of_the_release(crops):
     seen.clear()
     mixture.features(torch.zeros(1, 3, 64, 64))  # grey, 0.5 in [0, 1]
     assert seen[0].shape == (1, 3, 224, 224)
-    assert seen[0][0, :, 0, 0].tolist() == pytest.approx([0.015 / 0.229, 0.044 / 0.224, 0.094 / 0.225], rel=1e-4)
+    assert seen[0][0, :, 0, 0].tolist() == pytest.approx(
+        [0.015 / 0.229, 0.044 / 0.224, 0.094 / 0.225], rel=1e-4
+    )
 
 
 def test_efficientnet_knows_what_it_sees(crops):
@@ -95,15 +115,22 @@ def test_efficientnet_knows_what_it_sees(crops):
     network = load_perceptual("efficientnet", torch.device("cpu"))
     deep = F.adaptive_avg_pool2d(network.features(crops)[-1], 1).flatten(1)  # (6, channels)
     alike = F.cosine_similarity(deep[:, None], deep[None], dim=2)
-    assert min(alike[0, 1], alike[1, 2], alike[3, 4]) > alike[:3, 3:].mean() + 0.2  # random ones are all alike
+    assert (
+        min(alike[0, 1], alike[1, 2], alike[3, 4]) > alike[:3, 3:].mean() + 0.2
+    )  # random ones are all alike
 
 
 def test_three_passes_of_a_real_network_in_a_step(crops):
-    model, network = random_model(image_size=32, num_classes=2), load_perceptual("efficientnet", torch.device("cpu"))
+    model, network = (
+        random_model(image_size=32, num_classes=2),
+        load_perceptual("efficientnet", torch.device("cpu")),
+    )
     passes = []
     network.network._conv_stem.register_forward_hook(lambda *_: passes.append(1))
     noise = draw_step_noise(6, model.config, 0.1, 0.1, torch.Generator().manual_seed(0))
-    losses = sphere_losses(model, F.avg_pool2d(crops, 2), torch.arange(6) % 2, noise, LossWeights(), network)
+    losses = sphere_losses(
+        model, F.avg_pool2d(crops, 2), torch.arange(6) % 2, noise, LossWeights(), network
+    )
     losses["loss"].backward()
     assert len(passes) == 3 and model.decoder.ffn.linear.weight.grad.abs().max() > 0
 
@@ -116,9 +143,13 @@ def test_three_passes_of_a_real_network_in_a_step(crops):
     ],
 )
 @pytest.mark.parametrize("damage", ["no network", "damaged file"])
-def test_missing_weights_name_the_file_and_the_offline_choice(build, file, damage, tmp_path, monkeypatch):
+def test_missing_weights_name_the_file_and_the_offline_choice(
+    build, file, damage, tmp_path, monkeypatch
+):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+    monkeypatch.setattr(
+        "urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network"))
+    )
     if damage == "damaged file":
         (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
         (tmp_path / "hub" / "checkpoints" / file).write_bytes(b"cut short")

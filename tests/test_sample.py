@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from sphere_mini import generate, manipulate
-from sphere_mini.viz import to_uint8
+from sphere_mini.pictures import to_uint8
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +67,9 @@ TASKS = {  # a task, and flags each of which changes its picture
 def test_each_flag_changes_the_picture(task, pictures, tmp_path):
     flags = [[], *map(str.split, TASKS[task])]
     commands = [[*task.replace("PICTURES", str(pictures)).split(), *more] for more in flags]
-    commands = [[word.replace("PICTURES", str(pictures)) for word in command] for command in commands]
+    commands = [
+        [word.replace("PICTURES", str(pictures)) for word in command] for command in commands
+    ]
     drawn = [draw(tmp_path / f"{k}.png", *command) for k, command in enumerate(commands)]
     assert len({(image.size, image.tobytes()) for image in drawn}) == len(drawn)
     assert draw(tmp_path / "again.png", *commands[0]).tobytes() == drawn[0].tobytes()
@@ -80,12 +82,17 @@ def test_a_picture_can_be_made_again_from_its_text(tmp_path, digits_model):
     assert text["seed"] == "6" and text["weights"] == digits_model.weights_hash()
     command = shlex.split(text["command"].replace("a.png", "b.png"))
     assert command[:2] == ["python", "sample.py"]
-    assert draw(tmp_path / "c.png", *command[3 : command.index("--out")]).tobytes() == first.tobytes()
+    assert (
+        draw(tmp_path / "c.png", *command[3 : command.index("--out")]).tobytes() == first.tobytes()
+    )
 
 
 def test_the_hash_tells_weights_apart():
     a, b = random_model(0), random_model(1)
-    assert a.weights_hash() == random_model(0).weights_hash() != b.weights_hash() and len(a.weights_hash()) == 16
+    assert (
+        a.weights_hash() == random_model(0).weights_hash() != b.weights_hash()
+        and len(a.weights_hash()) == 16
+    )
 
 
 def test_rows_of_a_trajectory_are_the_steps(tmp_path, digits_model):
@@ -94,13 +101,32 @@ def test_rows_of_a_trajectory_are_the_steps(tmp_path, digits_model):
     with Image.open(tmp_path / "a.png") as image:
         pixels = np.array(image)
     tiles = [np.repeat(np.repeat(step, 6, 0), 6, 1) for step in steps]  # 8 pixels shown as 48
-    places = [[x for x in range(pixels.shape[1] - 47) if (pixels[4:52, x : x + 48] == tile).all()] for tile in tiles]
+    places = [
+        [x for x in range(pixels.shape[1] - 47) if (pixels[4:52, x : x + 48] == tile).all()]
+        for tile in tiles
+    ]
     assert all(len(found) == 1 for found in places) and places == sorted(places)
 
 
 def test_manipulation_shows_the_input_and_every_step(tmp_path, pictures, digits_model):
-    image = draw(tmp_path / "a.png", "manipulate", pictures / "3.png", "--class", 5, "--num-steps", 2, "--seed", 4)
-    x = torch.from_numpy(np.array(Image.open(pictures / "3.png").convert("RGB"))).permute(2, 0, 1)[None] / 127.5 - 1
+    image = draw(
+        tmp_path / "a.png",
+        "manipulate",
+        pictures / "3.png",
+        "--class",
+        5,
+        "--num-steps",
+        2,
+        "--seed",
+        4,
+    )
+    x = (
+        torch.from_numpy(np.array(Image.open(pictures / "3.png").convert("RGB"))).permute(2, 0, 1)[
+            None
+        ]
+        / 127.5
+        - 1
+    )
     steps = manipulate(digits_model, x, torch.tensor([5]), 2, seeds=[4], every_step=True)[:, 0]
     pixels = np.array(image)
     for tile in to_uint8(torch.cat([(x + 1) / 2, steps])):
@@ -118,10 +144,16 @@ def test_images_of_any_size_and_mode(tmp_path, pictures):
 
 
 def test_an_animation_goes_there_and_back(tmp_path):
-    stdout = sample("interpolate", "--frames", 5, "--classes", 1, 0, "--out", tmp_path / "new" / "a.png")
+    stdout = sample(
+        "interpolate", "--frames", 5, "--classes", 1, 0, "--out", tmp_path / "new" / "a.png"
+    )
     assert str(tmp_path / "new" / "a.gif") in stdout
     with Image.open(tmp_path / "new" / "a.gif") as animation:
-        assert animation.n_frames == 8 and animation.info["loop"] == 0 and b"interpolate" in animation.info["comment"]
+        assert (
+            animation.n_frames == 8
+            and animation.info["loop"] == 0
+            and b"interpolate" in animation.info["comment"]
+        )
         assert min(animation.size) >= 192
     assert not list(tmp_path.glob("new/*-2*"))
     sample("interpolate", "--seed", 0, 1, 2, 3, "--frames", 2, "--out", tmp_path / "grid" / "a.png")
@@ -134,14 +166,22 @@ def files_of(folder):
 
 def test_saved_images_are_those_of_their_class_and_seed(tmp_path, digits_model):
     folder = tmp_path / "images"
-    sample("--save-images", folder, "--classes", 3, 8, "--per-class", 2, "--seed", 5, "--num-steps", 2)
-    names = [f"class{label:04d}-seed{seed:08d}.png" for seed, label in ((5, 3), (6, 8), (7, 3), (8, 8))]
+    sample(
+        "--save-images", folder, "--classes", 3, 8, "--per-class", 2, "--seed", 5, "--num-steps", 2
+    )
+    names = [
+        f"class{label:04d}-seed{seed:08d}.png" for seed, label in ((5, 3), (6, 8), (7, 3), (8, 8))
+    ]
     assert sorted(files_of(folder)) == sorted(names)
     expected = to_uint8(generate(digits_model, torch.tensor([3, 8, 3, 8]), 2, seeds=range(5, 9)))
     for name, pixels in zip(names, expected, strict=True):
         with Image.open(folder / name) as image:
-            assert (np.array(image) == pixels).all() and image.text["seed"] == str(int(name[-12:-4]))
-    command = shlex.split(Image.open(folder / names[1]).text["command"])  # the image as a picture of its own
+            assert (np.array(image) == pixels).all() and image.text["seed"] == str(
+                int(name[-12:-4])
+            )
+    command = shlex.split(
+        Image.open(folder / names[1]).text["command"]
+    )  # the image as a picture of its own
     assert command[:3] == ["python", "sample.py", "RUN"]
     sample(*command[3:], "--out", tmp_path / "one.png")
     random_model(num_classes=0).save_pretrained(tmp_path / "model")
@@ -154,34 +194,67 @@ def test_an_interrupted_folder_is_completed_byte_for_byte(tmp_path):
     sample("--save-images", tmp_path / "whole", *flags)
     whole = files_of(tmp_path / "whole")
     assert len(whole) == 600
-    command = [sys.executable, ROOT / "sample.py", DIGITS_MODEL, "--save-images", tmp_path / "cut", *flags]
-    process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        ROOT / "sample.py",
+        DIGITS_MODEL,
+        "--save-images",
+        tmp_path / "cut",
+        *flags,
+    ]
+    process = subprocess.Popen(
+        [*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while len(list(tmp_path.glob("cut/*.png"))) < 250 and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    some = {name: content for name, content in files_of(tmp_path / "cut").items() if name.endswith(".png")}
+    some = {
+        name: content
+        for name, content in files_of(tmp_path / "cut").items()
+        if name.endswith(".png")
+    }
     assert 250 <= len(some) < 600 and some.items() <= whole.items()
     done = sorted(some)[:3]
     before = [os.stat(tmp_path / "cut" / name).st_mtime_ns for name in done]
-    os.remove(tmp_path / "cut" / sorted(some)[200])  # of one class in the middle: its batch is drawn again
+    os.remove(
+        tmp_path / "cut" / sorted(some)[200]
+    )  # of one class in the middle: its batch is drawn again
     sample("--save-images", tmp_path / "cut", *flags)
     again = files_of(tmp_path / "cut")
     assert {name: content for name, content in again.items() if name.endswith(".png")} == whole
-    assert [os.stat(tmp_path / "cut" / name).st_mtime_ns for name in done] == before  # whole batches were left alone
+    assert [
+        os.stat(tmp_path / "cut" / name).st_mtime_ns for name in done
+    ] == before  # whole batches were left alone
 
 
 def test_a_folder_of_other_images_is_not_mixed_with_new_ones(tmp_path):
     sample("--save-images", tmp_path, "--classes", 3, "--per-class", 2)
     before = files_of(tmp_path)
     for flags in (("--num-steps", 2), ("--guidance", 1.5), ("--fresh-noise",)):
-        failed = run("sample.py", DIGITS_MODEL, "--save-images", tmp_path, "--classes", 3, "--per-class", 2, *flags)
-        assert failed.returncode == 2 and "choose another folder" in failed.stderr and failed.stderr.count("\n") == 1
+        failed = run(
+            "sample.py",
+            DIGITS_MODEL,
+            "--save-images",
+            tmp_path,
+            "--classes",
+            3,
+            "--per-class",
+            2,
+            *flags,
+        )
+        assert (
+            failed.returncode == 2
+            and "choose another folder" in failed.stderr
+            and failed.stderr.count("\n") == 1
+        )
     assert files_of(tmp_path) == before
 
 
 def test_no_room_for_a_picture(tmp_path, monkeypatch):
-    monkeypatch.setattr("PIL.Image.Image.save", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "no space left")))
+    monkeypatch.setattr(
+        "PIL.Image.Image.save", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "no space left"))
+    )
     for flags in (("--out", tmp_path / "a.png"), ("--save-images", tmp_path / "images")):
         failed = run("sample.py", DIGITS_MODEL, "--classes", 3, "--per-class", 1, *flags)
         assert failed.returncode == 2 and "cannot be written (no space left)" in failed.stderr
@@ -220,14 +293,21 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("flags", "message"), MISTAKES)
 def test_mistakes_are_one_sentence_and_write_nothing(flags, message, pictures, tmp_path):
-    flags = [word.replace("PICTURES", str(pictures)).replace("NEW", str(tmp_path)) for word in flags.split()]
+    flags = [
+        word.replace("PICTURES", str(pictures)).replace("NEW", str(tmp_path))
+        for word in flags.split()
+    ]
     failed = run("sample.py", DIGITS_MODEL, *flags, cwd=tmp_path)
     error = failed.stderr.splitlines()[-1]
-    assert failed.returncode == 2 and error.startswith("error: ") and message in error, failed.stderr
+    assert failed.returncode == 2 and error.startswith("error: ") and message in error, (
+        failed.stderr
+    )
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("flags", ["generate --classes 1", "interpolate --classes 1 2", "manipulate 3.png --class 1"])
+@pytest.mark.parametrize(
+    "flags", ["generate --classes 1", "interpolate --classes 1 2", "manipulate 3.png --class 1"]
+)
 def test_classes_for_an_unconditional_model(flags, pictures, tmp_path):
     random_model(num_classes=0).save_pretrained(tmp_path / "model")
     failed = run("sample.py", tmp_path / "model", *flags.split(), cwd=pictures)

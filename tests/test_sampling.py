@@ -3,7 +3,15 @@ import torch
 import torch.nn.functional as F
 from conftest import random_model
 
-from sphere_mini import UserError, crossover, generate, interpolate, manipulate, reconstruct, spherify
+from sphere_mini import (
+    UserError,
+    crossover,
+    generate,
+    interpolate,
+    manipulate,
+    reconstruct,
+    spherify,
+)
 from sphere_mini.metrics import digits_judge
 from sphere_mini.sampling import draw_from_seeds, stitch
 from sphere_mini.sphere import slerp
@@ -11,9 +19,14 @@ from sphere_mini.sphere import slerp
 
 def test_an_image_depends_on_its_seed_alone(digits_model):
     seeds, y = list(range(100, 164)), torch.arange(64) % 10
-    alone = torch.cat([generate(digits_model, y[k : k + 1], seeds=seeds[k : k + 1]) for k in range(64)])
+    alone = torch.cat(
+        [generate(digits_model, y[k : k + 1], seeds=seeds[k : k + 1]) for k in range(64)]
+    )
     for size in (7, 64):
-        parts = [generate(digits_model, y[k : k + size], seeds=seeds[k : k + size]) for k in range(0, 64, size)]
+        parts = [
+            generate(digits_model, y[k : k + size], seeds=seeds[k : k + size])
+            for k in range(0, 64, size)
+        ]
         assert (torch.cat(parts) - alone).abs().max() < 1e-5
     order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
     mixed = generate(digits_model, y[order], seeds=[seeds[k] for k in order])
@@ -29,7 +42,9 @@ def test_labels_come_from_the_seeds_and_do_not_change_the_noise():
 
 
 def test_longer_runs_begin_like_shorter_ones():
-    config = random_model(image_size=10, latent_channels=7).config  # 175 numbers, not a multiple of anything
+    config = random_model(
+        image_size=10, latent_channels=7
+    ).config  # 175 numbers, not a multiple of anything
     _, short = draw_from_seeds([7], config, 2)
     _, long = draw_from_seeds([7], config, 4)
     assert torch.equal(short, long[:2])
@@ -41,7 +56,9 @@ def test_how_many_images():
     assert generate(model, noise=torch.randn(5, 16, 4)).shape == (5, 3, 8, 8)
     assert generate(model, torch.tensor([1, 2])).shape == (2, 3, 8, 8)
     images = generate(random_model(num_classes=0), seeds=[1, 2, 3])
-    assert images.shape == (3, 3, 8, 8) and images.dtype == torch.float32 and not images.requires_grad
+    assert (
+        images.shape == (3, 3, 8, 8) and images.dtype == torch.float32 and not images.requires_grad
+    )
     assert images.min() >= 0 and images.max() <= 1
     torch.manual_seed(0)
     assert not torch.equal(generate(model, torch.tensor([1])), generate(model, torch.tensor([1])))
@@ -57,7 +74,9 @@ def test_guidance_one_makes_no_extra_pass_and_changes_no_bit(place):
     assert torch.equal(generate(model, seeds=range(3), guidance=1.0, guidance_place=place), plain)
     assert len(passes) == 4 + 3
     passes.clear()
-    assert not torch.equal(generate(model, seeds=range(3), guidance=1.5, guidance_place=place), plain)
+    assert not torch.equal(
+        generate(model, seeds=range(3), guidance=1.5, guidance_place=place), plain
+    )
     assert len(passes) == {"latent": 4 + 6, "pixel": 8 + 3, "both": 8 + 6}[place]
 
 
@@ -73,7 +92,9 @@ def test_noise_schemes_differ_and_replaced_noise_is_used():
     shared, fresh = (generate(model, share_noise=share, **options) for share in (True, False))
     assert not torch.allclose(shared, fresh)
     same_noise = step_noise[:1].expand(3, -1, -1, -1)
-    assert torch.equal(generate(model, noise=noise, step_noise=same_noise, share_noise=False), shared)
+    assert torch.equal(
+        generate(model, noise=noise, step_noise=same_noise, share_noise=False), shared
+    )
     assert not torch.allclose(generate(model, decay=True, **options), shared)
     one_step = generate(model, num_steps=1, noise=noise)
     assert torch.equal(one_step, ((model.decode(spherify(noise)) + 1) / 2).detach())
@@ -97,7 +118,10 @@ def test_reconstruction_is_encode_then_decode_under_the_null_class(digits_model,
         ({"y": torch.tensor([11])}, "0 ... 9"),
         ({"seeds": [-1]}, "seeds must be"),
         ({"noise": torch.zeros(1, 16, 5)}, "noise is \\(B, N, D\\) = \\(1, 16, 4\\)"),
-        ({"step_noise": torch.zeros(1, 1, 16, 4), "share_noise": False}, "= \\(3, 1, 16, 4\\) here"),
+        (
+            {"step_noise": torch.zeros(1, 1, 16, 4), "share_noise": False},
+            "= \\(3, 1, 16, 4\\) here",
+        ),
     ],
 )
 def test_bad_values_are_one_sentence(options, message):
@@ -120,7 +144,11 @@ def test_every_step_is_that_of_a_shorter_run(digits_model):
 
 
 def test_mixed_classes_are_mixed_embeddings(digits_model):
-    v = spherify(torch.randn(2, *digits_model.config.latent_shape, generator=torch.Generator().manual_seed(0)))
+    v = spherify(
+        torch.randn(
+            2, *digits_model.config.latent_shape, generator=torch.Generator().manual_seed(0)
+        )
+    )
     y = torch.tensor([3, 8])
     shares = F.one_hot(y, 11).float()
     assert torch.equal(digits_model.decode(v, shares), digits_model.decode(v, y))
@@ -131,12 +159,19 @@ def test_mixed_classes_are_mixed_embeddings(digits_model):
 
 @pytest.mark.parametrize("path", ["spherical", "linear"])
 @pytest.mark.parametrize("num_steps", [1, 3])
-def test_a_path_between_equal_ends_stands_still_and_others_end_at_the_seeds(digits_model, path, num_steps):
+def test_a_path_between_equal_ends_stands_still_and_others_end_at_the_seeds(
+    digits_model, path, num_steps
+):
     options = {"path": path, "num_steps": num_steps}
     still = interpolate(digits_model, torch.tensor([4, 4]), [7, 7], 6, **options)
     assert (still - still[0]).abs().max() < 1e-5
-    frames, y = interpolate(digits_model, torch.tensor([4, 9]), [7, 8], 6, **options), torch.tensor([4, 9])
-    _, drawn = draw_from_seeds([7, 7], digits_model.config, 2)  # all share the first seed's refinement noise
+    frames, y = (
+        interpolate(digits_model, torch.tensor([4, 9]), [7, 8], 6, **options),
+        torch.tensor([4, 9]),
+    )
+    _, drawn = draw_from_seeds(
+        [7, 7], digits_model.config, 2
+    )  # all share the first seed's refinement noise
     ends = generate(digits_model, y, num_steps, seeds=[7, 8], step_noise=drawn[1:])
     assert frames.shape == (6, 3, 8, 8) and (frames[[0, -1]] - ends).abs().max() < 1e-5
     assert (frames[0] - generate(digits_model, y[:1], num_steps, seeds=[7])[0]).abs().max() < 1e-5
@@ -166,7 +201,9 @@ def test_the_corners_of_a_grid_are_the_images_of_its_seeds(digits_model):
     one_step = interpolate(digits_model, y, seeds, 5, num_steps=1)[[0, 4, 20, 24]]
     assert (one_step - generate(digits_model, y, 1, seeds=seeds)).abs().max() < 1e-5
     edge = interpolate(digits_model, y[:2], seeds[:2], 5, "linear", num_steps=4)
-    assert (interpolate(digits_model, y, seeds, 5)[:5] - edge).abs().max() < 1e-5  # bilinear: edges are linear paths
+    assert (
+        interpolate(digits_model, y, seeds, 5)[:5] - edge
+    ).abs().max() < 1e-5  # bilinear: edges are linear paths
 
 
 def test_an_unconditional_path():
@@ -181,7 +218,9 @@ def test_manipulation_of_little_strength_is_encoding_and_decoding(digits_model, 
         twice = digits_model.decode(spherify(digits_model.encode(once, y)), y)
     for num_steps, limit in ((1, once), (2, twice)):
         gaps = [
-            (manipulate(digits_model, x, y, num_steps, strength, seeds=range(10)) - (limit + 1) / 2).abs().max()
+            (manipulate(digits_model, x, y, num_steps, strength, seeds=range(10)) - (limit + 1) / 2)
+            .abs()
+            .max()
             for strength in (1e-1, 1e-2, 1e-3, 1e-4)
         ]
         assert sorted(gaps, reverse=True) == gaps and gaps[-1] < 2e-3
@@ -195,14 +234,18 @@ def test_manipulation_at_full_strength_is_the_loop_of_generation(digits_model, s
     steps = generate(digits_model, y, 5, every_step=True, **options)
     again = manipulate(digits_model, 2 * steps[0] - 1, y, 4, every_step=True, **options)
     assert (again - steps[1:]).abs().max() < 1e-4
-    noise = torch.randn(4, 6, *digits_model.config.latent_shape, generator=torch.Generator().manual_seed(3))
+    noise = torch.randn(
+        4, 6, *digits_model.config.latent_shape, generator=torch.Generator().manual_seed(3)
+    )
     options |= {"step_noise": noise, "decay": True}
     decayed = generate(digits_model, y, 5, every_step=True, **options)
     again = manipulate(digits_model, 2 * decayed[0] - 1, y, 4, every_step=True, **options)
     assert (again - decayed[1:]).abs().max() < 1e-4 and not torch.allclose(decayed, steps)
 
 
-def test_manipulation_goes_to_the_class_and_the_null_class_is_the_default(digits_model, real_digits):
+def test_manipulation_goes_to_the_class_and_the_null_class_is_the_default(
+    digits_model, real_digits
+):
     x = real_digits[0][:50]
     y = (real_digits[1][:50] + 1) % 10
     judge, _ = digits_judge()
@@ -226,7 +269,9 @@ def test_stitches():
         assert torch.equal(stitch(b, a, how), 1 - stitch(a, b, how))  # swapped
 
 
-def test_crossover_is_a_weak_manipulation_of_the_stitch_under_the_null_class(digits_model, real_digits):
+def test_crossover_is_a_weak_manipulation_of_the_stitch_under_the_null_class(
+    digits_model, real_digits
+):
     a, b = real_digits[0][:4], real_digits[0][4:8]
     expected = manipulate(digits_model, stitch(a, b, "backward"), None, 10, 0.25, seeds=range(4))
     assert torch.equal(crossover(digits_model, a, b, "backward", seeds=range(4)), expected)
@@ -238,7 +283,10 @@ def test_crossover_is_a_weak_manipulation_of_the_stitch_under_the_null_class(dig
         (lambda model, x: interpolate(model, seeds=[1, 2], frames=1), "frames must be at least 2"),
         (lambda model, x: interpolate(model, seeds=[1, 2, 3]), "two seeds, or four"),
         (lambda model, x: interpolate(model, seeds=[1, 2], path="straight"), "spherical, linear"),
-        (lambda model, x: interpolate(model, torch.tensor([1]), seeds=[1, 2]), "numbers of images differ"),
+        (
+            lambda model, x: interpolate(model, torch.tensor([1]), seeds=[1, 2]),
+            "numbers of images differ",
+        ),
         (lambda model, x: interpolate(model, torch.tensor([1, 12]), seeds=[1, 2]), "0 ... 9"),
         (lambda model, x: manipulate(model, x, strength=0), "strength must lie above 0"),
         (lambda model, x: manipulate(model, x, strength=1.1), "strength must lie above 0"),

@@ -12,11 +12,22 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
-from cli.fine_tune import weights_for
 from sphere_mini import SphereEncoder
+from sphere_mini.runs.fine_tune import weights_for
 from train import save_training_grid
 
-TINY = ("--set", "width=16", "--set", "depth=1", "--set", "num_heads=2", "--set", "mixer_depth=1", "--batch-size", "16")
+TINY = (
+    "--set",
+    "width=16",
+    "--set",
+    "depth=1",
+    "--set",
+    "num_heads=2",
+    "--set",
+    "mixer_depth=1",
+    "--batch-size",
+    "16",
+)
 FOLDER_OF = ("train.py", "--dataset", "folder", "--perceptual", "none", "--data-dir")
 
 
@@ -32,7 +43,18 @@ def config(folder):
 def digits_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "base"
     done = run(
-        "train.py", *TINY, "--steps", 6, "--log-every", 2, "--sample-every", 3, "--save-every", 4, "--out", folder
+        "train.py",
+        *TINY,
+        "--steps",
+        6,
+        "--log-every",
+        2,
+        "--sample-every",
+        3,
+        "--save-every",
+        4,
+        "--out",
+        folder,
     )
     assert done.returncode == 0, done.stderr
     return folder
@@ -51,11 +73,25 @@ def test_a_run_folder_holds_what_the_readme_says(digits_run):
     }
     assert [row["step"] for row in rows(digits_run)] == [2, 3, 4, 6]
     for row in rows(digits_run):
-        assert {"loss", "pix_recon", "pix_con", "lat_con", "grad_norm", "lr", "images_per_s"} <= row.keys()
-    assert [p.name for p in sorted((digits_run / "samples").iterdir())] == ["step0000003.png", "step0000006.png"]
+        assert {
+            "loss",
+            "pix_recon",
+            "pix_con",
+            "lat_con",
+            "grad_norm",
+            "lr",
+            "images_per_s",
+        } <= row.keys()
+    assert [p.name for p in sorted((digits_run / "samples").iterdir())] == [
+        "step0000003.png",
+        "step0000006.png",
+    ]
     state = torch.load(digits_run / "last.pt", weights_only=True)
     assert state["step"] == 6 and state["model"].keys() == state["ema"].keys()
-    assert config(digits_run)["class_names"] == list("0123456789") and config(digits_run)["training"]["steps"] == 6
+    assert (
+        config(digits_run)["class_names"] == list("0123456789")
+        and config(digits_run)["training"]["steps"] == 6
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +106,11 @@ def test_a_run_folder_holds_what_the_readme_says(digits_run):
         (["--steps", "2", "--set", "alpha_max_deg=60"], "alpha_max_deg", 60.0),
         (["--steps", "2", "--batch-size", "17"], "batch_size", 17),
         (["--steps", "2", "--perceptual", "efficientnet"], "perceptual", "efficientnet"),
-        (["--steps", "2", "--recipe", "paper", "--perceptual", "efficientnet"], "pixel_head", "conv"),
+        (
+            ["--steps", "2", "--recipe", "paper", "--perceptual", "efficientnet"],
+            "pixel_head",
+            "conv",
+        ),
     ],
 )
 def test_each_flag_of_training_changes_the_run(digits_run, tmp_path, flags, field, value):
@@ -88,7 +128,12 @@ def test_each_flag_of_training_changes_the_run(digits_run, tmp_path, flags, fiel
     if field == "alpha_max_deg":
         assert found["alpha_max_deg"] == 60
     if field in ("lr", "seed", "dtype"):
-        assert run("train.py", *TINY, "--steps", 2, "--log-every", 1, "--out", tmp_path / "plain").returncode == 0
+        assert (
+            run(
+                "train.py", *TINY, "--steps", 2, "--log-every", 1, "--out", tmp_path / "plain"
+            ).returncode
+            == 0
+        )
         assert rows(tmp_path / "run")[1]["loss"] != rows(tmp_path / "plain")[1]["loss"]
 
 
@@ -99,11 +144,20 @@ def test_a_folder_of_photographs_trains_and_reports_held_out_images(photo_folder
     )
     assert done.returncode == 0, done.stderr
     assert (
-        config(tmp_path / "run")["class_names"] == ["china", "flower"] and config(tmp_path / "run")["image_size"] == 16
+        config(tmp_path / "run")["class_names"] == ["china", "flower"]
+        and config(tmp_path / "run")["image_size"] == 16
     )
     assert 3 < rows(tmp_path / "run")[-1]["held_out_psnr"] < 30
     done = run(
-        "sample.py", tmp_path / "run", "--classes", "flower", 0, "--per-class", 3, "--out", tmp_path / "grid.png"
+        "sample.py",
+        tmp_path / "run",
+        "--classes",
+        "flower",
+        0,
+        "--per-class",
+        3,
+        "--out",
+        tmp_path / "grid.png",
     )
     assert done.returncode == 0, done.stderr
     assert load_picture(tmp_path / "grid.png").height < load_picture(tmp_path / "grid.png").width
@@ -122,7 +176,10 @@ def test_data_wait_is_logged(digits_run):
 
 def test_memory_and_disk_train_the_same_weights(photo_folder, tmp_path):
     command = (*FOLDER_OF, photo_folder, "--image-size", 16, *TINY, "--steps", 4)
-    for name, flags in (("memory", ()), ("disk", ("--set", "in_memory_gb=0", "--set", "workers=2"))):
+    for name, flags in (
+        ("memory", ()),
+        ("disk", ("--set", "in_memory_gb=0", "--set", "workers=2")),
+    ):
         done = run(*command, *flags, "--out", tmp_path / name)
         assert done.returncode == 0, done.stderr
     memory, disk = (load_file(tmp_path / name / "model.safetensors") for name in ("memory", "disk"))
@@ -132,10 +189,23 @@ def test_memory_and_disk_train_the_same_weights(photo_folder, tmp_path):
 def test_a_bad_image_found_while_training_is_one_sentence(photo_folder, tmp_path):
     shutil.copytree(photo_folder / "train", tmp_path / "photos")
     (tmp_path / "photos" / "china" / "3.png").write_bytes(b"no image")
-    flags = ("--image-size", 16, *TINY, "--set", "in_memory_gb=0", "--set", "workers=1", "--out", tmp_path / "run")
+    flags = (
+        "--image-size",
+        16,
+        *TINY,
+        "--set",
+        "in_memory_gb=0",
+        "--set",
+        "workers=1",
+        "--out",
+        tmp_path / "run",
+    )
     done = run(*FOLDER_OF, tmp_path / "photos", *flags)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ") and "china/3.png cannot be read" in done.stderr
+    assert (
+        done.stderr.strip().splitlines()[-1].startswith("error: ")
+        and "china/3.png cannot be read" in done.stderr
+    )
 
 
 @pytest.fixture(scope="module")
@@ -155,12 +225,16 @@ def test_fine_tuning_starts_lower_than_scratch_and_says_what_is_new(mixed_digits
     done = run(*command, "--init-from", DIGITS_MODEL, "--out", tmp_path / "tuned")
     assert done.returncode == 0, done.stderr
     assert f"weights from {DIGITS_MODEL}; class tables made anew for: four, three" in done.stdout
-    scratch = run(*command, "--image-size", 8, "--set", "patch_size=4", "--out", tmp_path / "scratch")
+    scratch = run(
+        *command, "--image-size", 8, "--set", "patch_size=4", "--out", tmp_path / "scratch"
+    )
     assert scratch.returncode == 0, scratch.stderr
     assert config(tmp_path / "tuned")["class_names"] == ["0", "1", "2", "four", "three"]
     tuned, scratch = (rows(tmp_path / name) for name in ("tuned", "scratch"))
     assert all(a["pix_recon"] < 0.5 * b["pix_recon"] for a, b in zip(tuned, scratch, strict=True))
-    again = run("train.py", "--init-from", tmp_path / "tuned", "--steps", 1, "--out", tmp_path / "back")
+    again = run(
+        "train.py", "--init-from", tmp_path / "tuned", "--steps", 1, "--out", tmp_path / "back"
+    )
     assert "made anew for: 3, 4, 5, 6, 7, 8, 9" in again.stdout
 
 
@@ -171,25 +245,47 @@ def test_class_rows_go_by_name(digits_model):
     model.load_state_dict(weights)
     v = torch.randn(2, *wanted.latent_shape)
     for ours, theirs in ((0, 7), (1, 10), (2, 2), (3, 10)):  # 10: the null class
-        a, b = (m.decode(v, torch.full((2,), k)) for m, k in ((model, ours), (digits_model, theirs)))
+        a, b = (
+            m.decode(v, torch.full((2,), k)) for m, k in ((model, ours), (digits_model, theirs))
+        )
         assert torch.equal(a, b)
     assert anew == ["owl"]
     nameless = dataclasses.replace(digits_model.config, class_names=())
     old = SphereEncoder(nameless)
     weights, anew = weights_for(digits_model.config, old)
     assert anew == [] and torch.equal(
-        weights["encoder.y_embedder.embedding_table.weight"], old.encoder.y_embedder.embedding_table.weight
+        weights["encoder.y_embedder.embedding_table.weight"],
+        old.encoder.y_embedder.embedding_table.weight,
     )
 
 
 def test_fine_tuning_takes_the_shape_of_any_model(photo_folder, tmp_path):
-    shape = {"image_size": 24, "patch_size": 3, "width": 24, "latent_channels": 7, "pixel_head": "linear"}
+    shape = {
+        "image_size": 24,
+        "patch_size": 3,
+        "width": 24,
+        "latent_channels": 7,
+        "pixel_head": "linear",
+    }
     random_model(num_classes=4, alpha_max_deg=70.0, **shape).save_pretrained(tmp_path / "model")
     command = (*FOLDER_OF, photo_folder, "--init-from", tmp_path / "model")
-    done = run(*command, "--batch-size", 8, "--steps", 2, "--set", "hard_fraction=0", "--out", tmp_path / "run")
+    done = run(
+        *command,
+        "--batch-size",
+        8,
+        "--steps",
+        2,
+        "--set",
+        "hard_fraction=0",
+        "--out",
+        tmp_path / "run",
+    )
     assert done.returncode == 0, done.stderr
     assert {name: config(tmp_path / "run")[name] for name in shape} == shape
-    assert config(tmp_path / "run")["alpha_max_deg"] == 70 and config(tmp_path / "run")["num_classes"] == 2
+    assert (
+        config(tmp_path / "run")["alpha_max_deg"] == 70
+        and config(tmp_path / "run")["num_classes"] == 2
+    )
 
 
 def load_picture(path):
@@ -219,14 +315,19 @@ def test_classes_by_number_and_by_name(tmp_path):
     random_model(num_classes=3, class_names=names).save_pretrained(tmp_path / "model")
     pictures = {}
     for name in ("dog", "1", "owl"):
-        done = run("sample.py", tmp_path / "model", "--classes", name, "--out", tmp_path / f"{name}.png")
+        done = run(
+            "sample.py", tmp_path / "model", "--classes", name, "--out", tmp_path / f"{name}.png"
+        )
         assert done.returncode == 0, done.stderr
         pictures[name] = load_picture(tmp_path / f"{name}.png").tobytes()
     assert pictures["dog"] == pictures["1"] != pictures["owl"]
 
 
 def test_the_task_generate_may_be_named_or_left_out(tmp_path):
-    assert run("sample.py", DIGITS_MODEL, "generate", "--out", tmp_path / "new" / "a.png").returncode == 0
+    assert (
+        run("sample.py", DIGITS_MODEL, "generate", "--out", tmp_path / "new" / "a.png").returncode
+        == 0
+    )
     done = run("sample.py", DIGITS_MODEL, cwd=tmp_path)
     assert done.returncode == 0 and "pictures/digits-generate.png" in done.stdout
     a, b = tmp_path / "new" / "a.png", tmp_path / "pictures" / "digits-generate.png"
@@ -251,7 +352,14 @@ def scene(tmp_path, photo_folder):
     (tmp_path / "one-class" / "cat").mkdir(parents=True)
     for k in range(40):
         Image.new("L", (32, 32), k).save(tmp_path / "one-class" / "cat" / f"{k}.png")
-    for name in ("cut-config", "cut-weights", "other-shape", "bad-angle", "no-weights", "list-config"):
+    for name in (
+        "cut-config",
+        "cut-weights",
+        "other-shape",
+        "bad-angle",
+        "no-weights",
+        "list-config",
+    ):
         shutil.copytree(DIGITS_MODEL, tmp_path / name)
     (tmp_path / "list-config" / "config.json").write_text("[]")
     text = (DIGITS_MODEL / "config.json").read_text()
@@ -260,7 +368,9 @@ def scene(tmp_path, photo_folder):
     weights.write_bytes(weights.read_bytes()[:5000])
     changed = json.loads(text)
     (tmp_path / "other-shape" / "config.json").write_text(json.dumps(changed | {"width": 32}))
-    (tmp_path / "bad-angle" / "config.json").write_text(json.dumps(changed | {"alpha_max_deg": 95.0}))
+    (tmp_path / "bad-angle" / "config.json").write_text(
+        json.dumps(changed | {"alpha_max_deg": 95.0})
+    )
     (tmp_path / "no-weights" / "model.safetensors").unlink()
     return tmp_path
 
@@ -309,7 +419,10 @@ MISTAKES = [  # command, what the one sentence says
     ("train.py --set recon_l1=0 --set con_l1=0 --set latent=0", "one of recon_l1, "),
     ("train.py --set con_perceptual=1", "con_perceptual would change nothing without --perceptual"),
     ("train.py --set perceptual=vgg", "one of none, efficientnet, lpips"),
-    ("train.py --perceptual efficientnet --set recon_perceptual=0 --set con_perceptual=0", "one of recon_perceptual,"),
+    (
+        "train.py --perceptual efficientnet --set recon_perceptual=0 --set con_perceptual=0",
+        "one of recon_perceptual,",
+    ),
     ("train.py --perceptual vgg", "invalid choice: 'vgg'"),
     ("train.py --recipe slow", "invalid choice: 'slow'"),
     ("train.py --dataset cifar10 --perceptual none --set batchsize=4", "near it: batch_size"),
@@ -318,7 +431,10 @@ MISTAKES = [  # command, what the one sentence says
         "train.py --dataset imagenet --perceptual none --data-dir PHOTOS/train",
         "no train/; imagenet takes train/ and val/",
     ),
-    (f"train.py {FOLDER} SCENE/one-class", "has one class, cat; add a second folder of images, or ignore"),
+    (
+        f"train.py {FOLDER} SCENE/one-class",
+        "has one class, cat; add a second folder of images, or ignore",
+    ),
     (
         f"train.py {FOLDER} SCENE/one-class/cat --unconditional",
         "has no folder in it; images go into one folder",
@@ -328,8 +444,14 @@ MISTAKES = [  # command, what the one sentence says
     ("train.py --init-from DIGITS --model s", "leave out model"),
     ("train.py --init-from DIGITS --set model=s", "leave out model"),
     ("train.py --set steps=5 --epochs 3", "not in both"),
-    ("train.py --init-from DIGITS --set width=128", "width is 64, and this data set or a flag asks for 128"),
-    ("train.py --init-from DIGITS --unconditional", "has 10 classes; train on with --set conditional=true"),
+    (
+        "train.py --init-from DIGITS --set width=128",
+        "width is 64, and this data set or a flag asks for 128",
+    ),
+    (
+        "train.py --init-from DIGITS --unconditional",
+        "has 10 classes; train on with --set conditional=true",
+    ),
     ("train.py --resume SCENE/empty --dry-run", "last.pt is missing"),
     ("train.py --max-minutes 0", "--max-minutes must be above 0"),
     ("train.py --grad-accum 3", "128 cannot be split into 3 equal parts"),
@@ -372,13 +494,17 @@ def every_file(folder):
 
 @pytest.mark.parametrize(("command", "message"), MISTAKES)
 def test_a_mistake_is_one_sentence_and_exit_code_2(scene, photo_folder, command, message):
-    words = [w.replace("SCENE", str(scene)).replace("PHOTOS", str(photo_folder)) for w in command.split()]
+    words = [
+        w.replace("SCENE", str(scene)).replace("PHOTOS", str(photo_folder)) for w in command.split()
+    ]
     words = [w.replace("DIGITS", str(DIGITS_MODEL)) for w in words]
     before = every_file(scene)
     done = run(*words, cwd=scene)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr and message in done.stderr
-    sentence = done.stderr.rsplit("\r", 1)[-1].strip()  # behind the progress bar of reading, where there was one
+    sentence = done.stderr.rsplit("\r", 1)[
+        -1
+    ].strip()  # behind the progress bar of reading, where there was one
     assert sentence.startswith("error: ") and "\n" not in sentence and len(sentence) < 500
     assert every_file(scene) == before
 
@@ -388,10 +514,12 @@ def test_processes_end_with_the_right_code(tmp_path):
     assert done.returncode == 0 and "done" in done.stdout and "images/s" in done.stderr
     done = run_process("train.py", "--out", tmp_path / "run")
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "")
-    code = f"import sys\nsys.path.append({str(ROOT)!r})\nfrom cli.common import run_script\nrun_script(lambda: 1 / 0)"
+    code = f"import sys\nsys.path.append({str(ROOT)!r})\nfrom sphere_mini.command_line import run_script\nrun_script(lambda: 1 / 0)"
     (tmp_path / "broken.py").write_text(code)
     done = run_process(tmp_path / "broken.py")
-    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr and "Traceback" in done.stderr
+    assert (
+        done.returncode == 1 and "ZeroDivisionError" in done.stderr and "Traceback" in done.stderr
+    )
 
 
 def test_a_training_picture_of_large_images_has_few_of_them(tmp_path):

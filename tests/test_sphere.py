@@ -97,7 +97,9 @@ def test_jitter_of_one_sample_is_uniform():
     assert kstest(draws.numpy(), "uniform").pvalue > 0.01
 
 
-@pytest.mark.parametrize(("alpha_max_deg", "alpha_hard_deg"), [(80.0, 85.0), (85.0, 89.0), (60.0, 65.0)])
+@pytest.mark.parametrize(
+    ("alpha_max_deg", "alpha_hard_deg"), [(80.0, 85.0), (85.0, 89.0), (60.0, 65.0)]
+)
 def test_hard_cases_hit_a_tenth_and_fill_their_band(alpha_max_deg, alpha_hard_deg):
     r = torch.zeros(200_000)
     mixed = with_hard_cases(r, alpha_max_deg, 0.1, seeded())
@@ -138,7 +140,9 @@ def test_slerp_moves_at_constant_speed_on_the_sphere_from_end_to_end(shape):
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.5, 1.0])
 def test_slerp_between_identical_and_opposite_points(t):
-    u = torch.cat([random_point((3, 16, 8), torch.Generator().manual_seed(1)), torch.ones(1, 16, 8)])
+    u = torch.cat(
+        [random_point((3, 16, 8), torch.Generator().manual_seed(1)), torch.ones(1, 16, 8)]
+    )
     assert torch.equal(slerp(u, u, t), u)
     for other in (-u, spherify(u + 1e-4 * u.roll(1, 0)), spherify(-u + 1e-4 * u.roll(1, 0))):
         point = slerp(u, other, t)

@@ -6,25 +6,25 @@ import pytest
 import torch
 from conftest import DIGITS_MODEL
 
-from cli.common import held_out_psnr
-from cli.settings import parse_override
 from sphere_mini import UserError
-from sphere_mini.data import load_data, to_model_range
-from sphere_mini.metrics import judge_digits
+from sphere_mini.data import to_model_range
+from sphere_mini.datasets import load_data
+from sphere_mini.distributed import pick_device
+from sphere_mini.metrics import held_out_psnr, judge_digits
 from sphere_mini.presets import SETS, make_recipe
+from sphere_mini.runs.settings import parse_override
 from sphere_mini.sampling import generate
-from sphere_mini.training import (
-    ema_decay,
-    flips,
-    learning_rate,
-    new_state,
-    pick_device,
-    train,
-    train_step,
-)
+from sphere_mini.training import ema_decay, flips, learning_rate, new_state, train, train_step
 
 CPU = torch.device("cpu")
-SMALL = {"batch_size": 16, "width": 16, "depth": 1, "num_heads": 2, "steps": 12, "mixer_depth": 1}  # seconds
+SMALL = {
+    "batch_size": 16,
+    "width": 16,
+    "depth": 1,
+    "num_heads": 2,
+    "steps": 12,
+    "mixer_depth": 1,
+}  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,9 @@ def fresh(digits, **fields):
 
 @pytest.mark.parametrize(("total", "warmup"), [(100, 10), (7, 0), (2, 1), (1, 0), (3, 5)])
 def test_schedule_is_valid_for_any_length(total, warmup):
-    recipe = make_recipe("digits", lr=1.0, min_lr=0.01, steps=total, warmup_steps=warmup, batch_size=256)
+    recipe = make_recipe(
+        "digits", lr=1.0, min_lr=0.01, steps=total, warmup_steps=warmup, batch_size=256
+    )
     rates = [learning_rate(step, recipe) for step in range(total)]
     assert all(0 < rate <= 1 for rate in rates)
     if total > warmup + 1:
@@ -57,9 +59,15 @@ def test_schedule_is_a_cosine_scaled_with_the_batch():
 def test_lengths_in_steps():
     recipe = make_recipe("digits", warmup_epochs=7.0, warmup_steps=0, steps=1000, batch_size=128)
     assert recipe.resolved(1797).warmup_steps == round(7 * 1797 / 128)
-    assert dataclasses.replace(recipe, steps=50).resolved(1797).warmup_steps == 10  # at most a fifth ...
-    assert dataclasses.replace(recipe, steps=50, warmup_steps=40).resolved(1797).warmup_steps == 40  # ... unless told
-    assert dataclasses.replace(recipe, steps=0, epochs=2).resolved(1797).steps == math.ceil(2 * 1797 / 128)
+    assert (
+        dataclasses.replace(recipe, steps=50).resolved(1797).warmup_steps == 10
+    )  # at most a fifth ...
+    assert (
+        dataclasses.replace(recipe, steps=50, warmup_steps=40).resolved(1797).warmup_steps == 40
+    )  # ... unless told
+    assert dataclasses.replace(recipe, steps=0, epochs=2).resolved(1797).steps == math.ceil(
+        2 * 1797 / 128
+    )
     assert recipe.resolved(1797).resolved(1797) == recipe.resolved(1797)
 
 
@@ -94,7 +102,9 @@ def test_gradients_are_clipped(digits):
         state, recipe = fresh(digits, clip=clip)
         start = torch.nn.utils.parameters_to_vector(state.model.parameters()).clone()
         losses = train_step(state, recipe, x, y)
-        ends.append((torch.nn.utils.parameters_to_vector(state.model.parameters()) - start).norm().item())
+        ends.append(
+            (torch.nn.utils.parameters_to_vector(state.model.parameters()) - start).norm().item()
+        )
         assert losses["grad_norm"] > 0
     assert ends[1] < ends[0] / 100
 
@@ -119,7 +129,9 @@ def test_same_seed_same_weights_and_another_seed_others(digits):
 def test_half_of_the_images_are_flipped_anew_each_step(digits):
     state, recipe = fresh(digits, flip=True, batch_size=500)
     first = flips(state, recipe)
-    assert first.float().mean().item() == pytest.approx(0.5, abs=0.1) and torch.equal(first, flips(state, recipe))
+    assert first.float().mean().item() == pytest.approx(0.5, abs=0.1) and torch.equal(
+        first, flips(state, recipe)
+    )
     state.step += 1
     assert not torch.equal(first, flips(state, recipe))
     assert flips(*fresh(digits, flip=False)) is None
@@ -128,8 +140,14 @@ def test_half_of_the_images_are_flipped_anew_each_step(digits):
 def test_flips_reach_the_training_step(digits):
     mirrored = dataclasses.replace(digits, images=digits.images.flip(3))
     losses = {}
-    for name, data, flip in (("plain", digits, False), ("flipped", digits, True), ("mirrored", mirrored, True)):
-        losses[name] = [row["loss"].item() for row in train(*fresh(digits, flip=flip, steps=3), data)][-1]
+    for name, data, flip in (
+        ("plain", digits, False),
+        ("flipped", digits, True),
+        ("mirrored", mirrored, True),
+    ):
+        losses[name] = [
+            row["loss"].item() for row in train(*fresh(digits, flip=flip, steps=3), data)
+        ][-1]
     assert len(set(losses.values())) == 3
 
 
@@ -158,8 +176,15 @@ def test_presets_are_valid_and_overrides_are_typed():
     assert parse_override("alpha_max_deg=70") == ("alpha_max_deg", 70.0)
     assert parse_override("flip=False") == ("flip", False)
     assert parse_override("pixel_head=conv") == ("pixel_head", "conv")
-    config = make_recipe("digits", width=32, num_heads=2, patch_size=2, compression_ratio=3).sphere_config(["a"])
-    assert (config.width, config.num_heads, config.patch_size, config.latent_channels) == (32, 2, 2, 4)
+    config = make_recipe(
+        "digits", width=32, num_heads=2, patch_size=2, compression_ratio=3
+    ).sphere_config(["a"])
+    assert (config.width, config.num_heads, config.patch_size, config.latent_channels) == (
+        32,
+        2,
+        2,
+        4,
+    )
     assert make_recipe("digits", conditional=False).sphere_config(["a"]).num_classes == 0
 
 
@@ -167,7 +192,11 @@ def test_the_shipped_model_draws_digits(digits_model, digits):
     labels = torch.arange(1000) % 10
     for num_steps, agreement, frechet in ((1, 0.98, 2.2), (2, 0.99, 1.7), (4, 0.98, 1.1)):
         scores = judge_digits(generate(digits_model, labels, num_steps, seeds=range(1000)), labels)
-        assert scores["agreement"] >= agreement and scores["deviation"] > 0.1 and scores["frechet"] <= frechet
+        assert (
+            scores["agreement"] >= agreement
+            and scores["deviation"] > 0.1
+            and scores["frechet"] <= frechet
+        )
     assert held_out_psnr(digits_model, digits) > 19
     assert (DIGITS_MODEL / "model.safetensors").stat().st_size <= 3e6
     assert json.loads((DIGITS_MODEL / "config.json").read_text())["training"]["dataset"] == "digits"

@@ -1,4 +1,4 @@
-"""The field's scores by torch-fidelity, on Inception's features or on those of networks that need no download."""
+"""Features of images, and the field's scores by torch-fidelity."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -16,19 +16,23 @@ from torch_fidelity import (
     metric_prc,
     register_feature_extractor,
 )
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+from torch_fidelity.feature_extractor_inceptionv3 import (
+    URL_INCEPTION_V3,
+    FeatureExtractorInceptionV3,
+)
 
-from cli.common import gather
-from sphere_mini.metrics import spread
-from sphere_mini.perceptual import EfficientNetLite, fetched
+from ..data import spread
+from ..distributed import gather
+from ..perceptual import EfficientNetLite, fetched
 
 FEATURE_SIZE = 96  # pixels to which images are resized for EfficientNet
 SUBSET = 1000  # images in one of the kernel distance's subsets
-CHUNK = 1000  # rows whose distances to all others are held at once
-NEIGHBOURS = 50  # nearest training images that say what distances are usual around an image
 COMPARED = 10_000  # images of each kind, at most, for precision and recall: all pairs of them are looked at
-FENCE = 2.0  # interquartile ranges below the first quartile from which a held-out image is a near-duplicate
-KEYS = {"FID": metric_fid.KEY_METRIC_FID, "IS": metric_isc.KEY_METRIC_ISC_MEAN, "KID": metric_kid.KEY_METRIC_KID_MEAN}
+KEYS = {
+    "FID": metric_fid.KEY_METRIC_FID,
+    "IS": metric_isc.KEY_METRIC_ISC_MEAN,
+    "KID": metric_kid.KEY_METRIC_KID_MEAN,
+}
 KEYS |= {"precision": metric_prc.KEY_METRIC_PRECISION, "recall": metric_prc.KEY_METRIC_RECALL}
 
 
@@ -63,7 +67,10 @@ class EfficientNetFeatures(FeatureExtractorBase):
         x = F.interpolate(images.float() / 255, size, mode="bicubic", antialias=True).clamp(0, 1)
         x = ((x - 0.498) / 0.502).contiguous(memory_format=torch.channels_last)
         features = self.network.extract_features(x).mean((2, 3))  # (B, 1280)
-        return tuple(features if name == "features" else self.network._fc(features) for name in self.features_list)
+        return tuple(
+            features if name == "features" else self.network._fc(features)
+            for name in self.features_list
+        )
 
 
 register_feature_extractor("pixels", PixelFeatures)
@@ -78,9 +85,15 @@ EXTRACTORS = {  # name: (class, its layers for distances and for the Inception s
 def load_extractor(name: str, device: torch.device) -> FeatureExtractorBase:
     """The feature extractor of this name, on the device; `UserError` where its weights are not here."""
     build, layers, _ = EXTRACTORS[name]
-    if build is FeatureExtractorInceptionV3:  # it trusts the file that it fetches, so look at that safely first
-        fetch = partial(load_state_dict_from_url, URL_INCEPTION_V3, weights_only=True, check_hash=True)
-        fetched(fetch, Path(URL_INCEPTION_V3).name, "--features efficientnet, which needs no download")
+    if (
+        build is FeatureExtractorInceptionV3
+    ):  # it trusts the file that it fetches, so look at that safely first
+        fetch = partial(
+            load_state_dict_from_url, URL_INCEPTION_V3, weights_only=True, check_hash=True
+        )
+        fetched(
+            fetch, Path(URL_INCEPTION_V3).name, "--features efficientnet, which needs no download"
+        )
     return build(name, layers).to(device).eval()
 
 
@@ -108,36 +121,9 @@ def fidelity(fake: list[Tensor], real: Tensor) -> dict[str, float]:
     if len(fake) > 1:
         values |= metric_isc.isc_features_to_metric(fake[1])
         size = min(SUBSET, len(fake[0]), len(real))
-        values |= metric_kid.kid_features_to_metric(fake[0], real, kid_subset_size=size, verbose=False)
+        values |= metric_kid.kid_features_to_metric(
+            fake[0], real, kid_subset_size=size, verbose=False
+        )
     some = [features[spread(len(features), COMPARED)] for features in (fake[0], real)]
     values |= metric_prc.prc_features_to_metric(*some, save_cpu_ram=True, verbose=False)
     return {name: values[key] for name, key in KEYS.items() if key in values}
-
-
-def nearness(a: Tensor, b: Tensor, others: bool = False) -> tuple[Tensor, Tensor]:
-    """For each row of features a (n, F) its nearest row of b (m, F), (n,), and how near that is, (n,).
-
-    Its distance is divided by the mean distance of the next `NEIGHBOURS` - 1: about 0.9 where nothing is alike, 0
-    for a copy, whatever the scale (the criterion of Carlini et al., 2023). others: a is b; rows look for other rows.
-    """
-    found = []
-    for start in range(0, len(a), CHUNK):
-        distances = torch.cdist(a[start : start + CHUNK], b)  # (chunk, m)
-        if others:
-            distances[range(len(distances)), range(start, start + len(distances))] = torch.inf
-        values, indices = distances.topk(min(NEIGHBOURS, len(b) - others), largest=False)
-        found.append((values[:, 0] / values[:, 1:].mean(1).clamp(min=1e-12), indices[:, 0]))
-    ratio, index = (torch.cat(part) for part in zip(*found, strict=True))
-    return index, ratio
-
-
-def memorised_below(held_out: Tensor) -> tuple[float, int]:
-    """The nearness below which a sample counts as a memorised training image, and how many near-duplicates were left
-    out.
-
-    held_out: (n,) nearness of images that were not trained on. Those among them that lie far below the others (`FENCE`
-    interquartile ranges below the first quartile) are near-duplicates of training images; of the rest 1% lie below.
-    """
-    first, third = held_out.quantile(torch.tensor([0.25, 0.75]))
-    clean = held_out[held_out >= first - FENCE * (third - first)]
-    return clean.quantile(0.01).item(), len(held_out) - len(clean)

@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
-from sphere_mini import SphereConfig, SphereEncoder
-from sphere_mini.errors import require
-from sphere_mini.model import SIZES
-from sphere_mini.training import TrainState
+from ..config import SIZES, SphereConfig
+from ..errors import require
+from ..model import SphereEncoder
+from ..training import TrainState
 
 SHAPE_FIELDS = ("image_size", "patch_size", "width", "depth", "num_heads", "latent_channels")
 SHAPE_FIELDS += ("mixer_depth", "pixel_head")
@@ -15,7 +15,16 @@ SHAPE_FIELDS += ("mixer_depth", "pixel_head")
 
 def shape_fields(config: SphereConfig) -> dict[str, Any]:
     """The recipe's fields that give a network of this config, to train on from its weights."""
-    names = ("image_size", "width", "depth", "num_heads", "patch_size", "mixer_depth", "pixel_head", "alpha_max_deg")
+    names = (
+        "image_size",
+        "width",
+        "depth",
+        "num_heads",
+        "patch_size",
+        "mixer_depth",
+        "pixel_head",
+        "alpha_max_deg",
+    )
     fields = {name: getattr(config, name) for name in names}
     sizes = {size: name for name, size in SIZES.items()}
     fields["compression_ratio"] = 3 * config.patch_size**2 / config.latent_channels
@@ -38,15 +47,23 @@ def weights_for(config: SphereConfig, old: SphereEncoder) -> tuple[dict[str, Ten
     """
     for name in SHAPE_FIELDS:
         was, wanted = getattr(old.config, name), getattr(config, name)
-        require(was == wanted, f"the given model's {name} is {was}, and this data set or a flag asks for {wanted}")
+        require(
+            was == wanted,
+            f"the given model's {name} is {was}, and this data set or a flag asks for {wanted}",
+        )
     weights, known, null = old.state_dict(), old.config.class_names, old.config.null_label
     conditional = bool(null)
     advice = f"train on with --set conditional={str(conditional).lower()}"
-    require(conditional == bool(config.num_classes), f"the given model has {null or 'no'} classes; {advice}")
+    require(
+        conditional == bool(config.num_classes),
+        f"the given model has {null or 'no'} classes; {advice}",
+    )
     if not known and config.num_classes == old.config.num_classes:
         known = config.class_names
     rows = [known.index(name) if name in known else null for name in config.class_names]
     for end in ("encoder", "decoder") if conditional else ():
         table = f"{end}.y_embedder.embedding_table.weight"
         weights[table] = weights[table][[*rows, null]]
-    return weights, [name for name, row in zip(config.class_names, rows, strict=True) if row == null]
+    return weights, [
+        name for name, row in zip(config.class_names, rows, strict=True) if row == null
+    ]

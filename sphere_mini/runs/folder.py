@@ -1,32 +1,24 @@
-"""The run folder: names of its files, what `--resume` needs of them, and names that are free."""
+"""The run folder: names of its files, and what `--resume` needs of them."""
 
 import json
 import os
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from sphere_mini.checkpoint import previous, read_newest, write_safely
-from sphere_mini.errors import reading, require
-from sphere_mini.model import CONFIG_FILE, config_from_dict
-from sphere_mini.presets import Recipe
-from sphere_mini.training import TrainState, new_state
+from ..config import config_from_dict
+from ..errors import reading, require
+from ..files import free_path, previous, read_newest, write_safely
+from ..model import CONFIG_FILE
+from ..presets import Recipe
+from ..training import TrainState, new_state
 
 STATE_FILE, METRICS_FILE, SAMPLES_FOLDER = "last.pt", "metrics.jsonl", "samples"
 STATE_PARTS = ("model", "ema", "optimizer")
-
-
-def free_path(path: Path) -> Path:
-    """`path`, or the first of path-2, path-3 ... that does not exist."""
-    numbered = (path.with_name(f"{path.stem}-{k}{path.suffix}") for k in count(2))
-    return next(candidate for candidate in chain([path], numbered) if not candidate.exists())
 
 
 def save_run(folder: Path, state: TrainState, recipe: Recipe) -> None:
@@ -48,7 +40,9 @@ def load_run(folder: Path, device: torch.device) -> tuple[TrainState, Recipe]:
     A damaged `last.pt` is set aside, so that the next save does not push the good one out. Raises `UserError`."""
 
     def read(path: Path) -> tuple[TrainState, Recipe, Path]:
-        require(zipfile.ZipFile(path).testzip() is None, "its checksum is wrong")  # torch.load does not look at it
+        require(
+            zipfile.ZipFile(path).testzip() is None, "its checksum is wrong"
+        )  # torch.load does not look at it
         content = torch.load(path, map_location=device, weights_only=True)
         recipe, config = Recipe(**content["recipe"]), config_from_dict(content["config"])
         state = new_state(recipe, config, device)
@@ -91,12 +85,3 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
     whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
     with path.open("a") as file:
         file.write("\n" * (not whole) + json.dumps(row) + "\n")
-
-
-@contextmanager
-def forgiven(what: str) -> Iterator[None]:
-    """A file that cannot be written costs a warning, not the run: the next one may do."""
-    try:
-        yield
-    except OSError as error:
-        tqdm.write(f"warning: {what} could not be written ({error}); the older file is as it was")

@@ -1,4 +1,4 @@
-"""Every picture that scripts and notebooks make."""
+"""Figures drawn by matplotlib."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,60 +8,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
-from .metrics import cosine_law, pair_cosines, spread
+from .data import spread
+from .metrics import cosine_law, pair_cosines
+from .pictures import to_uint8
 from .sphere import angle_between, perturb, random_point
 
-MIN_TILE, GAP, FONT_SIZE = 48, 4, 14  # pixels
-NEAREST = Image.Resampling.NEAREST
 VIEWED = 2000  # points of a cloud that are drawn
 FEW = 20  # points of a curve that are marked one by one
 # Okabe and Ito's colours, which colour-blind eyes tell apart; dashes and markers say the same without colour
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")
 LOOKS = [*zip(COLOURS, ("-", "--", "-.", ":", "-", "--", "-."), "osD^vPX", strict=True)]
-STYLE = {"font.size": 14, "lines.linewidth": 2.5, "lines.markersize": 9, "axes.grid": True, "grid.alpha": 0.3}
-STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "legend.edgecolor": "none", "legend.fontsize": 12}
-
-
-def quantise(images: Tensor) -> Tensor:
-    """Images in [0, 1] → uint8, floor(255·x) in float32: the field's convention, also for scores."""
-    return (images.float().clamp(0, 1) * 255).floor().to(torch.uint8)
-
-
-def to_uint8(images: Tensor) -> np.ndarray:
-    """Images (..., 3, H, W) in [0, 1] → uint8 (..., H, W, 3)."""
-    return quantise(images).movedim(-3, -1).cpu().numpy()
-
-
-def image_grid(
-    rows: Sequence[Tensor],
-    labels: Sequence[str],
-    captions: Sequence[Sequence[str]] | None = None,
-    min_tile: int = MIN_TILE,
-) -> Image.Image:
-    """Rows of images, each (C, 3, H, W) in [0, 1], as one picture: labels left of the rows, captions under the images.
-
-    Images are enlarged by a whole factor to `min_tile` pixels or more, so that every one of theirs can be seen."""
-    tile = -(-min_tile // rows[0].shape[-1]) * rows[0].shape[-1]
-    font, under = ImageFont.load_default(FONT_SIZE), FONT_SIZE + GAP if captions else 0
-    wide = max([tile, *(int(font.getlength(text)) for row in captions or () for text in row)])
-    margin = max(int(font.getlength(label)) for label in labels) + 2 * GAP
-    columns = max(len(row) for row in rows)
-    size = margin + columns * (wide + GAP) + GAP, len(rows) * (tile + under + GAP) + GAP
-    canvas = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(canvas)
-    for r, row in enumerate(rows):
-        top = GAP + r * (tile + under + GAP)
-        draw.text((GAP, top + tile // 2), labels[r], "black", font, anchor="lm")
-        for c, pixels in enumerate(to_uint8(row)):
-            middle = margin + GAP + c * (wide + GAP) + wide // 2
-            image = Image.fromarray(pixels).resize((tile, tile), NEAREST)
-            canvas.paste(image, (middle - tile // 2, top))
-            if captions:
-                draw.text((middle, top + tile + GAP // 2), captions[r][c], "black", font, anchor="mt")
-    return canvas
+STYLE = {
+    "font.size": 14,
+    "lines.linewidth": 2.5,
+    "lines.markersize": 9,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+}
+STYLE |= {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.edgecolor": "none",
+    "legend.fontsize": 12,
+}
 
 
 def as_picture(draw: Callable[..., None]) -> Callable[..., Image.Image]:
@@ -103,13 +75,32 @@ class Panel:
     options: dict[str, Any] = field(default_factory=dict)
 
     def draw(self, axes: Any) -> None:
-        for (name, values), (colour, _, _) in zip(self.histograms.items(), cycle(LOOKS), strict=False):
-            axes.hist(values, bins=60, density=True, histtype="stepfilled", color=colour, alpha=0.35, label=name)
-        for (name, (x, y)), (colour, dash, marker) in zip(self.curves.items(), cycle(LOOKS), strict=False):
-            axes.plot(
-                x, y, color=colour, linestyle=dash, marker="" if self.points or len(x) > FEW else marker, label=name
+        for (name, values), (colour, _, _) in zip(
+            self.histograms.items(), cycle(LOOKS), strict=False
+        ):
+            axes.hist(
+                values,
+                bins=60,
+                density=True,
+                histtype="stepfilled",
+                color=colour,
+                alpha=0.35,
+                label=name,
             )
-        for (name, (x, y)), (colour, _, marker) in zip(self.points.items(), cycle(LOOKS), strict=False):
+        for (name, (x, y)), (colour, dash, marker) in zip(
+            self.curves.items(), cycle(LOOKS), strict=False
+        ):
+            axes.plot(
+                x,
+                y,
+                color=colour,
+                linestyle=dash,
+                marker="" if self.points or len(x) > FEW else marker,
+                label=name,
+            )
+        for (name, (x, y)), (colour, _, marker) in zip(
+            self.points.items(), cycle(LOOKS), strict=False
+        ):
             axes.plot(x, y, marker, color=colour, fillstyle="none", markeredgewidth=2.5, label=name)
         for (name, x), (_, dash, _) in zip(self.marks.items(), LOOKS[1:], strict=False):
             axes.axvline(x, color="black", linestyle=dash, label=name)
@@ -132,25 +123,40 @@ def noise_triangle(v: Tensor, e: Tensor, sigma: float) -> Panel:
     along = v.flatten() / v.norm()
     across = e.flatten() - e.flatten() @ along * along
     plane = torch.stack([along, across / across.norm()], dim=1)  # (L, 2)
-    start, end, back = ((p.flatten() @ plane).tolist() for p in (v, v + sigma * e, perturb(v, sigma, e)))
-    lines = {"v": ([0, 0], start), "σ·e": (start, end), "v + σ·e": ([0, 0], end), "spherified": ([0, 0], back)}
+    start, end, back = (
+        (p.flatten() @ plane).tolist() for p in (v, v + sigma * e, perturb(v, sigma, e))
+    )
+    lines = {
+        "v": ([0, 0], start),
+        "σ·e": (start, end),
+        "v + σ·e": ([0, 0], end),
+        "spherified": ([0, 0], back),
+    }
     curves = {name: tuple(zip(*line, strict=True)) for name, line in lines.items()}
     circle = torch.linspace(0, torch.pi / 2, 2 * FEW)
     curves["sphere"] = v.norm().item() * circle.cos(), v.norm().item() * circle.sin()
     title = f"σ = {sigma:.2f}: {angle_between(v, v + sigma * e).item():.1f}°"
-    scale = {"aspect": "equal", "xlim": (-1, 1.2 * v.norm().item()), "ylim": (-1, 2 * v.norm().item())}  # in all alike
+    scale = {
+        "aspect": "equal",
+        "xlim": (-1, 1.2 * v.norm().item()),
+        "ylim": (-1, 2 * v.norm().item()),
+    }  # in all alike
     return Panel("along v", "across v, towards e", title, curves, options=scale)
 
 
 @as_picture
-def tradeoff(figure: Any, models: Sequence[tuple[str, float, float, Tensor]], **options: Any) -> None:
+def tradeoff(
+    figure: Any, models: Sequence[tuple[str, float, float, Tensor]], **options: Any
+) -> None:
     """Models as points, (name, x, y, samples (C, 3, H, W) in [0, 1]), each joined to its samples at the right.
 
     options: xlabel, ylabel, yscale and such, for matplotlib's axes.
     """
     from matplotlib.patches import ConnectionPatch
 
-    looked = sorted(zip(models, cycle(LOOKS), strict=False), key=lambda pair: -pair[0][2])  # a model keeps its colour
+    looked = sorted(
+        zip(models, cycle(LOOKS), strict=False), key=lambda pair: -pair[0][2]
+    )  # a model keeps its colour
     grid = figure.add_gridspec(len(models), 2)
     axes = figure.add_subplot(grid[:, 0], **options)
     axes.locator_params(axis="x", nbins=6)
@@ -170,18 +176,27 @@ def sphere_figure(figure: Any, v: Tensor, labels: Tensor) -> None:
     Left the angles of disjoint pairs with their law; then both sets of points along three random directions.
     """
     generator = torch.Generator().manual_seed(0)
-    uniform, dim, theta = random_point(v.shape, generator), v[0].numel(), np.linspace(0, np.pi, 3601)
+    uniform, dim, theta = (
+        random_point(v.shape, generator),
+        v[0].numel(),
+        np.linspace(0, np.pi, 3601),
+    )
     found = np.rad2deg(np.arccos(pair_cosines(v)))
     density = cosine_law(dim).pdf(np.cos(theta)) * np.sin(theta) * np.pi / 180
     angles = Panel("angle between two points (degrees)", "density per degree")
     angles.histograms[f"{len(found):,} pairs of latents"] = found
     angles.curves[f"law for uniform points, L = {dim:,}"] = np.rad2deg(theta), density
-    angles.options["xlim"] = min(found.min(), 90 - 300 / dim**0.5), max(found.max(), 90 + 300 / dim**0.5)
+    angles.options["xlim"] = (
+        min(found.min(), 90 - 300 / dim**0.5),
+        max(found.max(), 90 + 300 / dim**0.5),
+    )
     angles.options["ylim"] = 0, 1.4 * density.max()
     angles.draw(figure.add_subplot(1, 3, 1))
     axes, rows = torch.randn(dim, 3, generator=generator), spread(len(v), VIEWED)
     coloured = {"c": labels[rows], "cmap": "viridis"}
-    for k, (name, points, colour) in enumerate([("uniform", uniform, {"color": "0.5"}), ("images", v, coloured)]):
+    for k, (name, points, colour) in enumerate(
+        [("uniform", uniform, {"color": "0.5"}), ("images", v, coloured)]
+    ):
         view = figure.add_subplot(1, 3, 2 + k, projection="3d")
         view.set_title(f"{name} along 3 random axes", y=1.0)
         shadow = points.flatten(1)[rows].float() @ axes / dim**0.5  # (n, 3)

@@ -9,9 +9,9 @@ from types import FrameType
 
 import torch
 
-from sphere_mini import UserError
-from sphere_mini.presets import Recipe
-from sphere_mini.training import world
+from ..distributed import world
+from ..errors import UserError
+from ..presets import Recipe
 
 
 class Stop:
@@ -26,7 +26,9 @@ class Stop:
         self.begun, self.end = False, float("inf")
 
     def __enter__(self) -> "Stop":
-        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.before = {
+            number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,7 +57,9 @@ def explained(recipe: Recipe) -> Iterator[None]:
     """Out of memory becomes a sentence with the flag that helps."""
     try:
         yield
-    except RuntimeError as error:  # of which torch.OutOfMemoryError is one kind; a CPU has none of its own
+    except (
+        RuntimeError
+    ) as error:  # of which torch.OutOfMemoryError is one kind; a CPU has none of its own
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         batch, parts = recipe.batch_size // world()[1], recipe.grad_accum  # of this process
@@ -64,4 +68,6 @@ def explained(recipe: Recipe) -> Iterator[None]:
         if more > parts:
             same = f"the same batch of {recipe.batch_size}"
             advice = f"go on with --resume RUN --grad-accum {more}: {batch // more} images at a time, {same}"
-        raise UserError(f"the device has too little memory for {batch // parts} images at a time; {advice}") from error
+        raise UserError(
+            f"the device has too little memory for {batch // parts} images at a time; {advice}"
+        ) from error
