@@ -9,7 +9,6 @@ import argparse
 import os
 import shlex
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from torch import Tensor
 
 from sphere_mini import (
     SphereEncoder,
-    UserError,
     crossover,
     generate,
     interpolate,
@@ -31,11 +29,10 @@ from sphere_mini.data import open_picture, square_pixels, to_model_range
 from sphere_mini.distributed import connect, gather, own_share, world
 from sphere_mini.errors import reading, require
 from sphere_mini.evaluation.report import add_flags, evaluate
-from sphere_mini.files import claim_path, free_path, written
+from sphere_mini.files import claim_path, free_path, writing
 from sphere_mini.metrics import psnr
 from sphere_mini.pictures import (
     GRID_COLUMNS,
-    class_name,
     class_rows,
     grid_labels,
     image_grid,
@@ -200,21 +197,6 @@ def loop_options(args: argparse.Namespace) -> dict[str, Any]:
     return options | {"share_noise": not args.fresh_noise, "decay": args.decay}
 
 
-def class_number(model: SphereEncoder, text: str) -> int:
-    """A class given by name or by number; `UserError` says which there are."""
-    config = model.config
-    require(config.num_classes > 0, "this model has no classes; leave the class out")
-    if text in config.class_names:
-        return config.class_names.index(text)
-    if text.isdecimal() and int(text) < config.num_classes:
-        return int(text)
-    names = f" or one of {', '.join(config.class_names)}" if config.class_names else ""
-    advice = textwrap.shorten(
-        f"give a number in 0 ... {config.num_classes - 1}{names}", 300, placeholder=" ..."
-    )
-    raise UserError(f"there is no class {text!r}; {advice}")
-
-
 def check_seed(seed: int) -> None:
     """Complain of a first seed that leaves no room for the ones behind it."""
     require(0 <= seed < 2**62, f"--seed must be a whole number from 0 to 2^62, not {seed}")
@@ -235,7 +217,7 @@ def write_picture(picture: Image.Image, model: SphereEncoder, args: argparse.Nam
     facts = {"command": args.command, "weights": model.weights_hash()}
     facts |= {"seed": args.seed} if "seed" in args else {}
     path = claim_path(args.out, default)
-    with written(path):
+    with writing(path):
         save_picture(picture, path, facts)
     print(f"picture: {path}")
     return path
@@ -244,7 +226,7 @@ def write_picture(picture: Image.Image, model: SphereEncoder, args: argparse.Nam
 def generate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """Samples as a grid, as trajectories, or as single files."""
     check_seed(args.seed)
-    labels = [class_number(model, text) for text in args.classes or ()]
+    labels = [model.config.class_number(text) for text in args.classes or ()]
     require(
         args.per_class is None or args.per_class > 0,
         f"--per-class must be above 0, not {args.per_class}",
@@ -333,7 +315,7 @@ def is_saved(path: Path, facts: dict[str, Any]) -> bool:
 def save_single(picture: Image.Image, path: Path, facts: dict[str, Any]) -> None:
     """Write one image under another name first, so that what has its name is whole."""
     temporary = path.with_suffix(".tmp")
-    with written(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         save_picture(picture, temporary, facts)
         os.replace(temporary, path)
@@ -361,7 +343,11 @@ def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
         count == len(args.seed),
         f"--classes takes one class per seed; there are {count} and {len(args.seed)}",
     )
-    y = torch.tensor([class_number(model, text) for text in args.classes]) if args.classes else None
+    y = (
+        torch.tensor([model.config.class_number(text) for text in args.classes])
+        if args.classes
+        else None
+    )
     path = args.path or PATHS[0]
     images = interpolate(
         model, y, args.seed, args.frames, path, args.num_steps, **loop_options(args)
@@ -374,7 +360,7 @@ def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
     picture = write_picture(image_grid(rows, [""] * len(rows), captions), model, args)
     if not grid:
         animation = free_path(picture.with_suffix(".gif"))
-        with written(animation):
+        with writing(animation):
             save_animation(images, animation, args.command)
         print(f"animation: {animation}")
 
@@ -382,7 +368,7 @@ def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
 def manipulate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """One row a class: the image and every step towards it."""
     check_seed(args.seed)
-    labels = [class_number(model, text) for text in args.classes or ()]
+    labels = [model.config.class_number(text) for text in args.classes or ()]
     count = max(len(labels), 1)
     x, y = (
         read_image(args.image, model).expand(count, -1, -1, -1),
@@ -393,7 +379,7 @@ def manipulate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
         model, x, y, args.num_steps, args.strength, **options
     ).cpu()  # (T, B, 3, H, W)
     rows = torch.cat([to_unit_range(x)[None], steps]).unbind(1)
-    names = [class_name(model, label) for label in labels] or [""]
+    names = [model.config.class_name(label) for label in labels] or [""]
     write_picture(
         image_grid(rows, names, [["input", *step_names(args.num_steps)]] * count), model, args
     )

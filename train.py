@@ -17,17 +17,16 @@ from sphere_mini.config import SIZES
 from sphere_mini.data import ImageSet, to_model_range
 from sphere_mini.distributed import any_process, connect, world
 from sphere_mini.errors import require
-from sphere_mini.files import forgiven
+from sphere_mini.files import warn_on_write_error
 from sphere_mini.metrics import held_out_psnr
 from sphere_mini.model import SphereEncoder
-from sphere_mini.perceptual import PERCEPTUALS
 from sphere_mini.pictures import GRID_COLUMNS, class_rows, grid_labels, image_grid
-from sphere_mini.presets import DTYPES, RECIPES, SETS
+from sphere_mini.presets import DTYPES, PERCEPTUALS, RECIPES, SETS
 from sphere_mini.runs.cost import dry_run
 from sphere_mini.runs.folder import METRICS_FILE, SAMPLES_FOLDER, append_row, save_run, save_weights
 from sphere_mini.runs.settings import load_pretrained, new_recipe
 from sphere_mini.runs.start import Run, check_split, go_on_after_failure, resume, start
-from sphere_mini.runs.stop import Stop, explained
+from sphere_mini.runs.stop import Stop, explain_out_of_memory
 from sphere_mini.sampling import reconstruct, to_unit_range
 from sphere_mini.training import LR_BATCH, TrainState, train
 
@@ -130,7 +129,7 @@ def main() -> None:
         run = resume(args, device) if args.resume else start(args, device)
         state, recipe, folder = run.state, run.recipe, run.folder
         if state.step >= recipe.steps:
-            with forgiven(
+            with warn_on_write_error(
                 "the weights for use"
             ):  # the end of the last save, should that have been cut off
                 if world()[0] == 0:
@@ -148,7 +147,7 @@ def main() -> None:
         print(f"a step: {split} {batch // processes // parts} images = {batch:,}", end="; ")
         print(f"learning rate {lr:.3g}, encoder {lr * recipe.encoder_lr_factor:.3g}")
         stop.begin()
-        with explained(recipe):
+        with explain_out_of_memory(recipe):
             follow(run, stop)
     if state.step < recipe.steps:
         reason = stop.reason or "as another process was"
@@ -189,14 +188,14 @@ def follow(run: Run, stop: Stop) -> None:
             row |= {"images_per_s": round(rate, 1), "data_wait": round(waited / elapsed, 4)}
             if sample and run.held_out:
                 row["held_out_psnr"] = round(held_out_psnr(state.ema, run.held_out), 3)
-            with forgiven(f"the log of step {state.step}"):
+            with warn_on_write_error(f"the log of step {state.step}"):
                 append_row(folder / METRICS_FILE, row)
         if save:  # before the picture, which takes a large model minutes on a CPU
-            with forgiven(f"the checkpoint of step {state.step}"):
+            with warn_on_write_error(f"the checkpoint of step {state.step}"):
                 save_run(folder, state, recipe)
                 saved = state.step
         if sample:
-            with forgiven(f"the picture of step {state.step}"):
+            with warn_on_write_error(f"the picture of step {state.step}"):
                 save_training_grid(
                     state.ema, folder / SAMPLES_FOLDER / f"step{state.step:07d}.png", run.held_out
                 )

@@ -1,23 +1,58 @@
-"""What fixes a network and its losses: `SphereConfig`, the size table, the losses' weights."""
+"""What fixes a network and its losses: `SphereConfig`, the table of sizes, the losses' weights.
+
+Nothing here imports torch, so that the scripts' --help answers at once.
+"""
 
 import dataclasses
+import textwrap
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from .errors import require
-from .sphere import sigma_from_angle
+from .errors import UserError, require
 
-# name: (width, depth, num_heads); ours for CPUs and classrooms, then the paper's
-SIZES = {"nano": (64, 4, 4), "tiny": (128, 4, 4), "s": (512, 8, 8), "b": (768, 12, 12)}
-SIZES |= {"l": (1024, 24, 16), "xl": (1152, 28, 16), "h": (1280, 32, 16), "g": (1664, 40, 16)}
-POSITIVE = ("image_size", "patch_size", "width", "depth", "num_heads", "latent_channels")
+PIXEL_HEADS = ("conv", "linear")
+
+
+class Size(NamedTuple):
+    """Width in channels, depth in blocks and number of attention heads of both ends."""
+
+    width: int
+    depth: int
+    num_heads: int
+
+
+SIZES = {
+    # ours, for CPUs and classrooms
+    "nano": Size(width=64, depth=4, num_heads=4),
+    "tiny": Size(width=128, depth=4, num_heads=4),
+    # the paper's
+    "s": Size(width=512, depth=8, num_heads=8),
+    "b": Size(width=768, depth=12, num_heads=12),
+    "l": Size(width=1024, depth=24, num_heads=16),
+    "xl": Size(width=1152, depth=28, num_heads=16),
+    "h": Size(width=1280, depth=32, num_heads=16),
+    "g": Size(width=1664, depth=40, num_heads=16),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """w1 ... w5 of the paper (its loss equations); a term of weight 0 is not computed."""
+
+    recon_l1: float = 1.0
+    recon_perceptual: float = 1.0
+    con_l1: float = 0.5
+    con_perceptual: float = 0.5
+    latent: float = 0.1
 
 
 @dataclass(frozen=True)
 class SphereConfig:
     """Everything that fixes the network; `UserError` where the numbers do not fit together.
 
-    image_size, patch_size: pixels; num_classes 0: unconditional; alpha_max_deg: largest noise angle; class_names or ().
+    image_size, patch_size: pixels. width: channels. latent_channels: D, numbers per token.
+    num_classes: 0 without classes. pixel_head: "conv" or "linear". alpha_max_deg: largest noise
+    angle of training, in (0, 90) degrees. class_names: one for each class, or none.
     """
 
     image_size: int = 32
@@ -33,38 +68,30 @@ class SphereConfig:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in POSITIVE:
-            require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
-        require(
-            min(self.num_classes, self.mixer_depth) >= 0,
-            "num_classes and mixer_depth must be 0 or more",
-        )
-        size, patch, multiple = self.image_size, self.patch_size, 4 * self.num_heads
-        near = " or ".join(
-            str(fit) for fit in (size - size % patch, size - size % patch + patch) if fit
-        )
-        require(
-            size % patch == 0,
-            f"image size {size} is not divisible by patch size {patch}; try {near}",
-        )
+        positive = "image_size", "patch_size", "width", "depth", "num_heads", "latent_channels"
+        for name in positive:
+            value = getattr(self, name)
+            require(value > 0, f"{name} must be above 0, not {value}")
+        counts = min(self.num_classes, self.mixer_depth)
+        require(counts >= 0, "num_classes and mixer_depth must be 0 or more")
+        self._check_patches()
+        multiple = 4 * self.num_heads
+        problem = f"width {self.width} must be a multiple of {multiple}, 4 times num_heads"
+        require(self.width % multiple == 0, problem)
+        angle, head, names = self.alpha_max_deg, self.pixel_head, len(self.class_names)
+        require(0 < angle < 90, f"alpha_max_deg must lie between 0 and 90, not {angle}")
+        require(head in PIXEL_HEADS, f"pixel_head must be conv or linear, not {head!r}")
+        problem = f"{names} class names were given for {self.num_classes} classes"
+        require(names in (0, self.num_classes), problem)
+
+    def _check_patches(self) -> None:
+        """At least two whole patches fit along a side."""
+        size, patch = self.image_size, self.patch_size
+        below = size - size % patch
+        near = " or ".join(str(fit) for fit in (below, below + patch) if fit)
+        problem = f"image size {size} is not divisible by patch size {patch}; try {near}"
+        require(size % patch == 0, problem)
         require(size > patch, f"image size {size} must be at least two patches of {patch}")
-        require(
-            self.width % multiple == 0,
-            f"width {self.width} must be a multiple of {multiple}, 4 times num_heads",
-        )
-        require(
-            0 < self.alpha_max_deg < 90,
-            f"alpha_max_deg must lie between 0 and 90, not {self.alpha_max_deg}",
-        )
-        require(
-            self.pixel_head in ("conv", "linear"),
-            f"pixel_head must be conv or linear, not {self.pixel_head!r}",
-        )
-        names = len(self.class_names)
-        require(
-            names in (0, self.num_classes),
-            f"{names} class names were given for {self.num_classes} classes",
-        )
 
     @property
     def latent_shape(self) -> tuple[int, int]:
@@ -74,6 +101,8 @@ class SphereConfig:
     @property
     def sigma_max(self) -> float:
         """Largest noise strength, tan(alpha_max)."""
+        from .sphere import sigma_from_angle  # here, since it brings torch
+
         return sigma_from_angle(self.alpha_max_deg)
 
     @property
@@ -81,22 +110,31 @@ class SphereConfig:
         """Row of the embedding table that stands for "no class"."""
         return self.num_classes
 
+    def class_name(self, label: int | None) -> str:
+        """A class's name, its number where there are no names, and nothing for no class."""
+        if label is None:
+            return ""
+        return self.class_names[label] if self.class_names else str(label)
+
+    def class_number(self, text: str) -> int:
+        """The class that `text` says by name or number; `UserError` lists those that there are."""
+        require(self.num_classes > 0, "this model has no classes; leave the class out")
+        if text in self.class_names:
+            return self.class_names.index(text)
+        if text.isdecimal() and int(text) < self.num_classes:
+            return int(text)
+        known = f"give a number in 0 ... {self.num_classes - 1}"
+        if self.class_names:
+            known += f" or one of {', '.join(self.class_names)}"
+        known = textwrap.shorten(known, 300, placeholder=" ...")
+        raise UserError(f"there is no class {text!r}; {known}")
+
 
 def config_from_dict(values: dict[str, Any]) -> SphereConfig:
-    """The configuration among JSON values; keys that are not its fields, such as `training`, are ignored."""
+    """The configuration among JSON values; other keys, such as `training`, are ignored."""
     names = {field.name for field in dataclasses.fields(SphereConfig)}
-    require(names <= values.keys(), f"it lacks {', '.join(sorted(names - values.keys()))}")
-    return SphereConfig(
-        **{name: values[name] for name in names} | {"class_names": tuple(values["class_names"])}
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """w1 ... w5 of the paper; a term of weight 0 is not computed."""
-
-    recon_l1: float = 1.0
-    recon_perceptual: float = 1.0
-    con_l1: float = 0.5
-    con_perceptual: float = 0.5
-    latent: float = 0.1
+    missing = names - values.keys()
+    require(not missing, f"it lacks {', '.join(sorted(missing))}")
+    fields = {name: values[name] for name in names}
+    fields["class_names"] = tuple(values["class_names"])
+    return SphereConfig(**fields)

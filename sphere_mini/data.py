@@ -177,6 +177,6 @@ def fit_square(picture: Image.Image, size: int) -> Image.Image:
     return picture.crop((left, top, left + size, top + size))
 
 
-def spread(n: int, most: int) -> Tensor:
+def evenly_spaced(n: int, most: int) -> Tensor:
     """All of the numbers 0 ... n-1 or, evenly spread, `most` of them."""
     return torch.linspace(0, n - 1, min(n, most), dtype=torch.float64).round().long()

@@ -34,7 +34,7 @@ def world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def own_part(batch: Tensor) -> Tensor:
+def own_rows(batch: Tensor) -> Tensor:
     """This process's share of something that has one row for each image of a global batch."""
     rank, processes = world()
     return batch.chunk(processes)[rank]

@@ -66,7 +66,7 @@ def free_path(path: Path) -> Path:
 
 
 @contextmanager
-def forgiven(what: str) -> Iterator[None]:
+def warn_on_write_error(what: str) -> Iterator[None]:
     """A file that cannot be written costs a warning, not the run: the next one may do."""
     try:
         yield
@@ -90,7 +90,7 @@ def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:
 
 
 @contextmanager
-def written(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """A file that cannot be written is named, with the reason."""
     try:
         yield

@@ -116,8 +116,7 @@ class LPIPSAndConvNeXt(LPIPS):
         return (1.0 * super().distance(a[:-1], b[:-1]) + 0.1 * F.mse_loss(a[-1], b[-1])) / 1.1
 
 
-PERCEPTUALS = {
-    "none": None,
+NETWORKS = {
     "efficientnet": EfficientNetLite,
     "lpips": LPIPS,
     "lpips+convnext": LPIPSAndConvNeXt,
@@ -126,7 +125,7 @@ PERCEPTUALS = {
 
 def load_perceptual(name: str, device: torch.device) -> Perceptual | None:
     """The perceptual loss of this name, on the device; None for "none". `UserError` where its weights are not here."""
-    return PERCEPTUALS[name]().to(device) if name != "none" else None
+    return NETWORKS[name]().to(device) if name != "none" else None
 
 
 def enlarged(x: Tensor, size: int) -> Tensor:

@@ -112,15 +112,6 @@ def class_rows(
         first = seed if label is not None else seed + r * columns
         y = None if label is None else torch.full((columns,), label)
         rows.append(generate(model, y, num_steps, seeds=range(first, first + columns), **sampling))
-        parts = [class_name(model, label), f"{num_steps} step{'s' * (num_steps > 1)}"]
+        parts = [model.config.class_name(label), f"{num_steps} step{'s' * (num_steps > 1)}"]
         names.append(" · ".join(parts if len(steps) > 1 else parts[:1]))
     return rows, names
-
-
-def class_name(model: SphereEncoder, label: int | None) -> str:
-    """A class's name, its number where the model knows no names, and nothing for no class."""
-    return (
-        ""
-        if label is None
-        else (model.config.class_names or [*map(str, range(model.config.num_classes))])[label]
-    )

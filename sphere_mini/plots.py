@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .data import spread
+from .data import evenly_spaced
 from .metrics import cosine_law, pair_cosines
 from .pictures import to_uint8
 from .sphere import angle_between, perturb, random_point
@@ -192,7 +192,7 @@ def sphere_figure(figure: Any, v: Tensor, labels: Tensor) -> None:
     )
     angles.options["ylim"] = 0, 1.4 * density.max()
     angles.draw(figure.add_subplot(1, 3, 1))
-    axes, rows = torch.randn(dim, 3, generator=generator), spread(len(v), VIEWED)
+    axes, rows = torch.randn(dim, 3, generator=generator), evenly_spaced(len(v), VIEWED)
     coloured = {"c": labels[rows], "cmap": "viridis"}
     for k, (name, points, colour) in enumerate(
         [("uniform", uniform, {"color": "0.5"}), ("images", v, coloured)]

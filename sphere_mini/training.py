@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .config import SphereConfig
 from .data import ImageFiles, ImageSet, batch_indices, to_model_range
-from .distributed import own_part, world
+from .distributed import own_rows, world
 from .losses import StepNoise, draw_step_noise, sphere_losses
 from .model import SphereEncoder
 from .perceptual import Perceptual
@@ -126,7 +126,7 @@ def train_step(
     noise = draw_step_noise(
         len(x) * processes, model.config, recipe.hard_fraction, recipe.label_drop, generator
     )
-    noise = StepNoise(*map(own_part, noise))
+    noise = StepNoise(*map(own_rows, noise))
     for group, factor in zip(optimizer.param_groups, (recipe.encoder_lr_factor, 1.0), strict=True):
         group["lr"] = lr * factor
     losses: dict[str, Tensor] = {}
@@ -138,7 +138,7 @@ def train_step(
         )
         with state.engine.no_sync() if processes > 1 and part is not last else nullcontext():
             with autocast(x.device, recipe.dtype):
-                parts = state.engine(x[part], y_part, noise_part, recipe, perceptual)
+                parts = state.engine(x[part], y_part, noise_part, recipe.loss_weights, perceptual)
             (parts["loss"] / recipe.grad_accum).backward()
         for name, value in parts.items():
             losses[name] = losses.get(name, 0) + value.detach() / (recipe.grad_accum * processes)
@@ -181,7 +181,7 @@ def train(
     steps = range(state.step, recipe.steps)
     since = time.perf_counter()
     rows = (batch_indices(step, recipe.batch_size, len(data), recipe.seed) for step in steps)
-    for images, y in data.batches(map(own_part, rows)):
+    for images, y in data.batches(map(own_rows, rows)):
         x = to_model_range(images, flips(state, recipe))
         waited = time.perf_counter() - since
         yield train_step(state, recipe, x, y if recipe.conditional else None, perceptual) | {
@@ -194,4 +194,4 @@ def flips(state: TrainState, recipe: Recipe) -> Tensor | None:
     """Which of the next step's images (B,) are mirrored, drawn on the device for the whole batch."""
     generator = seeded_generator(state.model.device, recipe.seed, state.step, FLIP_STREAM)
     coins = torch.rand(recipe.batch_size, generator=generator, device=generator.device)
-    return own_part(coins < 0.5) if recipe.flip else None
+    return own_rows(coins < 0.5) if recipe.flip else None

@@ -11,7 +11,7 @@ from sphere_mini import training
 from sphere_mini.command_line import run_script
 from sphere_mini.data import to_model_range
 from sphere_mini.datasets import load_data
-from sphere_mini.distributed import connect, first_of_node, from_rank_0, gather, own_part
+from sphere_mini.distributed import connect, first_of_node, from_rank_0, gather, own_rows
 from sphere_mini.errors import UserError
 from sphere_mini.presets import make_recipe
 from sphere_mini.training import distribute, new_state, train, train_step
@@ -33,7 +33,7 @@ def measure(path: Path, device: torch.device) -> None:
         fill(state.model)
         state.optimizer.register_step_pre_hook(lambda *_, of=state: keep_gradients(found, of))
         distribute(state)
-        x, y = to_model_range(own_part(data.images[:24])).double(), own_part(data.labels[:24])
+        x, y = to_model_range(own_rows(data.images[:24])).double(), own_rows(data.labels[:24])
         train_step(state, recipe, x, y)
         torch.set_default_dtype(torch.float32)
         found["gradients"][parts, checkpointed] = found.pop("last")

@@ -690,7 +690,7 @@ def test_out_of_memory_names_the_split_of_each_process(error, monkeypatch):
             UserError,
             match="memory for 6 images at a time; .*--grad-accum 3: 4 images .*batch of 96",
         ),
-        stop.explained(recipe),
+        stop.explain_out_of_memory(recipe),
     ):
         raise error
 

@@ -18,8 +18,8 @@ from torchvision.datasets import CIFAR10, CIFAR100, Flowers102
 
 from sphere_mini import SphereEncoder
 from sphere_mini.data import ImageSet
-from sphere_mini.perceptual import PERCEPTUALS, load_perceptual
-from sphere_mini.presets import RECIPES, SETS, make_recipe
+from sphere_mini.perceptual import load_perceptual
+from sphere_mini.presets import PERCEPTUALS, RECIPES, SETS, make_recipe
 from sphere_mini.runs.cost import cost
 from sphere_mini.training import new_state, train
 

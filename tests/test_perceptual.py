@@ -10,7 +10,7 @@ from torchvision.transforms.functional import gaussian_blur
 from sphere_mini import UserError, perceptual
 from sphere_mini.config import LossWeights
 from sphere_mini.losses import draw_step_noise, sphere_losses
-from sphere_mini.perceptual import PERCEPTUALS, LPIPSAndConvNeXt, load_perceptual
+from sphere_mini.perceptual import NETWORKS, LPIPSAndConvNeXt, load_perceptual
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def crops(photos):
 def network(request):
     """Each perceptual loss; those whose weights need a download have random ones."""
     torch.manual_seed(0)
-    return PERCEPTUALS[request.param](pretrained=request.param == "efficientnet")
+    return NETWORKS[request.param](pretrained=request.param == "efficientnet")
 
 
 def test_zero_for_identical_images_and_growing_with_damage(network, crops):
@@ -71,7 +71,7 @@ def test_lpips_agrees_with_the_package(crops):
     torch.manual_seed(0)
     with warnings.catch_warnings(action="ignore"):
         package = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).eval()
-    ours = PERCEPTUALS["lpips"](pretrained=False)
+    ours = NETWORKS["lpips"](pretrained=False)
     ours.network.load_state_dict(package.state_dict())
     others = gaussian_blur(crops, 9, [2.0, 2.0])
     with torch.no_grad():

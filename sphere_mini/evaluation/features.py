@@ -21,7 +21,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
     FeatureExtractorInceptionV3,
 )
 
-from ..data import spread
+from ..data import evenly_spaced
 from ..distributed import gather
 from ..perceptual import EfficientNetLite, fetched
 
@@ -124,6 +124,6 @@ def fidelity(fake: list[Tensor], real: Tensor) -> dict[str, float]:
         values |= metric_kid.kid_features_to_metric(
             fake[0], real, kid_subset_size=size, verbose=False
         )
-    some = [features[spread(len(features), COMPARED)] for features in (fake[0], real)]
+    some = [features[evenly_spaced(len(features), COMPARED)] for features in (fake[0], real)]
     values |= metric_prc.prc_features_to_metric(*some, save_cpu_ram=True, verbose=False)
     return {name: values[key] for name, key in KEYS.items() if key in values}

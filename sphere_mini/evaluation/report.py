@@ -25,14 +25,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase
 
-from ..data import ImageFiles, ImageSet, spread, to_model_range
+from ..data import ImageFiles, ImageSet, evenly_spaced, to_model_range
 from ..datasets import load_data
 from ..distributed import first_of_node, from_rank_0, gather, own_share, world
 from ..errors import UserError, reading, require
-from ..files import free_path, write_safely, written
+from ..files import free_path, write_safely, writing
 from ..metrics import coverage, held_out_psnr, judge_digits, memorised_below, nearness, psnr
 from ..model import CONFIG_FILE, HUB_PREFIX, SphereEncoder, local_folder
-from ..pictures import GRID_COLUMNS, class_name, image_grid, quantise, save_picture
+from ..pictures import GRID_COLUMNS, image_grid, quantise, save_picture
 from ..plots import sphere_figure
 from ..presets import SETS, Recipe, make_recipe
 from ..sampling import GUIDANCE_PLACES, generate, guidance_weights, reconstruct, to_unit_range
@@ -168,7 +168,7 @@ class Evaluation:
 
     def some_rows(self) -> Tensor:
         """As many of the reference's images as there are samples in a row of the table, or all."""
-        return self.rows[spread(len(self.rows), self.num_images)]
+        return self.rows[evenly_spaced(len(self.rows), self.num_images)]
 
 
 def evaluate(model: SphereEncoder, args: argparse.Namespace) -> None:
@@ -253,7 +253,7 @@ def write(path: Path, text: str) -> None:
     """Write a small file, on rank 0; `UserError` where that fails."""
     if world()[0] > 0:
         return
-    with written(path):
+    with writing(path):
         path.write_text(text)
 
 
@@ -325,7 +325,7 @@ def cached_features(
 ) -> Tensor | None:
     """Features (len(rows), F) of these images of a set, on rank 0; kept beside the data, if they took a network."""
     name = task.facts["features"]
-    sample = data.batches(rows[spread(len(rows), SAMPLED)].split(BATCH))
+    sample = data.batches(rows[evenly_spaced(len(rows), SAMPLED)].split(BATCH))
     digest = hashlib.sha256(
         b"".join(images.cpu().numpy().tobytes() for images, _ in sample)
     ).hexdigest()[:12]
@@ -465,7 +465,7 @@ def encode_reference(
     """Points on the sphere (n, N, D) of a set's images `rows` (n,) under their own classes, and the labels (n,): of all
     of them, or of as many as memory holds (`MOST_NUMBERS`)."""
     parts, conditional = [], model.config.num_classes > 0
-    rows = rows[spread(len(rows), MOST_NUMBERS // math.prod(model.config.latent_shape))]
+    rows = rows[evenly_spaced(len(rows), MOST_NUMBERS // math.prod(model.config.latent_shape))]
     for images, y in data.batches(own_share(rows.split(BATCH), "latents", BATCH)):
         z = model.encode(to_model_range(images), y if conditional else None)
         parts.append((spherify(z).cpu(), y.cpu()))
@@ -486,7 +486,7 @@ def score_coverage(v: Tensor, labels: Tensor, model: SphereEncoder) -> Rows:
         }
         worst = max(each, key=lambda k: each[k]["angle_ks"] / each[k]["angle_ks_uniform"])
         rows += [{"points": "mean class"} | mean | {"images": round(mean["images"])}]
-        rows += [{"points": f"worst class, {class_name(model, worst)}"} | each[worst]]
+        rows += [{"points": f"worst class, {model.config.class_name(worst)}"} | each[worst]]
     return rows
 
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from ..distributed import world
 from ..losses import StepNoise, sphere_losses
 from ..model import SphereEncoder
-from ..perceptual import PERCEPTUALS
+from ..perceptual import NETWORKS
 from ..presets import SETS, Recipe
 from ..training import autocast, precision
 
@@ -32,7 +32,7 @@ def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device
     """
     config, build = (
         recipe.sphere_config([str(k) for k in range(num_classes)]),
-        PERCEPTUALS[recipe.perceptual],
+        NETWORKS.get(recipe.perceptual),
     )
     saved = {}
     size = recipe.batch_size // recipe.grad_accum // world()[1]
@@ -77,7 +77,7 @@ def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device
                     block.register_forward_pre_hook(lambda _, inputs: keep_input(inputs[0]))
         with step, saved_tensors_hooks(keep, lambda tensor: tensor):
             noise = StepNoise(v, r, r, torch.zeros(size, 4).bool())
-            sphere_losses(model, x, y, noise, recipe, perceptual)["loss"].backward()
+            sphere_losses(model, x, y, noise, recipe.loss_weights, perceptual)["loss"].backward()
         with decode, torch.no_grad():
             model.decode(v, y)
         with encode, torch.no_grad():

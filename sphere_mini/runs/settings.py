@@ -8,8 +8,7 @@ from typing import Any, get_type_hints
 from ..distributed import world
 from ..errors import UserError, require
 from ..model import SphereEncoder
-from ..perceptual import PERCEPTUALS
-from ..presets import PERCEPTUAL_WEIGHTS, Recipe, make_recipe
+from ..presets import PERCEPTUAL_WEIGHTS, PERCEPTUALS, Recipe, make_recipe
 from .fine_tune import shape_fields
 
 RECIPE_FLAGS = (
@@ -80,7 +79,7 @@ def new_recipe(args: argparse.Namespace, pretrained: SphereEncoder | None) -> Re
     idle = [name for name in PERCEPTUAL_WEIGHTS if fields.get(name) and recipe.perceptual == "none"]
     require(
         not idle,
-        f"{' and '.join(idle)} would change nothing without --perceptual {' or '.join([*PERCEPTUALS][1:])}",
+        f"{' and '.join(idle)} would change nothing without --perceptual {' or '.join(PERCEPTUALS[1:])}",
     )
     return recipe
 

@@ -15,7 +15,7 @@ from ..data import ImageFiles, ImageSet
 from ..datasets import load_data
 from ..distributed import first_of_node, from_rank_0, gather, world
 from ..errors import UserError, require
-from ..files import claim_path, forgiven
+from ..files import claim_path, warn_on_write_error
 from ..model import SphereEncoder, save_config
 from ..perceptual import Perceptual, load_perceptual
 from ..presets import Recipe
@@ -108,7 +108,7 @@ def resume(args: argparse.Namespace, device: torch.device) -> Run:
         known == found,
         f"the classes were {', '.join(known)} and are {', '.join(found)} now; put them back",
     )
-    with forgiven("a shorter log"):
+    with warn_on_write_error("a shorter log"):
         if world()[0] == 0:
             keep_rows(folder / METRICS_FILE, state.step)
     return Run(state, recipe, data, held_out, perceptual, folder)

@@ -53,7 +53,7 @@ class Stop:
 
 
 @contextmanager
-def explained(recipe: Recipe) -> Iterator[None]:
+def explain_out_of_memory(recipe: Recipe) -> Iterator[None]:
     """Out of memory becomes a sentence with the flag that helps."""
     try:
         yield
