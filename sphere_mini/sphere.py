@@ -1,7 +1,8 @@
 """The geometry of the method: pure functions of tensors.
 
-A latent `v` (B, N, D) is a point on one sphere in L = N·D dimensions, of RMS 1 and radius √L. Gaussian noise `e` is
-nearly perpendicular to it and as long, so adding `sigma·e` tilts it by the angle atan(sigma). All in float32 or better.
+A latent `v` (B, N, D) is a point on one sphere in L = N·D dimensions, of RMS 1 and radius √L.
+Gaussian noise `e` is nearly perpendicular to it and as long, so adding `sigma·e` tilts it by the
+angle atan(sigma). All is computed in float32 or better.
 """
 
 import math
@@ -11,10 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-6  # inside the root: a latent of all zeros maps to zeros, not to NaN
-HARD_EXTRA_DEG, HARD_LIMIT_DEG = (
-    5.0,
-    89.0,
-)  # hard cases reach 5° beyond alpha_max, but never beyond 89°
+HARD_EXTRA_DEG = 5.0  # hard cases reach so far beyond alpha_max ...
+HARD_LIMIT_DEG = 89.0  # ... but never beyond this
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -25,54 +24,73 @@ def at_least_float32(x: Tensor) -> Tensor:
 def spherify(z: Tensor) -> Tensor:
     """Project raw latents onto the sphere: f(z) = z / sqrt(mean(z²) + 1e-6) (the paper's spherify).
 
-    z: (B, ...), any floating dtype. Returns the same shape with RMS 1 per sample, in at least float32. The mean runs
-    over all dimensions but the batch: one global sphere, not one per token.
+    z: (B, ...), any floating dtype. Returns the same shape with RMS 1 per sample, in at least
+    float32. The mean runs over all dimensions but the batch: one global sphere, not one per token.
     """
     z = at_least_float32(z)
-    return z * torch.rsqrt(z.square().mean(dim=tuple(range(1, z.dim())), keepdim=True) + EPS)
+    all_but_batch = tuple(range(1, z.dim()))
+    return z * torch.rsqrt(z.square().mean(dim=all_but_batch, keepdim=True) + EPS)
 
 
 def random_point(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-    """Points uniform on the sphere, of shape (B, ...), on the generator's device: f(e), e ~ N(0, I)."""
-    device = generator.device if generator else None
-    return spherify(torch.randn(shape, generator=generator, device=device))
+    """Points uniform on the sphere, of shape (B, ...): f(e), e ~ N(0, I).
+
+    They lie on the generator's device.
+    """
+    return spherify(torch.randn(shape, generator=generator, device=device_of(generator)))
+
+
+def device_of(generator: torch.Generator | None) -> torch.device | None:
+    """Where a generator draws; None, the default device, without one."""
+    return generator.device if generator else None
 
 
 def sigma_from_angle(alpha_deg: float) -> float:
-    """Noise strength that tilts a latent by `alpha_deg` degrees, in [0°, 90°): sigma = tan(alpha)."""
+    """Noise strength that tilts a latent by `alpha_deg` degrees, in [0, 90): sigma = tan(alpha)."""
     return math.tan(math.radians(alpha_deg))
 
 
 def angle_from_sigma(sigma: float) -> float:
-    """The angle in degrees by which noise of strength `sigma` tilts a latent: alpha = atan(sigma)."""
+    """The angle in degrees by which noise of strength `sigma` tilts: alpha = atan(sigma)."""
     return math.degrees(math.atan(sigma))
 
 
 def angle_between(u: Tensor, v: Tensor) -> Tensor:
-    """Angle in degrees, (B,), between latents u and v of shape (B, ...), each taken as one long vector.
+    """Angle in degrees, (B,), between latents u and v of shape (B, ...), each one long vector.
 
     2·atan2(|û - v̂|, |û + v̂|), which unlike acos is exact for small angles too.
     """
-    u, v = spherify(u).flatten(1), spherify(v).flatten(1)
+    u = spherify(u).flatten(1)  # (B, L)
+    v = spherify(v).flatten(1)  # (B, L)
     return torch.rad2deg(2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1)))
 
 
 def slerp(u: Tensor, v: Tensor, t: Tensor | float) -> Tensor:
-    """The point behind the share t of the great circle from u to v: cos(t·Ω)·û + sin(t·Ω)·w, Ω their angle, w ⟂ û.
+    """The point after the share t of the great circle from u to v.
 
-    u, v: (B, ...) on the sphere; t: a number or (B,) in [0, 1]; 0 and 1 give u and v themselves. Opposite points have
-    no shortest way: one great circle is chosen."""
-    a, b = (F.normalize(at_least_float32(point).flatten(1), dim=1) for point in (u, v))  # (B, L)
+    cos(t·Ω)·û + sin(t·Ω)·w with Ω their angle and w ⟂ û. u, v: (B, ...) on the sphere; t: a number
+    or (B,) in [0, 1]; 0 and 1 give u and v themselves. Opposite points have no shortest way: one
+    great circle is chosen.
+    """
+    a = F.normalize(at_least_float32(u).flatten(1), dim=1)  # (B, L)
+    b = F.normalize(at_least_float32(v).flatten(1), dim=1)  # (B, L)
     t = torch.as_tensor(t, device=a.device, dtype=a.dtype).view(-1, 1)
     turn = t * torch.deg2rad(angle_between(u, v))[:, None]  # (B, 1)
+    across = direction_across(a, b)
+    point = (torch.cos(turn) * a + torch.sin(turn) * across) * math.sqrt(a.shape[1])
+    point = torch.where(t == 1, v.flatten(1), point)
+    point = torch.where(turn == 0, u.flatten(1), point)
+    return point.view(-1, *u.shape[1:])
+
+
+def direction_across(a: Tensor, b: Tensor) -> Tensor:
+    """Unit vectors (B, L) in the planes of unit vectors a and b, perpendicular to a, towards b."""
     across = b - (a * b).sum(1, keepdim=True) * a
     any_axis = F.one_hot(a.abs().argmin(1), a.shape[1])
     across = torch.where(across.norm(dim=1, keepdim=True) < EPS, any_axis, across)
     for _ in range(2):  # the second time removes what rounding left along a
         across = F.normalize(across - (a * across).sum(1, keepdim=True) * a, dim=1)
-    point = (torch.cos(turn) * a + torch.sin(turn) * across) * math.sqrt(a.shape[1])
-    point = torch.where(turn == 0, u.flatten(1), torch.where(t == 1, v.flatten(1), point))
-    return point.view(-1, *u.shape[1:])
+    return across
 
 
 def perturb(v: Tensor, sigma: Tensor | float, e: Tensor) -> Tensor:
@@ -80,34 +98,42 @@ def perturb(v: Tensor, sigma: Tensor | float, e: Tensor) -> Tensor:
 
     v, e: (B, N, D); sigma: a number or (B,). sigma = 0 returns v itself.
     """
-    sigma = torch.as_tensor(sigma, device=v.device).view(-1, *[1] * (v.dim() - 1))
+    sigma = torch.as_tensor(sigma, device=v.device).view(-1, *[1] * (v.dim() - 1))  # (B, 1, 1)
     return torch.where(sigma == 0, v, spherify(v + sigma * e))
 
 
 def jitter(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-    """Stratified noise levels r in [0, 1], (B,), shuffled: one 0, one 1, one draw in each of B-2 equal strata between.
-    Uniform in sigma = r·sigma_max, hence not in the angle. B = 1: a uniform draw."""
-    device = generator.device if generator else None
+    """Stratified noise levels r in [0, 1], (B,), shuffled: one 0, one 1, one in each stratum.
+
+    The B - 2 strata are equally wide, so r is uniform in sigma = r·sigma_max, hence not in the
+    angle. B = 1: a uniform draw.
+    """
+    device = device_of(generator)
     if batch_size == 1:
         return torch.rand(1, generator=generator, device=device)
     strata = batch_size - 2
-    u = torch.rand(strata, generator=generator, device=device).clamp_(min=1e-3)  # no second 0
+    u = torch.rand(strata, generator=generator, device=device)
+    u = u.clamp(min=1e-3)  # no second 0
     inner = (torch.arange(strata, device=device) + u) / max(strata, 1)
-    r = torch.cat(
-        [torch.tensor([0.0, 1.0], device=device), inner.clamp_(max=1 - 2**-24)]
-    )  # nor a second 1
+    inner = inner.clamp(max=1 - 2**-24)  # nor a second 1
+    r = torch.cat([torch.tensor([0.0, 1.0], device=device), inner])
     return r[torch.randperm(batch_size, generator=generator, device=device)]
 
 
 def hard_band(alpha_max_deg: float) -> float:
-    """Largest noise level of hard cases, tan(alpha_hard) / tan(alpha_max), alpha_hard = min(alpha_max + 5°, 89°)."""
-    alpha_hard_deg = max(alpha_max_deg, min(alpha_max_deg + HARD_EXTRA_DEG, HARD_LIMIT_DEG))
+    """Largest noise level of hard cases, tan(alpha_hard) / tan(alpha_max), at least 1.
+
+    alpha_hard = min(alpha_max + 5°, 89°).
+    """
+    alpha_hard_deg = min(alpha_max_deg + HARD_EXTRA_DEG, HARD_LIMIT_DEG)
+    alpha_hard_deg = max(alpha_max_deg, alpha_hard_deg)
     return sigma_from_angle(alpha_hard_deg) / sigma_from_angle(alpha_max_deg)
 
 
 def with_hard_cases(
     r: Tensor, alpha_max_deg: float, fraction: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Replace each level of r (B,) with probability `fraction` by a draw from all of [1, hard_band]."""
-    chosen, u = torch.rand((2, len(r)), generator=generator, device=r.device)
-    return torch.where(chosen < fraction, 1 + u * (hard_band(alpha_max_deg) - 1), r)
+    """Replace each level of r (B,) with probability `fraction` by a draw from [1, hard_band]."""
+    chosen, u = torch.rand((2, len(r)), generator=generator, device=r.device)  # (B,), (B,)
+    hard = 1 + u * (hard_band(alpha_max_deg) - 1)
+    return torch.where(chosen < fraction, hard, r)
