@@ -1,10 +1,10 @@
-"""The three losses of the method, each one small function, and the pass over the model that feeds them.
+"""The three losses of the method, each one small function, and the passes over the model that feed
+them.
 
-v_near is the paper's v_noisy (mild noise), v_far its v_NOISY (alpha_max and beyond); x_near, x_far their decodes.
+v_near is the paper's v_noisy (mild noise), v_far its v_NOISY (up to alpha_max and beyond); x_near
+and x_far are their decodes.
 """
 
-from collections.abc import Callable
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -18,13 +18,13 @@ from .perceptual import Perceptual
 from .sphere import at_least_float32, jitter, perturb, spherify, with_hard_cases
 
 MILD_SCALE = 0.5  # the mild noise is at most this share of the strong noise: s ~ 0.5 · jitter
-Look = Callable[[Tensor], list[Tensor]]  # images → what the perceptual network sees in them
 
 
 class StepNoise(NamedTuple):
-    """Everything random in one training step: e (B, N, D) Gaussian noise; r_far, r_near (B,) noise levels.
+    """Everything random in one training step, one row for each image.
 
-    drop: (B, 4) bool, where labels become the null class: in encoding, decoding far and near, and in re-encoding.
+    e: (B, N, D) Gaussian noise. r_far, r_near: (B,) noise levels. drop: (B, 4) bool, where labels
+    become the null class: in encoding, in decoding far, in decoding near, in encoding again.
     """
 
     e: Tensor
@@ -41,13 +41,12 @@ def draw_step_noise(
     generator: torch.Generator,
 ) -> StepNoise:
     """Draw a step's noise for a whole batch, on the generator's device."""
-    e = torch.randn(batch_size, *config.latent_shape, generator=generator, device=generator.device)
+    device = generator.device
+    e = torch.randn(batch_size, *config.latent_shape, generator=generator, device=device)
     r = jitter(batch_size, generator)
     r_far = with_hard_cases(r, config.alpha_max_deg, hard_fraction, generator)
-    r_near = (
-        r * MILD_SCALE * jitter(batch_size, generator)
-    )  # from the level before hard cases: always mild
-    drop = torch.rand(4, batch_size, generator=generator, device=generator.device) < label_drop
+    r_near = r * MILD_SCALE * jitter(batch_size, generator)  # of r before hard cases: always mild
+    drop = torch.rand(4, batch_size, generator=generator, device=device) < label_drop
     return StepNoise(e, r_far, r_near, drop.T)
 
 
@@ -57,33 +56,74 @@ def drop_labels(y: Tensor | None, drop: Tensor, null_label: int) -> Tensor | Non
 
 
 def smooth_l1(x: Tensor, target: Tensor) -> Tensor:
-    """Smooth L1 (beta 1) of images in [-1, 1] taken to [0, 1], where the shift by 1 cancels; in at least float32."""
+    """Smooth L1 (beta 1) of images in [-1, 1], taken to [0, 1] first; in at least float32.
+
+    Dividing by 2 is enough, since the shift by 1 cancels.
+    """
     return F.smooth_l1_loss(at_least_float32(x) / 2, at_least_float32(target) / 2)
 
 
-def pixel_loss(
+class ImageFeatures(NamedTuple):
+    """What the perceptual network sees in x, x_near and x_far; empty where no loss asks for it."""
+
+    x: list[Tensor]
+    near: list[Tensor]
+    far: list[Tensor]
+
+
+def perceptual_features(
+    perceptual: Perceptual | None, x: Tensor, x_near: Tensor, x_far: Tensor, weights: LossWeights
+) -> ImageFeatures:
+    """Features of three batches of images (B, 3, H, W) in [-1, 1], each computed once."""
+    if not (weights.recon_perceptual or weights.con_perceptual):
+        return ImageFeatures([], [], [])
+    require(perceptual is not None, "a perceptual weight above 0 needs a perceptual loss")
+    seen_near = perceptual.features(x_near)
+    seen_x = perceptual.features(x) if weights.recon_perceptual else []
+    seen_far = perceptual.features(x_far) if weights.con_perceptual else []
+    return ImageFeatures(seen_x, seen_near, seen_far)
+
+
+def pixel_reconstruction(
+    x_near: Tensor,
     x: Tensor,
-    target: Tensor,
-    l1_weight: float,
-    perceptual_weight: float,
-    perceptual: Perceptual | None,
-    look: Look,
+    weights: LossWeights,
+    perceptual: Perceptual | None = None,
+    features: ImageFeatures | None = None,
 ) -> Tensor:
-    """l1_weight·smoothL1 + perceptual_weight·perceptual of (x, sg target): L_pix-recon's form and L_pix-con's."""
+    """L_pix-recon = w1·smoothL1(x_near, x) + w2·perceptual(x_near, x)."""
     loss = torch.zeros((), device=x.device)
-    if l1_weight:
-        loss = loss + l1_weight * smooth_l1(x, target.detach())
-    if perceptual_weight:
-        require(perceptual is not None, "a perceptual weight above 0 needs a perceptual loss")
-        loss = loss + perceptual_weight * perceptual.distance(
-            look(x), [stage.detach() for stage in look(target)]
-        )
+    if weights.recon_l1:
+        loss = loss + weights.recon_l1 * smooth_l1(x_near, x)
+    if weights.recon_perceptual:
+        loss = loss + weights.recon_perceptual * perceptual.distance(features.near, features.x)
+    return loss
+
+
+def pixel_consistency(
+    x_far: Tensor,
+    x_near: Tensor,
+    weights: LossWeights,
+    perceptual: Perceptual | None = None,
+    features: ImageFeatures | None = None,
+) -> Tensor:
+    """L_pix-con = w3·smoothL1(x_far, sg x_near) + w4·perceptual(x_far, sg x_near)."""
+    loss = torch.zeros((), device=x_far.device)
+    if weights.con_l1:
+        loss = loss + weights.con_l1 * smooth_l1(x_far, x_near.detach())
+    if weights.con_perceptual:
+        target = [stage.detach() for stage in features.near]
+        loss = loss + weights.con_perceptual * perceptual.distance(features.far, target)
     return loss
 
 
 def latent_consistency(z_again: Tensor, z: Tensor) -> Tensor:
-    """1 - cos(z_again, z) over the flattened raw latents (B, N, D), mean over the batch (L_lat-con, unweighted)."""
-    z_again, z = at_least_float32(z_again.flatten(1)), at_least_float32(z.flatten(1))  # (B, L)
+    """L_lat-con without its weight w5: 1 - cos(z_again, z), mean over the batch.
+
+    The cosine is that of whole raw latents (B, N, D), before they are spherified.
+    """
+    z_again = at_least_float32(z_again.flatten(1))  # (B, L)
+    z = at_least_float32(z.flatten(1))  # (B, L)
     return (1 - F.cosine_similarity(z_again, z, dim=1, eps=1e-6)).mean()
 
 
@@ -95,30 +135,25 @@ def sphere_losses(
     weights: LossWeights,
     perceptual: Perceptual | None = None,
 ) -> dict[str, Tensor]:
-    """The weighted losses of one batch: `pix_recon`, `pix_con`, `lat_con` (those that are on) and their sum `loss`.
+    """The weighted losses of one batch, `pix_recon`, `pix_con`, `lat_con`, and their sum `loss`.
 
-    x: (B, 3, H, W) in [-1, 1]; y: (B,) labels, or None without classes. Gradients reach the encoder through v in both
-    decodes and again in the re-encoding, the decoder in all three terms; targets get none.
+    x: (B, 3, H, W) in [-1, 1]; y: (B,) labels, or None without classes. Losses whose weights are 0
+    are left out. Gradients reach the encoder through v in both decodes and again in the second
+    encoding, the decoder in all three losses; targets get none.
     """
-    config, losses = model.config, {}
-    z = model.encode(x, drop_labels(y, noise.drop[:, 0], config.null_label))  # (B, N, D)
+    drop_first, _, _, drop_again = noise.drop.unbind(1)
+    null_label = model.config.null_label
     consistency = bool(weights.con_l1 or weights.con_perceptual)
+    z = model.encode(x, drop_labels(y, drop_first, null_label))  # (B, N, D)
     x_far, x_near = decode_far_and_near(model, spherify(z), y, noise, consistency)
-    look = perceptual and cache(
-        perceptual.features
-    )  # a batch is looked at once, whatever terms it is in
+    features = perceptual_features(perceptual, x, x_near, x_far, weights)
+    losses = {}
     if weights.recon_l1 or weights.recon_perceptual:
-        losses["pix_recon"] = pixel_loss(
-            x_near, x, weights.recon_l1, weights.recon_perceptual, perceptual, look
-        )
+        losses["pix_recon"] = pixel_reconstruction(x_near, x, weights, perceptual, features)
     if consistency:
-        losses["pix_con"] = pixel_loss(
-            x_far, x_near, weights.con_l1, weights.con_perceptual, perceptual, look
-        )
+        losses["pix_con"] = pixel_consistency(x_far, x_near, weights, perceptual, features)
     if weights.latent:
-        z_again = model.encode(
-            x_far, drop_labels(y, noise.drop[:, 3], config.null_label)
-        )  # (B, N, D)
+        z_again = model.encode(x_far, drop_labels(y, drop_again, null_label))  # (B, N, D)
         losses["lat_con"] = weights.latent * latent_consistency(z_again, z.detach())
     losses["loss"] = sum(losses.values())
     return losses
@@ -127,13 +162,20 @@ def sphere_losses(
 def decode_far_and_near(
     model: SphereEncoder, v: Tensor, y: Tensor | None, noise: StepNoise, near: bool
 ) -> tuple[Tensor, Tensor]:
-    """(x_far, x_near), v decoded behind strong and mild noise in one batch of 2B; without `near` both are x_far."""
-    config, batch_size = model.config, len(v)
-    levels = torch.cat([noise.r_far, noise.r_near]) if near else noise.r_far
-    copies = 2 if near else 1
-    v = perturb(v.repeat(copies, 1, 1), levels * config.sigma_max, noise.e.repeat(copies, 1, 1))
-    y = None if y is None else y.repeat(copies)
-    x = model.decode(
-        v, drop_labels(y, noise.drop[:, 1 : 1 + copies].T.flatten(), config.null_label)
-    )
-    return x[:batch_size], x[-batch_size:]
+    """(x_far, x_near), (B, 3, H, W) each: v decoded after strong and after mild noise.
+
+    Both pass the decoder as one batch of 2B. Without `near`, where no loss compares the two, the
+    mild decode is not made and x_far stands for both.
+    """
+    config = model.config
+    _, drop_far, drop_near, _ = noise.drop.unbind(1)
+    v_far = perturb(v, noise.r_far * config.sigma_max, noise.e)  # (B, N, D)
+    y_far = drop_labels(y, drop_far, config.null_label)
+    if not near:
+        x_far = model.decode(v_far, y_far)
+        return x_far, x_far
+    v_near = perturb(v, noise.r_near * config.sigma_max, noise.e)  # (B, N, D)
+    y_near = drop_labels(y, drop_near, config.null_label)
+    y_both = None if y is None else torch.cat([y_far, y_near])  # (2B,)
+    x_far, x_near = model.decode(torch.cat([v_far, v_near]), y_both).chunk(2)
+    return x_far, x_near

@@ -1,4 +1,4 @@
-"""The model: `SphereEncoder`, its initialization and its files."""
+"""The model: `SphereEncoder`, which encodes and decodes, its initialization and its files."""
 
 import dataclasses
 import hashlib
@@ -16,30 +16,37 @@ from .files import read_newest, write_safely
 from .vit import ViT, build_decoder, build_encoder
 
 HUB_PREFIX = "hf://"
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
 
 
 class SphereEncoder(nn.Module):
     """Autoencoder whose spherified latents are uniform on a sphere (Yue et al., 2026).
 
-    `encode` gives raw latents; `spherify` them before `decode`. State-dict keys are those of published checkpoints.
+    `encode` gives raw latents; `spherify` them before `decode`. State-dict keys are those of
+    published checkpoints.
     """
 
     def __init__(self, config: SphereConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder, self.decoder = build_encoder(config), build_decoder(config)
+        self.encoder = build_encoder(config)
+        self.decoder = build_decoder(config)
         initialize(self)
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Images x (B, 3, H, W) in [-1, 1], labels y (B,) (None: the null label) → raw latents z (B, N, D).
+        """Images x (B, 3, H, W) in [-1, 1] and labels y (B,) → raw latents z (B, N, D).
 
-        y may also mix class embeddings: (B, num_classes + 1) float shares.
+        y: long labels, or (B, num_classes + 1) float shares that mix class embeddings; None with
+        classes means the null label.
         """
         return self.encoder(x, self._embed(self.encoder, y, len(x)))
 
     def decode(self, v: Tensor, y: Tensor | None = None) -> Tensor:
-        """Points on the sphere v (B, N, D) and labels y (B,) → images (B, 3, H, W) in [-1, 1]; y as in `encode`."""
+        """Points v (B, N, D) on the sphere and labels y (B,) → images (B, 3, H, W) in [-1, 1].
+
+        y as in `encode`.
+        """
         return self.decoder(v, self._embed(self.decoder, y, len(v)))
 
     def _embed(self, vit: ViT, y: Tensor | None, batch_size: int) -> Tensor | None:
@@ -47,12 +54,10 @@ class SphereEncoder(nn.Module):
         if not self.config.num_classes:
             return None
         if y is None:
-            y = torch.full((batch_size,), self.config.null_label, device=vit.pos_embed.device)
-        return (
-            y @ vit.y_embedder.embedding_table.weight
-            if y.is_floating_point()
-            else vit.y_embedder(y)
-        )
+            y = torch.full((batch_size,), self.config.null_label, device=self.device)
+        if y.is_floating_point():
+            return y @ vit.y_embedder.embedding_table.weight
+        return vit.y_embedder(y)
 
     @property
     def device(self) -> torch.device:
@@ -60,41 +65,43 @@ class SphereEncoder(nn.Module):
         return self.encoder.pos_embed.device
 
     def weights_hash(self) -> str:
-        """Sixteen hexadecimal digits that tell these weights from others, in memory as from any file."""
+        """Sixteen hexadecimal digits that tell these weights from others."""
         digest = hashlib.sha256()
         for name, weight in self.state_dict().items():
             digest.update(name.encode() + weight.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def save_pretrained(self, folder: str | Path, **extra: Any) -> None:
-        """Write `model.safetensors` and `config.json` (the config's fields, and `extra` JSON values) into `folder`."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        write_safely(Path(folder) / WEIGHTS_FILE, lambda path: save_file(self.state_dict(), path))
+        """Write `model.safetensors` and `config.json` into `folder`, which is made if missing.
+
+        extra: JSON values that stand in `config.json` beside the config's fields.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_safely(folder / WEIGHTS_FILE, lambda path: save_file(self.state_dict(), path))
         save_config(self.config, folder, **extra)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "SphereEncoder":
-        """Load a run or model folder or "hf://owner/name": eval mode, float32, on the CPU. `UserError`: a bad file."""
+        """Load a run folder, a model folder or "hf://owner/name".
+
+        Returns the model in eval mode, in float32 (also from fp16 files), on the CPU. Raises
+        `UserError` where a file is missing or damaged.
+        """
         folder = local_folder(folder)
-        model = read_newest(
-            folder / CONFIG_FILE, lambda path: cls(config_from_dict(json.loads(path.read_text())))
-        )
-        read_newest(
-            folder / WEIGHTS_FILE, lambda path: model.load_state_dict(load_file(path))
-        )  # fp16 files load too
+        model = cls(read_newest(folder / CONFIG_FILE, read_config))
+        read_newest(folder / WEIGHTS_FILE, lambda path: model.load_state_dict(load_file(path)))
         return model.eval()
 
 
 def initialize(model: SphereEncoder) -> None:
-    """The paper's initialization, in place: both ends give exactly zero at first, the latent input is amplified."""
+    """The paper's initialization, in place.
+
+    Both ends give exactly zero at first, and the decoder's latent input is amplified.
+    """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            if ".adaLN_modulation." in name or name.endswith(".ffn.linear"):
-                nn.init.zeros_(module.weight)
-            elif name.startswith("decoder.x_embedder"):
-                nn.init.normal_(module.weight)
-            else:
-                nn.init.xavier_uniform_(module.weight)
+            initialize_linear(name, module)
         elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             gain = 0.01 if name.startswith("decoder.out") else 1.0
             nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1), gain=gain)
@@ -104,32 +111,39 @@ def initialize(model: SphereEncoder) -> None:
             nn.init.zeros_(module.bias)
 
 
+def initialize_linear(name: str, linear: nn.Linear) -> None:
+    """The weight of the Linear layer that has this name in the model."""
+    if ".adaLN_modulation." in name or name.endswith(".ffn.linear"):
+        nn.init.zeros_(linear.weight)
+    elif name.startswith("decoder.x_embedder"):
+        nn.init.normal_(linear.weight)
+    else:
+        nn.init.xavier_uniform_(linear.weight)
+
+
 def save_config(config: SphereConfig, folder: str | Path, **extra: Any) -> None:
     """Write the config's fields and `extra` JSON values into `folder`/config.json."""
     text = json.dumps(dataclasses.asdict(config) | extra, indent=2) + "\n"
     write_safely(Path(folder) / CONFIG_FILE, lambda path: path.write_text(text))
 
 
-def local_folder(folder: str | Path) -> Path:
-    """The folder itself, or the local copy of "hf://owner/name"; raises `UserError` where there is none."""
-    if not str(folder).startswith(HUB_PREFIX):
-        require(
-            Path(folder).is_dir(),
-            f"there is no folder {folder}; pass a run folder of train.py or a model folder",
-        )
-        return Path(folder)
-    from huggingface_hub import (
-        snapshot_download,  # here, since nothing else needs it and it is slow to import
-    )
+def read_config(path: Path) -> SphereConfig:
+    """The configuration in a `config.json`."""
+    return config_from_dict(json.loads(path.read_text()))
 
+
+def local_folder(folder: str | Path) -> Path:
+    """The folder itself, or the local copy of "hf://owner/name"; `UserError` without either."""
+    if not str(folder).startswith(HUB_PREFIX):
+        advice = "pass a run folder of train.py or a model folder"
+        require(Path(folder).is_dir(), f"there is no folder {folder}; {advice}")
+        return Path(folder)
+    from huggingface_hub import snapshot_download  # here: slow to import, and rarely needed
+
+    name = folder.removeprefix(HUB_PREFIX)
     try:
-        return Path(
-            snapshot_download(
-                folder.removeprefix(HUB_PREFIX), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]
-            )
-        )
+        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
     except Exception as error:  # the hub's own errors, and those of any network layer below it
-        advice = f"check the name and the network, or pass a local folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
-        raise UserError(
-            f"{folder} could not be fetched ({type(error).__name__}); {advice}"
-        ) from error
+        files = f"a local folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
+        problem = f"{folder} could not be fetched ({type(error).__name__})"
+        raise UserError(f"{problem}; check the name and the network, or pass {files}") from error

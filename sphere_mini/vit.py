@@ -37,7 +37,7 @@ def named(**layers: nn.Module) -> nn.Sequential:
 
 
 def axial_angles(side: int, n: int) -> tuple[Tensor, Tensor]:
-    """Row and column of N = side² row-major tokens times n frequencies 10000^(-k/n): 2 of (N, n)."""
+    """Row and column of N = side² row-major tokens times frequencies 10000^(-k/n): 2 of (N, n)."""
     frequencies = BASE ** -(torch.arange(n, dtype=torch.float64) / n)  # (n,)
     places = torch.arange(side, dtype=torch.float64)
     rows = places.repeat_interleave(side)  # (N,)
