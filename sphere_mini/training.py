@@ -1,4 +1,4 @@
-"""Training: precision, schedule, EMA, the train step and the loop that scripts and notebooks run."""
+"""Training: learning rate, EMA, the train step and the loop that scripts and notebooks run."""
 
 import copy
 import math
@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .config import SphereConfig
+from .config import LossWeights, SphereConfig
 from .data import ImageFiles, ImageSet, batch_indices, to_model_range
 from .distributed import own_rows, world
 from .losses import StepNoise, draw_step_noise, sphere_losses
@@ -22,38 +21,22 @@ from .model import SphereEncoder
 from .perceptual import Perceptual
 from .presets import Recipe
 
-LR_BATCH = 256  # learning rates are stated per this many images of global batch and scaled linearly
+LR_BATCH = 256  # learning rates are stated per this many images of global batch, scaled linearly
 FLIP_STREAM = 1  # keeps the flips' random numbers apart from the noise's
 
 
-def precision(device: torch.device, dtype: str) -> str:
-    """Resolve "auto": bfloat16 on an accelerator, float32 on a CPU."""
-    return dtype if dtype != "auto" else "float32" if device.type == "cpu" else "bfloat16"
-
-
-def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
-    """Mixed precision for the network's matrix products."""
-    return torch.autocast(
-        device.type, dtype=torch.bfloat16, enabled=precision(device, dtype) == "bfloat16"
-    )
-
-
-def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
-    """A generator fixed by (seed, step, ...): any step's noise can be drawn again, there is no random state to save."""
-    return torch.Generator(device).manual_seed(
-        int(np.random.SeedSequence(key).generate_state(1)[0])
-    )
-
-
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """The decoder's rate at step s of a resolved recipe: lr·(s+1)/(W+1) in W steps of warm-up, a cosine to min_lr."""
-    scale, warmup = recipe.batch_size / LR_BATCH, recipe.warmup_steps
+    """The decoder's rate at step s of a resolved recipe.
+
+    lr·(s+1)/(W+1) in the W steps of warm-up, then a cosine that ends at min_lr with the run.
+    """
+    scale = recipe.batch_size / LR_BATCH
+    warmup = recipe.warmup_steps
     if step < warmup:
         return scale * recipe.lr * (step + 1) / (warmup + 1)
     progress = min(1.0, (step - warmup) / max(1, recipe.steps - 1 - warmup))
-    return scale * (
-        recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * progress)) / 2
-    )
+    falling = (1 + math.cos(math.pi * progress)) / 2  # from 1 to 0
+    return scale * (recipe.min_lr + (recipe.lr - recipe.min_lr) * falling)
 
 
 def ema_decay(step: int, decay: float) -> float:
@@ -61,52 +44,83 @@ def ema_decay(step: int, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
+def precision(device: torch.device, dtype: str) -> str:
+    """Resolve "auto": bfloat16 on an accelerator, float32 on a CPU."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if device.type == "cpu" else "bfloat16"
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
+    """Mixed precision for the network's matrix products."""
+    enabled = precision(device, dtype) == "bfloat16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
+    """A generator fixed by its key (seed, step, ...), so that there is no random state to save."""
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    return torch.Generator(device).manual_seed(seed)
+
+
 class LossModule(nn.Module):
-    """`sphere_losses` of a model as a forward pass, the form that `DistributedDataParallel` takes."""
+    """`sphere_losses` as a forward pass, the form that `DistributedDataParallel` takes."""
 
     def __init__(self, model: SphereEncoder) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, *inputs: Any) -> dict[str, Tensor]:
-        return sphere_losses(self.model, *inputs)
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor | None,
+        noise: StepNoise,
+        weights: LossWeights,
+        perceptual: Perceptual | None,
+    ) -> dict[str, Tensor]:
+        return sphere_losses(self.model, x, y, noise, weights, perceptual)
 
 
 @dataclass
 class TrainState:
-    """What changes in training: weights, their moving average, the optimizer's moments, and the steps done."""
+    """What changes in training: weights, their average, the optimizer's moments, the steps done.
+
+    gradient_sync_model: the losses of `model`; under torchrun the gradients of its backward pass
+    are averaged over the processes. bad_step: (), on the device, the first step whose loss or
+    gradient was not finite, 0 for none. num_images: of the data set, on which the order depends.
+    """
 
     model: SphereEncoder
-    engine: (
-        nn.Module
-    )  # the losses of `model`; under torchrun its gradients are averaged over the processes
+    gradient_sync_model: nn.Module
     ema: SphereEncoder
     optimizer: torch.optim.Optimizer
-    bad_step: Tensor  # (), on the device: the first step whose loss or gradient was not finite, 0 for none
+    bad_step: Tensor
     step: int = 0
-    num_images: int = 0  # of the data set, on which the order depends
+    num_images: int = 0
 
 
 def new_state(recipe: Recipe, config: SphereConfig, device: torch.device) -> TrainState:
-    """A model from the recipe's seed, its EMA copy, and AdamW with one group per end."""
+    """A model from the recipe's seed, its EMA copy, and AdamW with one group for each end."""
     torch.manual_seed(recipe.seed)
     model = SphereEncoder(config).to(device)
-    for end in (model.encoder, model.decoder):
+    ends = model.encoder, model.decoder
+    for end in ends:
         end.checkpoint_activations = recipe.checkpoint_activations
-    ema = copy.deepcopy(model).requires_grad_(False).eval()
-    groups = [{"params": list(end.parameters())} for end in (model.encoder, model.decoder)]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    groups = [{"params": list(end.parameters())} for end in ends]
     return TrainState(
-        model, LossModule(model), ema, optimizer, torch.zeros((), dtype=torch.long, device=device)
+        model=model,
+        gradient_sync_model=LossModule(model),
+        ema=copy.deepcopy(model).requires_grad_(False).eval(),
+        optimizer=torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        bad_step=torch.zeros((), dtype=torch.long, device=device),
     )
 
 
 def distribute(state: TrainState) -> None:
-    """Under torchrun: average the gradients over the processes from now on; all of them have to call this."""
+    """Under torchrun: average gradients over the processes from now on; all have to call this."""
     if dist.is_initialized():
-        state.engine = DistributedDataParallel(
-            LossModule(state.model), gradient_as_bucket_view=True
-        )
+        losses = LossModule(state.model)
+        state.gradient_sync_model = DistributedDataParallel(losses, gradient_as_bucket_view=True)
 
 
 def train_step(
@@ -116,55 +130,99 @@ def train_step(
     y: Tensor | None,
     perceptual: Perceptual | None = None,
 ) -> dict[str, Tensor | float]:
-    """One update of `state`, in place, on images x (B, 3, H, W) in [-1, 1] and labels y (B,); the recipe is resolved.
+    """One update of `state`, in place, by a resolved recipe.
 
-    Under torchrun x and y are this process's part of the batch, and the update is that of the whole batch. Returns the
-    losses and the gradient norm before clipping, on the device, and the decoder's learning rate.
+    x: images (B, 3, H, W) in [-1, 1]; y: labels (B,) or None. Under torchrun they are this
+    process's share of the batch, and the update is that of the whole batch. Returns the losses and
+    the gradient norm before clipping, on the device, and the decoder's learning rate.
     """
-    model, optimizer, lr = state.model, state.optimizer, learning_rate(state.step, recipe)
-    generator, (_, processes) = seeded_generator(x.device, recipe.seed, state.step), world()
-    noise = draw_step_noise(
-        len(x) * processes, model.config, recipe.hard_fraction, recipe.label_drop, generator
-    )
-    noise = StepNoise(*map(own_rows, noise))
-    for group, factor in zip(optimizer.param_groups, (recipe.encoder_lr_factor, 1.0), strict=True):
-        group["lr"] = lr * factor
-    losses: dict[str, Tensor] = {}
-    *others, last = torch.arange(len(x), device=x.device).chunk(recipe.grad_accum)
-    for part in (*others, last):
-        y_part, noise_part = (
-            None if y is None else y[part],
-            StepNoise(*(drawn[part] for drawn in noise)),
-        )
-        with state.engine.no_sync() if processes > 1 and part is not last else nullcontext():
-            with autocast(x.device, recipe.dtype):
-                parts = state.engine(x[part], y_part, noise_part, recipe.loss_weights, perceptual)
-            (parts["loss"] / recipe.grad_accum).backward()
-        for name, value in parts.items():
-            losses[name] = losses.get(name, 0) + value.detach() / (recipe.grad_accum * processes)
-    if processes > 1:
-        dist.all_reduce(total := torch.stack([*losses.values()]))
-        losses = dict(zip(losses, total, strict=True))
-    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-    bad = (state.bad_step == 0) & ~(losses["loss"] + grad_norm).isfinite()
-    state.bad_step = torch.where(
-        bad, state.step + 1, state.bad_step
-    )  # stays on the device: the host does not wait
-    optimizer.found_inf = (
-        state.bad_step > 0
-    ).float()  # a fused optimizer leaves the weights alone where this is 1
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    lr = set_learning_rates(state, recipe)
+    noise = draw_own_noise(state, recipe, len(x))
+    losses = accumulate_gradients(state, recipe, x, y, noise, perceptual)
+    losses = mean_over_processes(losses)
+    grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip)
+    mark_bad_step(state, losses["loss"], grad_norm)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
     update_ema(state, recipe.ema)
     state.step += 1
     return losses | {"grad_norm": grad_norm, "lr": lr}
 
 
+def set_learning_rates(state: TrainState, recipe: Recipe) -> float:
+    """Give the optimizer this step's rates, the encoder a fraction; returns the decoder's."""
+    lr = learning_rate(state.step, recipe)
+    encoder_group, decoder_group = state.optimizer.param_groups
+    encoder_group["lr"] = lr * recipe.encoder_lr_factor
+    decoder_group["lr"] = lr
+    return lr
+
+
+def draw_own_noise(state: TrainState, recipe: Recipe, own_batch_size: int) -> StepNoise:
+    """This process's rows of the step's noise, which is drawn for the whole batch."""
+    generator = seeded_generator(state.model.device, recipe.seed, state.step)
+    batch_size = own_batch_size * world()[1]  # of all processes
+    config = state.model.config
+    noise = draw_step_noise(batch_size, config, recipe.hard_fraction, recipe.label_drop, generator)
+    return StepNoise(*[own_rows(drawn) for drawn in noise])
+
+
+def accumulate_gradients(
+    state: TrainState,
+    recipe: Recipe,
+    x: Tensor,
+    y: Tensor | None,
+    noise: StepNoise,
+    perceptual: Perceptual | None,
+) -> dict[str, Tensor]:
+    """Add up the gradients of `grad_accum` micro-batches; returns their mean losses."""
+    losses: dict[str, Tensor] = {}
+    micro_batches = torch.arange(len(x), device=x.device).chunk(recipe.grad_accum)
+    for k, rows in enumerate(micro_batches, 1):
+        micro_noise = StepNoise(*[drawn[rows] for drawn in noise])
+        micro_y = None if y is None else y[rows]
+        with gradient_sync(state, on=k == len(micro_batches)):
+            with autocast(x.device, recipe.dtype):
+                micro_losses = state.gradient_sync_model(
+                    x[rows], micro_y, micro_noise, recipe.loss_weights, perceptual
+                )
+            (micro_losses["loss"] / recipe.grad_accum).backward()
+        for name, value in micro_losses.items():
+            losses[name] = losses.get(name, 0) + value.detach() / recipe.grad_accum
+    return losses
+
+
+def gradient_sync(state: TrainState, on: bool) -> AbstractContextManager:
+    """Within it a backward pass averages the gradients over the processes, or does not yet."""
+    if on or not dist.is_initialized():
+        return nullcontext()
+    return state.gradient_sync_model.no_sync()
+
+
+def mean_over_processes(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each loss's mean over the processes."""
+    if not dist.is_initialized():
+        return losses
+    values = torch.stack(list(losses.values())) / dist.get_world_size()
+    dist.all_reduce(values)
+    return dict(zip(losses, values, strict=True))
+
+
+def mark_bad_step(state: TrainState, loss: Tensor, grad_norm: Tensor) -> None:
+    """Note the first step whose loss or gradient is not finite; from then on no weight changes."""
+    # all of this stays on the device, so that the host need not wait for it
+    bad = (state.bad_step == 0) & ~(loss + grad_norm).isfinite()
+    state.bad_step = torch.where(bad, state.step + 1, state.bad_step)
+    # a fused optimizer leaves the weights alone where this is 1
+    state.optimizer.found_inf = (state.bad_step > 0).float()
+
+
 def update_ema(state: TrainState, decay: float) -> None:
-    """Move the averaged weights towards the current ones by 1 - ema_decay, but not behind a bad step."""
+    """Move the averaged weights towards the current ones by 1 - ema_decay; not after a bad step."""
+    share = 1 - ema_decay(state.step, decay)
     for average, weight in zip(state.ema.parameters(), state.model.parameters(), strict=True):
         target = torch.where(state.bad_step == 0, weight.detach(), average)
-        average.lerp_(target, 1 - ema_decay(state.step, decay))
+        average.lerp_(target, share)
 
 
 def train(
@@ -173,25 +231,28 @@ def train(
     data: ImageSet | ImageFiles,
     perceptual: Perceptual | None = None,
 ) -> Iterator[dict[str, Tensor | float]]:
-    """The training loop: a resolved recipe's remaining steps, yielding what `train_step` returns, and `data_s`.
-
-    That is the time in seconds a step waited for its images. The caller logs, samples and saves between the steps.
-    """
+    """The training loop: a resolved recipe's remaining steps, yielding what `train_step` returns,
+    and `data_s`, the seconds that it waited for its images. Callers log and save between steps."""
     distribute(state)
-    steps = range(state.step, recipe.steps)
     since = time.perf_counter()
-    rows = (batch_indices(step, recipe.batch_size, len(data), recipe.seed) for step in steps)
-    for images, y in data.batches(map(own_rows, rows)):
+    for images, y in data.batches(own_indices(state, recipe, len(data))):
         x = to_model_range(images, flips(state, recipe))
         waited = time.perf_counter() - since
-        yield train_step(state, recipe, x, y if recipe.conditional else None, perceptual) | {
-            "data_s": waited
-        }
+        labels = y if recipe.conditional else None
+        yield train_step(state, recipe, x, labels, perceptual) | {"data_s": waited}
         since = time.perf_counter()
 
 
+def own_indices(state: TrainState, recipe: Recipe, num_images: int) -> Iterator[Tensor]:
+    """For each remaining step the indices of this process's images."""
+    for step in range(state.step, recipe.steps):
+        yield own_rows(batch_indices(step, recipe.batch_size, num_images, recipe.seed))
+
+
 def flips(state: TrainState, recipe: Recipe) -> Tensor | None:
-    """Which of the next step's images (B,) are mirrored, drawn on the device for the whole batch."""
+    """Which of this process's images (B,) the next step mirrors; None where the recipe does not."""
+    if not recipe.flip:
+        return None
     generator = seeded_generator(state.model.device, recipe.seed, state.step, FLIP_STREAM)
     coins = torch.rand(recipe.batch_size, generator=generator, device=generator.device)
-    return own_rows(coins < 0.5) if recipe.flip else None
+    return own_rows(coins < 0.5)
