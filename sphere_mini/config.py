@@ -1,4 +1,4 @@
-"""What fixes a network and its losses: `SphereConfig`, the table of sizes, the losses' weights.
+"""What fixes a network: `SphereConfig`, the table of sizes, class names and numbers.
 
 Nothing here imports torch, so that the scripts' --help answers at once.
 """
@@ -33,17 +33,6 @@ SIZES = {
     "h": Size(width=1280, depth=32, num_heads=16),
     "g": Size(width=1664, depth=40, num_heads=16),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """w1 ... w5 of the paper (its loss equations); a term of weight 0 is not computed."""
-
-    recon_l1: float = 1.0
-    recon_perceptual: float = 1.0
-    con_l1: float = 0.5
-    con_perceptual: float = 0.5
-    latent: float = 0.1
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,11 @@ def to_model_range(images: Tensor, flip: Tensor | None = None) -> Tensor:
     return images.float() / 127.5 - 1
 
 
+def to_unit_range(x: Tensor) -> Tensor:
+    """Images in [-1, 1] → float32 images in [0, 1]."""
+    return (x.float() + 1) / 2
+
+
 def batch_indices(step: int, batch_size: int, num_images: int, seed: int) -> Tensor:
     """Indices (B,) of one step's images: a window on an endless row of shuffled epochs, which the seed alone fixes."""
     places = range(step * batch_size, (step + 1) * batch_size)

@@ -5,11 +5,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from .errors import UserError, require
@@ -125,3 +126,32 @@ def disconnect() -> None:
     if dist.is_initialized():
         gc.collect()  # of what still holds the group, whose threads would live on and may abort a process that ends
         dist.destroy_process_group()
+
+
+def precision(device: torch.device, dtype: str) -> str:
+    """Resolve "auto": bfloat16 on an accelerator, float32 on a CPU."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if device.type == "cpu" else "bfloat16"
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
+    """Mixed precision for the network's matrix products."""
+    enabled = precision(device, dtype) == "bfloat16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def gradient_sync(model: nn.Module, on: bool) -> AbstractContextManager:
+    """Within it a backward pass of a distributed model averages the gradients, or not yet."""
+    if on or not dist.is_initialized():
+        return nullcontext()
+    return model.no_sync()
+
+
+def mean_over_processes(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each loss's mean over the processes."""
+    if not dist.is_initialized():
+        return losses
+    values = torch.stack(list(losses.values())) / dist.get_world_size()
+    dist.all_reduce(values)
+    return dict(zip(losses, values, strict=True))

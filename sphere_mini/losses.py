@@ -1,5 +1,4 @@
-"""The three losses of the method, each one small function, and the passes over the model that feed
-them.
+"""The three losses of the method, a small function each, and the passes that feed them.
 
 v_near is the paper's v_noisy (mild noise), v_far its v_NOISY (up to alpha_max and beyond); x_near
 and x_far are their decodes.
@@ -11,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import LossWeights, SphereConfig
+from .config import SphereConfig
 from .errors import require
 from .model import SphereEncoder
 from .perceptual import Perceptual
+from .presets import LossWeights
 from .sphere import at_least_float32, jitter, perturb, spherify, with_hard_cases
 
 MILD_SCALE = 0.5  # the mild noise is at most this share of the strong noise: s ~ 0.5 · jitter
@@ -63,57 +63,43 @@ def smooth_l1(x: Tensor, target: Tensor) -> Tensor:
     return F.smooth_l1_loss(at_least_float32(x) / 2, at_least_float32(target) / 2)
 
 
-class ImageFeatures(NamedTuple):
-    """What the perceptual network sees in x, x_near and x_far; empty where no loss asks for it."""
-
-    x: list[Tensor]
-    near: list[Tensor]
-    far: list[Tensor]
-
-
-def perceptual_features(
+def perceptual_distances(
     perceptual: Perceptual | None, x: Tensor, x_near: Tensor, x_far: Tensor, weights: LossWeights
-) -> ImageFeatures:
-    """Features of three batches of images (B, 3, H, W) in [-1, 1], each computed once."""
-    if not (weights.recon_perceptual or weights.con_perceptual):
-        return ImageFeatures([], [], [])
-    require(perceptual is not None, "a perceptual weight above 0 needs a perceptual loss")
-    seen_near = perceptual.features(x_near)
-    seen_x = perceptual.features(x) if weights.recon_perceptual else []
-    seen_far = perceptual.features(x_far) if weights.con_perceptual else []
-    return ImageFeatures(seen_x, seen_near, seen_far)
+) -> tuple[Tensor | float, Tensor | float]:
+    """Perceptual distances of (x_near, x) and (x_far, sg x_near); 0 where the weight is 0.
+
+    x, x_near, x_far: (B, 3, H, W) in [-1, 1]; the network sees each of them once.
+    """
+    near_to_x = 0.0
+    far_to_near = 0.0
+    if weights.recon_perceptual or weights.con_perceptual:
+        require(perceptual is not None, "a perceptual weight above 0 needs a perceptual loss")
+        seen_near = perceptual.features(x_near)
+    if weights.recon_perceptual:
+        near_to_x = perceptual.distance(seen_near, perceptual.features(x))
+    if weights.con_perceptual:
+        target = [stage.detach() for stage in seen_near]
+        far_to_near = perceptual.distance(perceptual.features(x_far), target)
+    return near_to_x, far_to_near
 
 
 def pixel_reconstruction(
-    x_near: Tensor,
-    x: Tensor,
-    weights: LossWeights,
-    perceptual: Perceptual | None = None,
-    features: ImageFeatures | None = None,
+    x_near: Tensor, x: Tensor, perceptual_distance: Tensor | float, weights: LossWeights
 ) -> Tensor:
     """L_pix-recon = w1·smoothL1(x_near, x) + w2·perceptual(x_near, x)."""
-    loss = torch.zeros((), device=x.device)
+    loss = weights.recon_perceptual * perceptual_distance
     if weights.recon_l1:
         loss = loss + weights.recon_l1 * smooth_l1(x_near, x)
-    if weights.recon_perceptual:
-        loss = loss + weights.recon_perceptual * perceptual.distance(features.near, features.x)
     return loss
 
 
 def pixel_consistency(
-    x_far: Tensor,
-    x_near: Tensor,
-    weights: LossWeights,
-    perceptual: Perceptual | None = None,
-    features: ImageFeatures | None = None,
+    x_far: Tensor, x_near: Tensor, perceptual_distance: Tensor | float, weights: LossWeights
 ) -> Tensor:
     """L_pix-con = w3·smoothL1(x_far, sg x_near) + w4·perceptual(x_far, sg x_near)."""
-    loss = torch.zeros((), device=x_far.device)
+    loss = weights.con_perceptual * perceptual_distance
     if weights.con_l1:
         loss = loss + weights.con_l1 * smooth_l1(x_far, x_near.detach())
-    if weights.con_perceptual:
-        target = [stage.detach() for stage in features.near]
-        loss = loss + weights.con_perceptual * perceptual.distance(features.far, target)
     return loss
 
 
@@ -146,12 +132,12 @@ def sphere_losses(
     consistency = bool(weights.con_l1 or weights.con_perceptual)
     z = model.encode(x, drop_labels(y, drop_first, null_label))  # (B, N, D)
     x_far, x_near = decode_far_and_near(model, spherify(z), y, noise, consistency)
-    features = perceptual_features(perceptual, x, x_near, x_far, weights)
+    near_to_x, far_to_near = perceptual_distances(perceptual, x, x_near, x_far, weights)
     losses = {}
     if weights.recon_l1 or weights.recon_perceptual:
-        losses["pix_recon"] = pixel_reconstruction(x_near, x, weights, perceptual, features)
+        losses["pix_recon"] = pixel_reconstruction(x_near, x, near_to_x, weights)
     if consistency:
-        losses["pix_con"] = pixel_consistency(x_far, x_near, weights, perceptual, features)
+        losses["pix_con"] = pixel_consistency(x_far, x_near, far_to_near, weights)
     if weights.latent:
         z_again = model.encode(x_far, drop_labels(y, drop_again, null_label))  # (B, N, D)
         losses["lat_con"] = weights.latent * latent_consistency(z_again, z.detach())

@@ -11,13 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .config import SphereConfig, config_from_dict
-from .errors import UserError, require
 from .files import read_newest, write_safely
+from .hub import CONFIG_FILE, WEIGHTS_FILE, local_folder
 from .vit import ViT, build_decoder, build_encoder
-
-HUB_PREFIX = "hf://"
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 
 
 class SphereEncoder(nn.Module):
@@ -43,10 +39,7 @@ class SphereEncoder(nn.Module):
         return self.encoder(x, self._embed(self.encoder, y, len(x)))
 
     def decode(self, v: Tensor, y: Tensor | None = None) -> Tensor:
-        """Points v (B, N, D) on the sphere and labels y (B,) → images (B, 3, H, W) in [-1, 1].
-
-        y as in `encode`.
-        """
+        """Points v (B, N, D) and labels y (B,), as in `encode` → images (B, 3, H, W) in [-1, 1]."""
         return self.decoder(v, self._embed(self.decoder, y, len(v)))
 
     def _embed(self, vit: ViT, y: Tensor | None, batch_size: int) -> Tensor | None:
@@ -95,13 +88,15 @@ class SphereEncoder(nn.Module):
 
 
 def initialize(model: SphereEncoder) -> None:
-    """The paper's initialization, in place.
-
-    Both ends give exactly zero at first, and the decoder's latent input is amplified.
-    """
+    """The paper's initialization, in place: both ends give zero at first, latents are amplified."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            initialize_linear(name, module)
+            if ".adaLN_modulation." in name or name.endswith(".ffn.linear"):
+                nn.init.zeros_(module.weight)
+            elif name.startswith("decoder.x_embedder"):
+                nn.init.normal_(module.weight)
+            else:
+                nn.init.xavier_uniform_(module.weight)
         elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             gain = 0.01 if name.startswith("decoder.out") else 1.0
             nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1), gain=gain)
@@ -109,16 +104,6 @@ def initialize(model: SphereEncoder) -> None:
             nn.init.normal_(module.weight, std=0.02)
         if getattr(module, "bias", None) is not None:
             nn.init.zeros_(module.bias)
-
-
-def initialize_linear(name: str, linear: nn.Linear) -> None:
-    """The weight of the Linear layer that has this name in the model."""
-    if ".adaLN_modulation." in name or name.endswith(".ffn.linear"):
-        nn.init.zeros_(linear.weight)
-    elif name.startswith("decoder.x_embedder"):
-        nn.init.normal_(linear.weight)
-    else:
-        nn.init.xavier_uniform_(linear.weight)
 
 
 def save_config(config: SphereConfig, folder: str | Path, **extra: Any) -> None:
@@ -130,20 +115,3 @@ def save_config(config: SphereConfig, folder: str | Path, **extra: Any) -> None:
 def read_config(path: Path) -> SphereConfig:
     """The configuration in a `config.json`."""
     return config_from_dict(json.loads(path.read_text()))
-
-
-def local_folder(folder: str | Path) -> Path:
-    """The folder itself, or the local copy of "hf://owner/name"; `UserError` without either."""
-    if not str(folder).startswith(HUB_PREFIX):
-        advice = "pass a run folder of train.py or a model folder"
-        require(Path(folder).is_dir(), f"there is no folder {folder}; {advice}")
-        return Path(folder)
-    from huggingface_hub import snapshot_download  # here: slow to import, and rarely needed
-
-    name = folder.removeprefix(HUB_PREFIX)
-    try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
-    except Exception as error:  # the hub's own errors, and those of any network layer below it
-        files = f"a local folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
-        problem = f"{folder} could not be fetched ({type(error).__name__})"
-        raise UserError(f"{problem}; check the name and the network, or pass {files}") from error

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .config import SIZES, LossWeights, SphereConfig
+from .config import SIZES, SphereConfig
 from .errors import require
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -18,9 +18,22 @@ RECIPES = ("paper", "quick")
 ABOVE_ZERO = ("batch_size", "grad_accum", "epochs", "lr", "image_size", "clip", "compression_ratio")
 ABOVE_ZERO += ("log_every", "sample_every", "save_every")
 SHARES = ("hard_fraction", "label_drop", "ema")  # at most 1
-LOSS_FIELDS = tuple(field.name for field in dataclasses.fields(LossWeights))
 PERCEPTUAL_WEIGHTS = ("recon_perceptual", "con_perceptual")
 OTHER_WEIGHTS = ("recon_l1", "con_l1", "latent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """w1 ... w5 of the paper (its loss equations); a term of weight 0 is not computed."""
+
+    recon_l1: float = 1.0
+    recon_perceptual: float = 1.0
+    con_l1: float = 0.5
+    con_perceptual: float = 0.5
+    latent: float = 0.1
+
+
+LOSS_FIELDS = tuple(field.name for field in dataclasses.fields(LossWeights))
 
 
 @dataclass(frozen=True, kw_only=True)

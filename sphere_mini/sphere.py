@@ -33,16 +33,9 @@ def spherify(z: Tensor) -> Tensor:
 
 
 def random_point(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-    """Points uniform on the sphere, of shape (B, ...): f(e), e ~ N(0, I).
-
-    They lie on the generator's device.
-    """
-    return spherify(torch.randn(shape, generator=generator, device=device_of(generator)))
-
-
-def device_of(generator: torch.Generator | None) -> torch.device | None:
-    """Where a generator draws; None, the default device, without one."""
-    return generator.device if generator else None
+    """Points (B, ...) uniform on the sphere, on the generator's device: f(e), e ~ N(0, I)."""
+    device = generator.device if generator else None
+    return spherify(torch.randn(shape, generator=generator, device=device))
 
 
 def sigma_from_angle(alpha_deg: float) -> float:
@@ -108,7 +101,7 @@ def jitter(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
     The B - 2 strata are equally wide, so r is uniform in sigma = r·sigma_max, hence not in the
     angle. B = 1: a uniform draw.
     """
-    device = device_of(generator)
+    device = generator.device if generator else None
     if batch_size == 1:
         return torch.rand(1, generator=generator, device=device)
     strata = batch_size - 2
@@ -121,10 +114,7 @@ def jitter(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
 
 
 def hard_band(alpha_max_deg: float) -> float:
-    """Largest noise level of hard cases, tan(alpha_hard) / tan(alpha_max), at least 1.
-
-    alpha_hard = min(alpha_max + 5°, 89°).
-    """
+    """Largest level of hard cases: tan(min(alpha_max + 5°, 89°)) / tan(alpha_max), at least 1."""
     alpha_hard_deg = min(alpha_max_deg + HARD_EXTRA_DEG, HARD_LIMIT_DEG)
     alpha_hard_deg = max(alpha_max_deg, alpha_hard_deg)
     return sigma_from_angle(alpha_hard_deg) / sigma_from_angle(alpha_max_deg)

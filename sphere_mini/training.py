@@ -4,7 +4,6 @@ import copy
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +12,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .config import LossWeights, SphereConfig
+from .config import SphereConfig
 from .data import ImageFiles, ImageSet, batch_indices, to_model_range
-from .distributed import own_rows, world
+from .distributed import autocast, gradient_sync, mean_over_processes, own_rows, world
 from .losses import StepNoise, draw_step_noise, sphere_losses
 from .model import SphereEncoder
 from .perceptual import Perceptual
-from .presets import Recipe
+from .presets import LossWeights, Recipe
 
 LR_BATCH = 256  # learning rates are stated per this many images of global batch, scaled linearly
 FLIP_STREAM = 1  # keeps the flips' random numbers apart from the noise's
@@ -42,19 +41,6 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 def ema_decay(step: int, decay: float) -> float:
     """EMA decay with warm-up, min(decay, (1+s)/(10+s)): the initial weights are soon forgotten."""
     return min(decay, (1 + step) / (10 + step))
-
-
-def precision(device: torch.device, dtype: str) -> str:
-    """Resolve "auto": bfloat16 on an accelerator, float32 on a CPU."""
-    if dtype != "auto":
-        return dtype
-    return "float32" if device.type == "cpu" else "bfloat16"
-
-
-def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
-    """Mixed precision for the network's matrix products."""
-    enabled = precision(device, dtype) == "bfloat16"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
@@ -181,7 +167,7 @@ def accumulate_gradients(
     for k, rows in enumerate(micro_batches, 1):
         micro_noise = StepNoise(*[drawn[rows] for drawn in noise])
         micro_y = None if y is None else y[rows]
-        with gradient_sync(state, on=k == len(micro_batches)):
+        with gradient_sync(state.gradient_sync_model, on=k == len(micro_batches)):
             with autocast(x.device, recipe.dtype):
                 micro_losses = state.gradient_sync_model(
                     x[rows], micro_y, micro_noise, recipe.loss_weights, perceptual
@@ -190,22 +176,6 @@ def accumulate_gradients(
         for name, value in micro_losses.items():
             losses[name] = losses.get(name, 0) + value.detach() / recipe.grad_accum
     return losses
-
-
-def gradient_sync(state: TrainState, on: bool) -> AbstractContextManager:
-    """Within it a backward pass averages the gradients over the processes, or does not yet."""
-    if on or not dist.is_initialized():
-        return nullcontext()
-    return state.gradient_sync_model.no_sync()
-
-
-def mean_over_processes(losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each loss's mean over the processes."""
-    if not dist.is_initialized():
-        return losses
-    values = torch.stack(list(losses.values())) / dist.get_world_size()
-    dist.all_reduce(values)
-    return dict(zip(losses, values, strict=True))
 
 
 def mark_bad_step(state: TrainState, loss: Tensor, grad_norm: Tensor) -> None:
@@ -235,18 +205,14 @@ def train(
     and `data_s`, the seconds that it waited for its images. Callers log and save between steps."""
     distribute(state)
     since = time.perf_counter()
-    for images, y in data.batches(own_indices(state, recipe, len(data))):
+    steps = range(state.step, recipe.steps)
+    rows = (batch_indices(step, recipe.batch_size, len(data), recipe.seed) for step in steps)
+    for images, y in data.batches(own_rows(row) for row in rows):
         x = to_model_range(images, flips(state, recipe))
         waited = time.perf_counter() - since
         labels = y if recipe.conditional else None
         yield train_step(state, recipe, x, labels, perceptual) | {"data_s": waited}
         since = time.perf_counter()
-
-
-def own_indices(state: TrainState, recipe: Recipe, num_images: int) -> Iterator[Tensor]:
-    """For each remaining step the indices of this process's images."""
-    for step in range(state.step, recipe.steps):
-        yield own_rows(batch_indices(step, recipe.batch_size, num_images, recipe.seed))
 
 
 def flips(state: TrainState, recipe: Recipe) -> Tensor | None:

@@ -222,15 +222,12 @@ class ViT(nn.Module):
         """c: class embeddings (B, width) from this network's own table; None without classes."""
         x = self.x_embedder(x) + self.pos_embed  # (B, N, width)
         for block in self.blocks:
-            x = self._run_block(block, x, c)  # (B, N, width)
+            if self.checkpoint_activations and torch.is_grad_enabled():  # compute it twice
+                options = dict(use_reentrant=False, preserve_rng_state=False)
+                x = checkpoint(block, x, c, self.rope, **options)
+            else:
+                x = block(x, c, self.rope)  # (B, N, width)
         return self.out(self.ffn(x, c))
-
-    def _run_block(self, block: Block, x: Tensor, c: Tensor | None) -> Tensor:
-        """One block; with `checkpoint_activations` the backward pass computes it again."""
-        if self.checkpoint_activations and torch.is_grad_enabled():
-            options = dict(use_reentrant=False, preserve_rng_state=False)
-            return checkpoint(block, x, c, self.rope, **options)
-        return block(x, c, self.rope)
 
 
 def build_encoder(config: SphereConfig) -> ViT:

@@ -8,9 +8,9 @@ from conftest import random_model
 from torchvision.transforms.functional import gaussian_blur
 
 from sphere_mini import UserError, perceptual
-from sphere_mini.config import LossWeights
 from sphere_mini.losses import draw_step_noise, sphere_losses
 from sphere_mini.perceptual import NETWORKS, LPIPSAndConvNeXt, load_perceptual
+from sphere_mini.presets import LossWeights
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,9 @@ from ..datasets import load_data
 from ..distributed import first_of_node, from_rank_0, gather, own_share, world
 from ..errors import UserError, reading, require
 from ..files import free_path, write_safely, writing
+from ..hub import CONFIG_FILE, HUB_PREFIX, local_folder
 from ..metrics import coverage, held_out_psnr, judge_digits, memorised_below, nearness, psnr
-from ..model import CONFIG_FILE, HUB_PREFIX, SphereEncoder, local_folder
+from ..model import SphereEncoder
 from ..pictures import GRID_COLUMNS, image_grid, quantise, save_picture
 from ..plots import sphere_figure
 from ..presets import SETS, Recipe, make_recipe

@@ -8,12 +8,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from ..distributed import world
+from ..distributed import autocast, precision, world
 from ..losses import StepNoise, sphere_losses
 from ..model import SphereEncoder
 from ..perceptual import NETWORKS
 from ..presets import SETS, Recipe
-from ..training import autocast, precision
 
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward

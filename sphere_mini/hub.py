@@ -1,0 +1,26 @@
+"""Where a model's files are: in a folder, or on the Hugging Face hub."""
+
+from pathlib import Path
+
+from .errors import UserError, require
+
+HUB_PREFIX = "hf://"
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def local_folder(folder: str | Path) -> Path:
+    """The folder itself, or the local copy of "hf://owner/name"; `UserError` without either."""
+    if not str(folder).startswith(HUB_PREFIX):
+        advice = "pass a run folder of train.py or a model folder"
+        require(Path(folder).is_dir(), f"there is no folder {folder}; {advice}")
+        return Path(folder)
+    from huggingface_hub import snapshot_download  # here: slow to import, and rarely needed
+
+    name = folder.removeprefix(HUB_PREFIX)
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    except Exception as error:  # the hub's own errors, and those of any network layer below it
+        files = f"a local folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
+        problem = f"{folder} could not be fetched ({type(error).__name__})"
+        raise UserError(f"{problem}; check the name and the network, or pass {files}") from error
