@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from .errors import UserError, require
 
 PIXEL_HEADS = ("conv", "linear")
+POSITIVE = ("image_size", "patch_size", "width", "depth", "num_heads", "latent_channels")
 
 
 class Size(NamedTuple):
@@ -57,8 +58,7 @@ class SphereConfig:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        positive = "image_size", "patch_size", "width", "depth", "num_heads", "latent_channels"
-        for name in positive:
+        for name in POSITIVE:
             value = getattr(self, name)
             require(value > 0, f"{name} must be above 0, not {value}")
         counts = min(self.num_classes, self.mixer_depth)
@@ -67,15 +67,18 @@ class SphereConfig:
         multiple = 4 * self.num_heads
         problem = f"width {self.width} must be a multiple of {multiple}, 4 times num_heads"
         require(self.width % multiple == 0, problem)
-        angle, head, names = self.alpha_max_deg, self.pixel_head, len(self.class_names)
-        require(0 < angle < 90, f"alpha_max_deg must lie between 0 and 90, not {angle}")
-        require(head in PIXEL_HEADS, f"pixel_head must be conv or linear, not {head!r}")
+        problem = f"alpha_max_deg must lie between 0 and 90, not {self.alpha_max_deg}"
+        require(0 < self.alpha_max_deg < 90, problem)
+        problem = f"pixel_head must be conv or linear, not {self.pixel_head!r}"
+        require(self.pixel_head in PIXEL_HEADS, problem)
+        names = len(self.class_names)
         problem = f"{names} class names were given for {self.num_classes} classes"
         require(names in (0, self.num_classes), problem)
 
     def _check_patches(self) -> None:
         """At least two whole patches fit along a side."""
-        size, patch = self.image_size, self.patch_size
+        size = self.image_size
+        patch = self.patch_size
         below = size - size % patch
         near = " or ".join(str(fit) for fit in (below, below + patch) if fit)
         problem = f"image size {size} is not divisible by patch size {patch}; try {near}"

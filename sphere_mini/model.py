@@ -65,10 +65,7 @@ class SphereEncoder(nn.Module):
         return digest.hexdigest()[:16]
 
     def save_pretrained(self, folder: str | Path, **extra: Any) -> None:
-        """Write `model.safetensors` and `config.json` into `folder`, which is made if missing.
-
-        extra: JSON values that stand in `config.json` beside the config's fields.
-        """
+        """Write `model.safetensors` and `config.json`, with `extra` JSON values, into `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_safely(folder / WEIGHTS_FILE, lambda path: save_file(self.state_dict(), path))

@@ -108,9 +108,8 @@ class Recipe:
             require(value > 0 or name not in ABOVE_ZERO, f"{name} must be above 0, not {value}")
             require(0 <= value < 2**63, f"{name} must be 0 or more and finite, not {value}")
             require(value <= 1 or name not in SHARES, f"{name} must lie in 0 ... 1, not {value}")
-        batch, count = self.batch_size, self.grad_accum
-        problem = f"a batch of {batch} cannot be split into {count} equal parts"
-        require(batch % count == 0, f"{problem}; change --grad-accum")
+        problem = f"a batch of {self.batch_size} cannot be split into {self.grad_accum} equal parts"
+        require(self.batch_size % self.grad_accum == 0, f"{problem}; change --grad-accum")
 
     def _check_some_loss(self) -> None:
         """At least one weight that can count is above 0."""

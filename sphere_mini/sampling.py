@@ -20,10 +20,7 @@ STITCHES = ("vertical", "horizontal", "backward", "forward")
 
 
 def guidance_weights(guidance: float, place: str) -> tuple[float, float]:
-    """Weights (on the latent, on the pixels) for guidance w at "latent", "pixel" or "both".
-
-    "both" takes √w at each. `UserError` for other places and for w < 0.
-    """
+    """Weights (on the latent, on the pixels) for guidance w at `place`; √w each for "both"."""
     known = ", ".join(GUIDANCE_PLACES)
     require(place in GUIDANCE_PLACES, f"guidance place must be one of {known}, not {place!r}")
     require(0 <= guidance < math.inf, f"guidance must be 0 or more, not {guidance}")
@@ -172,7 +169,8 @@ def generate(
     v = spherify(noise.to(model.device))  # (B, N, D)
     x = guided(model.decode, v, y, on_pixels).clamp(-1, 1)  # (B, 3, H, W)
     steps = [x, *refine(model, x, y, step_noise, 1.0, guidance, guidance_place, decay)]
-    return to_unit_range(torch.stack(steps) if every_step else steps[-1])
+    images = torch.stack(steps) if every_step else steps[-1]
+    return to_unit_range(images)
 
 
 @torch.no_grad()
@@ -251,7 +249,8 @@ def manipulate(
     x = x.to(model.device)
     y = None if y is None else y.to(model.device)
     steps = list(refine(model, x, y, step_noise, strength, **sampling))
-    return to_unit_range(torch.stack(steps) if every_step else steps[-1])
+    images = torch.stack(steps) if every_step else steps[-1]
+    return to_unit_range(images)
 
 
 def stitch(a: Tensor, b: Tensor, how: str) -> Tensor:

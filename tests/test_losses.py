@@ -144,7 +144,7 @@ def test_a_term_of_weight_zero_costs_nothing(model, batch, loss_weights, terms, 
 
 
 class Halves(Perceptual):
-    """A perceptual loss that can be worked out by hand: features are half of the image, and every look is noted."""
+    """A perceptual loss to be worked out by hand: half of the image; every look is noted."""
 
     def __init__(self):
         super().__init__(torch.nn.Identity())

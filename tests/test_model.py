@@ -11,7 +11,7 @@ from sphere_mini.config import SIZES
 from sphere_mini.presets import Recipe
 from sphere_mini.release import RELEASE_SIZES
 
-PAPER_COUNTS = [  # size, image size, compression ratio, mixer depth, pixel head, classes, parameters
+PAPER_COUNTS = [  # the names of these columns stand in the test below
     ("s", 32, 1.5, 2, "conv", 10, 79_898_955),
     ("b", 32, 1.5, 2, "conv", 10, 263_818_155),
     ("l", 32, 1.5, 2, "conv", 10, 921_569_387),
@@ -119,7 +119,7 @@ def test_a_hub_name_that_cannot_be_fetched_is_one_sentence(monkeypatch):
 
 
 def write_release(folder, model, cfg_changes=None, ema=True):
-    """The release's format: 0-d alphas, rotary tables in `ema_model`, an older and a newer checkpoint."""
+    """The release's format: 0-d alphas, rotary tables in `ema_model`, an older checkpoint too."""
     config = model.config
     cfg = {
         "image_size": config.image_size,

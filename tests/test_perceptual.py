@@ -111,7 +111,7 @@ def test_the_mixture_of_the_release(crops):
 
 
 def test_efficientnet_knows_what_it_sees(crops):
-    """The pretrained weights are in use: its features tell crops of one photograph from another's."""
+    """Its weights are in use: features tell crops of one photograph from another's."""
     network = load_perceptual("efficientnet", torch.device("cpu"))
     deep = F.adaptive_avg_pool2d(network.features(crops)[-1], 1).flatten(1)  # (6, channels)
     alike = F.cosine_similarity(deep[:, None], deep[None], dim=2)
