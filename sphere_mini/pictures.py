@@ -1,7 +1,7 @@
-"""Grids and files of images."""
+"""Grids of images as one picture, and files of them."""
 
+import math
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,18 @@ from torch import Tensor
 from .model import SphereEncoder
 from .sampling import generate
 
-MIN_TILE, GAP, FONT_SIZE = 48, 4, 14  # pixels
-NEAREST = Image.Resampling.NEAREST
-ANIMATION = 192  # pixels a side, at least
-FRAME_MS, END_MS = 120, 600  # of an animation's frames, and of its two ends
-GRID_ROWS = GRID_COLUMNS = 10
+MIN_TILE = 48  # pixels a side of an image in a grid, at least
+GAP = 4  # pixels between images
+FONT_SIZE = 14  # pixels
+MIN_FRAME = 192  # pixels a side of an animation, at least
+FRAME_MS = 120  # milliseconds of an animation's frame
+END_MS = 600  # milliseconds of its first and its last one
+GRID_ROWS = 10
+GRID_COLUMNS = 10
 
 
 def quantise(images: Tensor) -> Tensor:
-    """Images in [0, 1] → uint8, floor(255·x) in float32: the field's convention, also for scores."""
+    """Images in [0, 1] → uint8, floor(255·x) in float32: the field's convention, for scores too."""
     return (images.float().clamp(0, 1) * 255).floor().to(torch.uint8)
 
 
@@ -37,29 +40,50 @@ def image_grid(
     captions: Sequence[Sequence[str]] | None = None,
     min_tile: int = MIN_TILE,
 ) -> Image.Image:
-    """Rows of images, each (C, 3, H, W) in [0, 1], as one picture: labels left of the rows, captions under the images.
+    """Rows of images, each (C, 3, H, W) in [0, 1], as one picture.
 
-    Images are enlarged by a whole factor to `min_tile` pixels or more, so that every one of theirs can be seen."""
-    tile = -(-min_tile // rows[0].shape[-1]) * rows[0].shape[-1]
-    font, under = ImageFont.load_default(FONT_SIZE), FONT_SIZE + GAP if captions else 0
-    wide = max([tile, *(int(font.getlength(text)) for row in captions or () for text in row)])
-    margin = max(int(font.getlength(label)) for label in labels) + 2 * GAP
+    labels stand left of the rows, captions under the images. Images are enlarged by a whole factor
+    to `min_tile` pixels or more, so that each of their own pixels can be seen.
+    """
+    font = ImageFont.load_default(FONT_SIZE)
+    tile = enlarged_side(rows[0].shape[-1], min_tile)
+    column_width = tile
+    row_height = tile + GAP
+    if captions:
+        widest = max(text_width(text, font) for row in captions for text in row)
+        column_width = max(tile, widest)
+        row_height += FONT_SIZE + GAP
+    left = max(text_width(label, font) for label in labels) + 2 * GAP
     columns = max(len(row) for row in rows)
-    size = margin + columns * (wide + GAP) + GAP, len(rows) * (tile + under + GAP) + GAP
-    canvas = Image.new("RGB", size, "white")
+    width = left + columns * (column_width + GAP) + GAP
+    height = len(rows) * row_height + GAP
+    canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
     for r, row in enumerate(rows):
-        top = GAP + r * (tile + under + GAP)
+        top = GAP + r * row_height
         draw.text((GAP, top + tile // 2), labels[r], "black", font, anchor="lm")
         for c, pixels in enumerate(to_uint8(row)):
-            middle = margin + GAP + c * (wide + GAP) + wide // 2
-            image = Image.fromarray(pixels).resize((tile, tile), NEAREST)
-            canvas.paste(image, (middle - tile // 2, top))
+            middle = left + GAP + c * (column_width + GAP) + column_width // 2
+            canvas.paste(enlarge(pixels, tile), (middle - tile // 2, top))
             if captions:
-                draw.text(
-                    (middle, top + tile + GAP // 2), captions[r][c], "black", font, anchor="mt"
-                )
+                place = (middle, top + tile + GAP // 2)
+                draw.text(place, captions[r][c], "black", font, anchor="mt")
     return canvas
+
+
+def text_width(text: str, font: Any) -> int:
+    """Width in pixels."""
+    return int(font.getlength(text))
+
+
+def enlarged_side(side: int, at_least: int) -> int:
+    """The first whole multiple of `side` that is `at_least` so large, in pixels."""
+    return math.ceil(at_least / side) * side
+
+
+def enlarge(pixels: np.ndarray, side: int) -> Image.Image:
+    """An image, uint8 (H, W, 3), enlarged to `side` pixels a side without blur."""
+    return Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
 
 
 def save_picture(picture: Image.Image, path: Path, facts: dict[str, Any]) -> None:
@@ -71,14 +95,16 @@ def save_picture(picture: Image.Image, path: Path, facts: dict[str, Any]) -> Non
 
 
 def save_animation(images: Tensor, path: Path, comment: str) -> None:
-    """Write images (n, 3, H, W) in [0, 1] as an endless GIF that goes there and back, with a comment in it."""
-    side = -(-ANIMATION // images.shape[-1]) * images.shape[-1]
-    frames = [
-        Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
-        for pixels in to_uint8(images)
-    ]
-    times = [END_MS, *[FRAME_MS] * (len(frames) - 2), END_MS, *[FRAME_MS] * (len(frames) - 2)]
-    frames += frames[-2:0:-1]
+    """Write images (n, 3, H, W) in [0, 1] as an endless GIF that goes there and back.
+
+    It rests a while at both ends. comment: a text in the file.
+    """
+    side = enlarged_side(images.shape[-1], MIN_FRAME)
+    there = [enlarge(pixels, side) for pixels in to_uint8(images)]
+    between = there[1:-1]
+    frames = [*there, *reversed(between)]
+    pause = [FRAME_MS] * len(between)
+    times = [END_MS, *pause, END_MS, *pause]
     frames[0].save(
         path,
         "GIF",
@@ -92,8 +118,11 @@ def save_animation(images: Tensor, path: Path, comment: str) -> None:
 
 def grid_labels(model: SphereEncoder) -> list[int | None]:
     """The classes to show, at most ten and evenly spaced; ten times None without classes."""
-    labels = np.linspace(0, model.config.num_classes - 1, min(model.config.num_classes, GRID_ROWS))
-    return sorted({round(label) for label in labels}) or [None] * GRID_ROWS
+    num_classes = model.config.num_classes
+    if num_classes == 0:
+        return [None] * GRID_ROWS
+    labels = np.linspace(0, num_classes - 1, min(num_classes, GRID_ROWS))
+    return [round(label) for label in labels]
 
 
 def class_rows(
@@ -101,17 +130,35 @@ def class_rows(
     labels: Sequence[int | None],
     columns: int,
     steps: Sequence[int] = (4,),
+    seed: int = 0,
     **sampling: Any,
 ) -> tuple[list[Tensor], list[str]]:
-    """One row (columns, 3, H, W) of samples per class, again for each number of steps, and the rows' names.
+    """One row (columns, 3, H, W) of samples for each class and number of steps, and rows' names.
 
-    A column is one seed under every class, the first column `seed` of `sampling`, which else is as in `generate`.
+    A column is one seed under every class, the first column `seed`. Without classes, where all
+    labels are None, every image has a seed of its own. sampling: as in `generate`.
     """
-    rows, names, seed = [], [], sampling.pop("seed", 0)
-    for num_steps, (r, label) in product(steps, enumerate(labels)):
-        first = seed if label is not None else seed + r * columns
-        y = None if label is None else torch.full((columns,), label)
-        rows.append(generate(model, y, num_steps, seeds=range(first, first + columns), **sampling))
-        parts = [model.config.class_name(label), f"{num_steps} step{'s' * (num_steps > 1)}"]
-        names.append(" · ".join(parts if len(steps) > 1 else parts[:1]))
+    rows = []
+    names = []
+    for num_steps in steps:
+        for r, label in enumerate(labels):
+            first = seed
+            y = None
+            if label is None:
+                first = seed + r * columns
+            else:
+                y = torch.full((columns,), label)
+            seeds = range(first, first + columns)
+            rows.append(generate(model, y, num_steps, seeds=seeds, **sampling))
+            name = model.config.class_name(label)
+            if len(steps) > 1:
+                name = f"{name} · {count_steps(num_steps)}"
+            names.append(name)
     return rows, names
+
+
+def count_steps(num_steps: int) -> str:
+    """The number as text: "1 step", "4 steps"."""
+    if num_steps == 1:
+        return "1 step"
+    return f"{num_steps} steps"

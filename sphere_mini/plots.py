@@ -1,13 +1,16 @@
 """Figures drawn by matplotlib."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
 from itertools import cycle
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch
 from PIL import Image
 from torch import Tensor
 
@@ -16,53 +19,66 @@ from .metrics import cosine_law, pair_cosines
 from .pictures import to_uint8
 from .sphere import angle_between, perturb, random_point
 
-VIEWED = 2000  # points of a cloud that are drawn
-FEW = 20  # points of a curve that are marked one by one
-# Okabe and Ito's colours, which colour-blind eyes tell apart; dashes and markers say the same without colour
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")
-LOOKS = [*zip(COLOURS, ("-", "--", "-.", ":", "-", "--", "-."), "osD^vPX", strict=True)]
+MOST_IN_VIEW = 2000  # points of a cloud that are drawn
+MOST_MARKED = 20  # points of a curve that are marked one by one
+CIRCLE_POINTS = 40
+VIEW_LIMITS = (-3, 3)  # of a cloud's axes, in standard deviations of uniform points
+
+
+class Look(NamedTuple):
+    """How a curve is drawn; dash and marker tell it apart without colour too."""
+
+    colour: str
+    dash: str
+    marker: str
+
+
+LOOKS = (  # Okabe and Ito's colours, which colour-blind eyes tell apart
+    Look("#0072B2", "-", "o"),  # blue
+    Look("#D55E00", "--", "s"),  # vermilion
+    Look("#009E73", "-.", "D"),  # green
+    Look("#CC79A7", ":", "^"),  # purple
+    Look("#E69F00", "-", "v"),  # orange
+    Look("#56B4E9", "--", "P"),  # sky blue
+    Look("black", "-.", "X"),
+)
 STYLE = {
     "font.size": 14,
     "lines.linewidth": 2.5,
     "lines.markersize": 9,
     "axes.grid": True,
     "grid.alpha": 0.3,
-}
-STYLE |= {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.edgecolor": "none",
     "legend.fontsize": 12,
 }
+Size = tuple[float, float]  # width and height of a picture in hundreds of pixels
+SIZE = (12, 4.5)
 
 
-def as_picture(draw: Callable[..., None]) -> Callable[..., Image.Image]:
-    """Make of `draw`, which fills a figure, a function of its other arguments and of `size` that returns a picture.
+def to_picture(figure: Figure) -> Image.Image:
+    """A figure's pixels."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())
+    return Image.fromarray(pixels).convert("RGB")
 
-    size: (width, height) in hundreds of pixels.
-    """
 
-    @wraps(draw)
-    def picture(*args: Any, size: tuple[float, float] = (12, 4.5), **kwargs: Any) -> Image.Image:
-        from matplotlib import rc_context  # here: training and sampling do not need it
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        with rc_context(STYLE):
-            canvas = FigureCanvasAgg(figure := Figure(size, layout="constrained"))
-            draw(figure, *args, **kwargs)
-            canvas.draw()
-        return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-
-    return picture
+def with_looks(named: dict[str, Any]) -> Iterator[tuple[str, Any, Look]]:
+    """Names and values, each with the next look."""
+    for (name, value), look in zip(named.items(), cycle(LOOKS), strict=False):
+        yield name, value, look
 
 
 @dataclass
 class Panel:
-    """One pair of axes and its data by name: curves and points (x, y), histograms (values, as densities), marks (x).
+    """One pair of axes and its data by name.
 
-    xlabel, ylabel (with their units), title and options (such as xlim or yscale) go to matplotlib's axes. The first
-    curve, points and histogram have one colour, the second ones the next, and so on.
+    curves and points: (x, y). histograms: values, shown as densities. marks: x of vertical lines.
+    xlabel, ylabel (with their units), title and options (such as xlim or yscale) go to matplotlib's
+    axes. The first curve, points and histogram have one colour, the second ones the next, and so
+    on.
     """
 
     xlabel: str
@@ -75,130 +91,162 @@ class Panel:
     options: dict[str, Any] = field(default_factory=dict)
 
     def draw(self, axes: Any) -> None:
-        for (name, values), (colour, _, _) in zip(
-            self.histograms.items(), cycle(LOOKS), strict=False
-        ):
+        """Draw all of it on matplotlib's axes."""
+        self._draw_histograms(axes)
+        self._draw_curves(axes)
+        self._draw_points(axes)
+        self._draw_marks(axes)
+        axes.set(xlabel=self.xlabel, ylabel=self.ylabel, title=self.title, **self.options)
+        axes.legend()
+
+    def _draw_histograms(self, axes: Any) -> None:
+        for name, values, look in with_looks(self.histograms):
             axes.hist(
                 values,
                 bins=60,
                 density=True,
                 histtype="stepfilled",
-                color=colour,
+                color=look.colour,
                 alpha=0.35,
                 label=name,
             )
-        for (name, (x, y)), (colour, dash, marker) in zip(
-            self.curves.items(), cycle(LOOKS), strict=False
-        ):
-            axes.plot(
-                x,
-                y,
-                color=colour,
-                linestyle=dash,
-                marker="" if self.points or len(x) > FEW else marker,
-                label=name,
-            )
-        for (name, (x, y)), (colour, _, marker) in zip(
-            self.points.items(), cycle(LOOKS), strict=False
-        ):
-            axes.plot(x, y, marker, color=colour, fillstyle="none", markeredgewidth=2.5, label=name)
-        for (name, x), (_, dash, _) in zip(self.marks.items(), LOOKS[1:], strict=False):
-            axes.axvline(x, color="black", linestyle=dash, label=name)
-        axes.set(xlabel=self.xlabel, ylabel=self.ylabel, title=self.title, **self.options)
-        axes.legend()
+
+    def _draw_curves(self, axes: Any) -> None:
+        for name, (x, y), look in with_looks(self.curves):
+            marker = look.marker
+            if self.points or len(x) > MOST_MARKED:
+                marker = ""
+            axes.plot(x, y, color=look.colour, linestyle=look.dash, marker=marker, label=name)
+
+    def _draw_points(self, axes: Any) -> None:
+        hollow = {"fillstyle": "none", "markeredgewidth": 2.5}
+        for name, (x, y), look in with_looks(self.points):
+            axes.plot(x, y, look.marker, color=look.colour, label=name, **hollow)
+
+    def _draw_marks(self, axes: Any) -> None:
+        for (name, x), look in zip(self.marks.items(), LOOKS[1:], strict=False):
+            axes.axvline(x, color="black", linestyle=look.dash, label=name)
 
 
-@as_picture
-def plots(figure: Any, *panels: Panel) -> None:
-    """Panels side by side."""
-    for k, panel in enumerate(panels, 1):
-        panel.draw(figure.add_subplot(1, len(panels), k))
+def plots(*panels: Panel, size: Size = SIZE) -> Image.Image:
+    """Panels side by side as one picture."""
+    with rc_context(STYLE):
+        figure = Figure(size, layout="constrained")
+        for k, panel in enumerate(panels, 1):
+            panel.draw(figure.add_subplot(1, len(panels), k))
+        return to_picture(figure)
 
 
 def noise_triangle(v: Tensor, e: Tensor, sigma: float) -> Panel:
-    """The triangle of v, sigma·e and their sum for one latent v (1, N, D) and its noise e, in the plane of both.
+    """The triangle of v, sigma·e and their sum for one latent v (1, N, D) and its noise e.
 
-    Measured, not sketched: every point is projected onto the plane that v and e span, where the sphere is a circle.
+    Measured, not sketched: every point is projected onto the plane that v and e span, where the
+    sphere is a circle.
     """
-    along = v.flatten() / v.norm()
+    radius = v.norm().item()
+    along = v.flatten() / v.norm()  # (L,)
     across = e.flatten() - e.flatten() @ along * along
     plane = torch.stack([along, across / across.norm()], dim=1)  # (L, 2)
-    start, end, back = (
-        (p.flatten() @ plane).tolist() for p in (v, v + sigma * e, perturb(v, sigma, e))
-    )
-    lines = {
-        "v": ([0, 0], start),
-        "σ·e": (start, end),
-        "v + σ·e": ([0, 0], end),
-        "spherified": ([0, 0], back),
+
+    def to_plane(point: Tensor) -> list[float]:
+        return (point.flatten() @ plane).tolist()
+
+    def line(start: list[float], end: list[float]) -> tuple[tuple[float, float], ...]:
+        return (start[0], end[0]), (start[1], end[1])
+
+    origin = [0, 0]
+    start = to_plane(v)
+    end = to_plane(v + sigma * e)
+    turn = torch.linspace(0, torch.pi / 2, CIRCLE_POINTS)
+    curves = {
+        "v": line(origin, start),
+        "σ·e": line(start, end),
+        "v + σ·e": line(origin, end),
+        "spherified": line(origin, to_plane(perturb(v, sigma, e))),
+        "sphere": (radius * turn.cos(), radius * turn.sin()),
     }
-    curves = {name: tuple(zip(*line, strict=True)) for name, line in lines.items()}
-    circle = torch.linspace(0, torch.pi / 2, 2 * FEW)
-    curves["sphere"] = v.norm().item() * circle.cos(), v.norm().item() * circle.sin()
     title = f"σ = {sigma:.2f}: {angle_between(v, v + sigma * e).item():.1f}°"
-    scale = {
-        "aspect": "equal",
-        "xlim": (-1, 1.2 * v.norm().item()),
-        "ylim": (-1, 2 * v.norm().item()),
-    }  # in all alike
-    return Panel("along v", "across v, towards e", title, curves, options=scale)
+    options = {"aspect": "equal", "xlim": (-1, 1.2 * radius), "ylim": (-1, 2 * radius)}
+    return Panel("along v", "across v, towards e", title, curves, options=options)
 
 
-@as_picture
 def tradeoff(
-    figure: Any, models: Sequence[tuple[str, float, float, Tensor]], **options: Any
-) -> None:
-    """Models as points, (name, x, y, samples (C, 3, H, W) in [0, 1]), each joined to its samples at the right.
+    models: Sequence[tuple[str, float, float, Tensor]], size: Size = SIZE, **options: Any
+) -> Image.Image:
+    """Models as points, each joined to its samples at the right, as one picture.
 
-    options: xlabel, ylabel, yscale and such, for matplotlib's axes.
+    models: (name, x, y, samples (C, 3, H, W) in [0, 1]). options: xlabel, ylabel, yscale and such,
+    for matplotlib's axes.
     """
-    from matplotlib.patches import ConnectionPatch
+    with_look = list(zip(models, cycle(LOOKS), strict=False))  # before sorting: colours are kept
+    with_look.sort(key=height, reverse=True)  # top down, as the points lie
+    with rc_context(STYLE):
+        figure = Figure(size, layout="constrained")
+        grid = figure.add_gridspec(len(models), 2)
+        axes = figure.add_subplot(grid[:, 0], **options)
+        axes.locator_params(axis="x", nbins=6)
+        for k, ((name, x, y, samples), look) in enumerate(with_look):
+            axes.plot(x, y, look.marker, color=look.colour, markersize=13)
+            row = figure.add_subplot(grid[k, 1], xticks=[], yticks=[])
+            row.imshow(np.concatenate(to_uint8(samples), axis=1), interpolation="nearest")
+            title = f"{name}: {x:.3g}, {y:.3g}"
+            row.set_title(title, loc="left", color=look.colour, fontsize=13)
+            at_point = {"xyA": (x, y), "coordsA": axes.transData}
+            at_row = {"xyB": (0, 0.5), "coordsB": row.transAxes}
+            joint = ConnectionPatch(**at_point, **at_row, color=look.colour, linewidth=1)
+            figure.add_artist(joint)
+        return to_picture(figure)
 
-    looked = sorted(
-        zip(models, cycle(LOOKS), strict=False), key=lambda pair: -pair[0][2]
-    )  # a model keeps its colour
-    grid = figure.add_gridspec(len(models), 2)
-    axes = figure.add_subplot(grid[:, 0], **options)
-    axes.locator_params(axis="x", nbins=6)
-    for k, ((name, x, y, samples), (colour, _, marker)) in enumerate(looked):
-        axes.plot(x, y, marker, color=colour, markersize=13)
-        row = figure.add_subplot(grid[k, 1], xticks=[], yticks=[])
-        row.imshow(np.concatenate(to_uint8(samples), axis=1), interpolation="nearest")
-        row.set_title(f"{name}: {x:.3g}, {y:.3g}", loc="left", color=colour, fontsize=13)
-        ends = {"xyA": (x, y), "coordsA": axes.transData, "xyB": (0, 0.5), "coordsB": row.transAxes}
-        figure.add_artist(ConnectionPatch(**ends, color=colour, linewidth=1))
+
+def height(item: tuple[tuple[str, float, float, Tensor], Look]) -> float:
+    """y of a model and its look in `tradeoff`."""
+    (_, _, y, _), _ = item
+    return y
 
 
-@as_picture
-def sphere_figure(figure: Any, v: Tensor, labels: Tensor) -> None:
-    """How latents v (n, N, D) with classes (n,) cover the sphere, beside as many uniform points: angles and a view.
+def sphere_figure(v: Tensor, labels: Tensor, size: Size = SIZE) -> Image.Image:
+    """How latents v (n, N, D) with classes (n,) cover the sphere, beside as many uniform points.
 
-    Left the angles of disjoint pairs with their law; then both sets of points along three random directions.
+    Left the angles of disjoint pairs with their law, then both sets of points along the same three
+    random directions.
     """
     generator = torch.Generator().manual_seed(0)
-    uniform, dim, theta = (
-        random_point(v.shape, generator),
-        v[0].numel(),
-        np.linspace(0, np.pi, 3601),
-    )
+    uniform = random_point(v.shape, generator)
+    directions = torch.randn(v[0].numel(), 3, generator=generator)
+    some = evenly_spaced(len(v), MOST_IN_VIEW)
+    by_class = {"c": labels[some], "cmap": "viridis"}
+    with rc_context(STYLE):
+        figure = Figure(size, layout="constrained")
+        angle_panel(v).draw(figure.add_subplot(1, 3, 1))
+        for place, name, points, colours in (
+            (2, "uniform", uniform, {"color": "0.5"}),
+            (3, "images", v, by_class),
+        ):
+            axes = figure.add_subplot(1, 3, place, projection="3d")
+            axes.set_title(f"{name} along 3 random axes", y=1.0)
+            draw_cloud(axes, points[some], directions, colours)
+        return to_picture(figure)
+
+
+def angle_panel(v: Tensor) -> Panel:
+    """The angles of disjoint pairs of latents v (n, N, D), and their law for uniform points."""
+    dim = v[0].numel()
     found = np.rad2deg(np.arccos(pair_cosines(v)))
-    density = cosine_law(dim).pdf(np.cos(theta)) * np.sin(theta) * np.pi / 180
-    angles = Panel("angle between two points (degrees)", "density per degree")
-    angles.histograms[f"{len(found):,} pairs of latents"] = found
-    angles.curves[f"law for uniform points, L = {dim:,}"] = np.rad2deg(theta), density
-    angles.options["xlim"] = (
-        min(found.min(), 90 - 300 / dim**0.5),
-        max(found.max(), 90 + 300 / dim**0.5),
-    )
-    angles.options["ylim"] = 0, 1.4 * density.max()
-    angles.draw(figure.add_subplot(1, 3, 1))
-    axes, rows = torch.randn(dim, 3, generator=generator), evenly_spaced(len(v), VIEWED)
-    coloured = {"c": labels[rows], "cmap": "viridis"}
-    for k, (name, points, colour) in enumerate(
-        [("uniform", uniform, {"color": "0.5"}), ("images", v, coloured)]
-    ):
-        view = figure.add_subplot(1, 3, 2 + k, projection="3d")
-        view.set_title(f"{name} along 3 random axes", y=1.0)
-        shadow = points.flatten(1)[rows].float() @ axes / dim**0.5  # (n, 3)
-        view.scatter(*shadow.T.numpy(), s=3, **colour)
-        view.set(xlim=(-3, 3), ylim=(-3, 3), zlim=(-3, 3))
+    theta = np.linspace(0, np.pi, 3601)
+    per_radian = cosine_law(dim).pdf(np.cos(theta)) * np.sin(theta)
+    density = per_radian * np.pi / 180
+    spread = 300 / dim**0.5  # degrees, about five standard deviations of the law
+    panel = Panel("angle between two points (degrees)", "density per degree")
+    panel.histograms[f"{len(found):,} pairs of latents"] = found
+    panel.curves[f"law for uniform points, L = {dim:,}"] = (np.rad2deg(theta), density)
+    panel.options["xlim"] = (min(found.min(), 90 - spread), max(found.max(), 90 + spread))
+    panel.options["ylim"] = (0, 1.4 * density.max())
+    return panel
+
+
+def draw_cloud(axes: Any, points: Tensor, directions: Tensor, colours: dict[str, Any]) -> None:
+    """Points (n, N, D) along three directions (L, 3) as dots in space."""
+    shadow = points.flatten(1).float() @ directions / len(directions) ** 0.5  # (n, 3)
+    x, y, z = shadow.T.numpy()
+    axes.scatter(x, y, z, s=3, **colours)
+    axes.set(xlim=VIEW_LIMITS, ylim=VIEW_LIMITS, zlim=VIEW_LIMITS)

@@ -1,1 +1,32 @@
-"""."""
+"""Evaluation with plain arguments, for notebooks and for `python sample.py RUN evaluate`.
+
+    report = evaluate(model, Reference(data))
+    print(report.table())
+
+Not loaded by `import sphere_mini`: it brings scikit-learn, scipy, matplotlib and torch-fidelity.
+"""
+
+from .reference import MOST_HELD_OUT, Reference
+from .report import Report, evaluate, table
+from .scores import (
+    Sampling,
+    facts_of,
+    score_coverage,
+    score_reconstructions,
+    score_samples,
+    usual_num_images,
+)
+
+__all__ = [
+    "MOST_HELD_OUT",
+    "Reference",
+    "Report",
+    "Sampling",
+    "evaluate",
+    "facts_of",
+    "score_coverage",
+    "score_reconstructions",
+    "score_samples",
+    "table",
+    "usual_num_images",
+]
