@@ -409,7 +409,7 @@ def find_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
     """The training images of the model, or those that the flags name."""
     from sphere_mini.datasets import load_data
     from sphere_mini.distributed import first_of_node
-    from sphere_mini.evaluation import MOST_HELD_OUT, Reference
+    from sphere_mini.evaluation import MOST_HELD_OUT, Reference, check_fit
 
     recipe = find_recipe(model, args)
     features = args.features
@@ -418,7 +418,9 @@ def find_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
     data, held_out = first_of_node(lambda: load_data(recipe, model.device, MOST_HELD_OUT))
     name = f"{recipe.dataset} {recipe.data_dir}".strip()
     folder = Path(recipe.data_dir or f"data/{recipe.dataset}")
-    return Reference(data, held_out, features, name, folder)
+    reference = Reference(data, held_out, features, name, folder)
+    check_fit(model, reference)
+    return reference
 
 
 def find_recipe(model: SphereEncoder, args: argparse.Namespace) -> Recipe:

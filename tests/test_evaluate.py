@@ -2,7 +2,6 @@
 
 import json
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from torch_fidelity import FeatureExtractorInceptionV3, feature_extractor_incept
 
 from sphere_mini import SphereEncoder, generate
 from sphere_mini.data import ImageSet, open_picture, square_pixels
-from sphere_mini.evaluation import report
+from sphere_mini.evaluation import Reference, reference, scores
 from sphere_mini.evaluation.features import extract, load_extractor
 from sphere_mini.metrics import judge_digits
 
@@ -22,7 +21,7 @@ SMALL = ("--num-images", 80)
 
 @pytest.fixture
 def crops(tmp_path, photos):
-    """Eight-pixel crops of scikit-learn's two photographs, 80 a class to train on and 20 held out."""
+    """Eight-pixel crops of scikit-learn's two photographs, 80 a class to train on, 20 held out."""
     rng = np.random.default_rng(0)
     for name, photo in zip(("china", "flower"), photos, strict=True):
         for split, count in (("train", 80), ("test", 20)):
@@ -96,7 +95,7 @@ def test_the_digits_model_is_judged(tmp_path):
 
 
 def test_no_more_latents_than_memory_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "MOST_NUMBERS", 50 * 128)  # 128 in a latent of the digits
+    monkeypatch.setattr(scores, "MOST_NUMBERS", 50 * 128)  # 128 in a latent of the digits
     assert (
         run(
             "sample.py",
@@ -206,13 +205,13 @@ def test_features_of_a_network_are_kept_beside_the_data(crops, monkeypatch, caps
     images = load_images(crops / "data" / "train" / "china")
     labels, rows, extracted = torch.zeros(len(images)).long(), torch.arange(10, 40), []
     extractor = load_extractor("efficientnet", torch.device("cpu"))
-    task = SimpleNamespace(
-        extractor=extractor, root=crops / "data", facts={"features": "efficientnet"}
-    )
-    monkeypatch.setattr(report, "extract", lambda *args: extracted.append(1) or extract(*args))
+    monkeypatch.setattr(reference, "load_extractor", lambda *_: extractor)
+    monkeypatch.setattr(reference, "extract", lambda *args: extracted.append(1) or extract(*args))
 
-    def features(images):
-        return report.cached_features(task, "training", ImageSet(images, labels, ()), rows)
+    def features(images, folder=crops / "data"):
+        data = ImageSet(images, labels, ())
+        kept = Reference(data, features="efficientnet", folder=folder)
+        return kept.features_of("training", data, rows)
 
     first = features(images)
     assert first.shape == (30, 1280) and torch.equal(first, extract(extractor, [images[10:40]])[0])
@@ -223,10 +222,8 @@ def test_features_of_a_network_are_kept_beside_the_data(crops, monkeypatch, caps
     changed = images.clone()
     changed[20] = 0
     assert not torch.equal(features(changed), first) and len(extracted) == 3
-    task.root = crops / "nowhere"
-    assert (
-        torch.equal(features(images), first) and "could not be written" in capsys.readouterr().out
-    )
+    again = features(images, crops / "nowhere")
+    assert torch.equal(again, first) and "could not be written" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -305,7 +302,7 @@ def test_inception_without_its_weights_says_what_to_place_and_what_works(
 
 
 def test_inception_with_its_weights_in_place(tmp_path, monkeypatch, crops):
-    """The real path: weights of the right shapes, drawn at random, lie where the download would put them."""
+    """The real path: weights of the right shapes lie where the download would put them."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with monkeypatch.context() as patched:
         patched.setattr(

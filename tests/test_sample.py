@@ -1,11 +1,8 @@
 """sample.py's tasks, as a user runs them."""
 
-import os
 import shlex
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,7 +11,9 @@ from conftest import DIGITS_MODEL, ROOT, random_model, run
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from sphere_mini import generate, manipulate
+import sample as script
+from sphere_mini import generate, manipulate, presets, sampling
+from sphere_mini.evaluation.features import EXTRACTORS
 from sphere_mini.pictures import to_uint8
 
 
@@ -45,22 +44,48 @@ def draw(path, *flags, model=DIGITS_MODEL):
 
 TASKS = {  # a task, and flags each of which changes its picture
     "generate --classes 3 8 --per-class 2": [
-        "--num-steps 2", "--num-steps 1 4", "--fresh-noise", "--decay", "--trajectory",
+        "--num-steps 2",
+        "--num-steps 1 4",
+        "--fresh-noise",
+        "--decay",
+        "--trajectory",
     ],
     "reconstruct PICTURES/3.png": ["PICTURES/8.png"],
     "interpolate --frames 4": [
-        "--frames 3", "--path linear", "--seed 2 3", "--classes 4 9", "--num-steps 1", "--seed 0 1 2 3",
-        "--classes 4 9 --guidance 3", "--classes 4 9 --guidance 3 --guidance-place pixel", "--fresh-noise", "--decay",
+        "--frames 3",
+        "--path linear",
+        "--seed 2 3",
+        "--classes 4 9",
+        "--num-steps 1",
+        "--seed 0 1 2 3",
+        "--classes 4 9 --guidance 3",
+        "--classes 4 9 --guidance 3 --guidance-place pixel",
+        "--fresh-noise",
+        "--decay",
     ],
     "manipulate PICTURES/3.png --num-steps 3": [
-        "--class 4", "--class 4 5", "--strength 0.3", "--seed 5", "--num-steps 2", "--fresh-noise", "--decay",
-        "--class 4 --guidance 3", "--class 4 --guidance 3 --guidance-place latent",
+        "--class 4",
+        "--class 4 5",
+        "--strength 0.3",
+        "--seed 5",
+        "--num-steps 2",
+        "--fresh-noise",
+        "--decay",
+        "--class 4 --guidance 3",
+        "--class 4 --guidance 3 --guidance-place latent",
     ],
     "crossover PICTURES/3.png PICTURES/8.png --num-steps 3": [
-        "--stitch horizontal", "--stitch backward", "--stitch forward", "--swap", "--strength 1", "--seed 5",
-        "--num-steps 2", "--fresh-noise", "--decay",
+        "--stitch horizontal",
+        "--stitch backward",
+        "--stitch forward",
+        "--swap",
+        "--strength 1",
+        "--seed 5",
+        "--num-steps 2",
+        "--fresh-noise",
+        "--decay",
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -160,97 +185,6 @@ def test_an_animation_goes_there_and_back(tmp_path):
     assert [path.name for path in (tmp_path / "grid").iterdir()] == ["a.png"]
 
 
-def files_of(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_saved_images_are_those_of_their_class_and_seed(tmp_path, digits_model):
-    folder = tmp_path / "images"
-    sample(
-        "--save-images", folder, "--classes", 3, 8, "--per-class", 2, "--seed", 5, "--num-steps", 2
-    )
-    names = [
-        f"class{label:04d}-seed{seed:08d}.png" for seed, label in ((5, 3), (6, 8), (7, 3), (8, 8))
-    ]
-    assert sorted(files_of(folder)) == sorted(names)
-    expected = to_uint8(generate(digits_model, torch.tensor([3, 8, 3, 8]), 2, seeds=range(5, 9)))
-    for name, pixels in zip(names, expected, strict=True):
-        with Image.open(folder / name) as image:
-            assert (np.array(image) == pixels).all() and image.text["seed"] == str(
-                int(name[-12:-4])
-            )
-    command = shlex.split(
-        Image.open(folder / names[1]).text["command"]
-    )  # the image as a picture of its own
-    assert command[:3] == ["python", "sample.py", "RUN"]
-    sample(*command[3:], "--out", tmp_path / "one.png")
-    random_model(num_classes=0).save_pretrained(tmp_path / "model")
-    sample("--save-images", tmp_path / "plain", "--per-class", 3, model=tmp_path / "model")
-    assert sorted(files_of(tmp_path / "plain")) == [f"seed{seed:08d}.png" for seed in range(3)]
-
-
-def test_an_interrupted_folder_is_completed_byte_for_byte(tmp_path):
-    flags = ("--per-class", 60, "--num-steps", 2)
-    sample("--save-images", tmp_path / "whole", *flags)
-    whole = files_of(tmp_path / "whole")
-    assert len(whole) == 600
-    command = [
-        sys.executable,
-        ROOT / "sample.py",
-        DIGITS_MODEL,
-        "--save-images",
-        tmp_path / "cut",
-        *flags,
-    ]
-    process = subprocess.Popen(
-        [*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while len(list(tmp_path.glob("cut/*.png"))) < 250 and process.poll() is None:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    some = {
-        name: content
-        for name, content in files_of(tmp_path / "cut").items()
-        if name.endswith(".png")
-    }
-    assert 250 <= len(some) < 600 and some.items() <= whole.items()
-    done = sorted(some)[:3]
-    before = [os.stat(tmp_path / "cut" / name).st_mtime_ns for name in done]
-    os.remove(
-        tmp_path / "cut" / sorted(some)[200]
-    )  # of one class in the middle: its batch is drawn again
-    sample("--save-images", tmp_path / "cut", *flags)
-    again = files_of(tmp_path / "cut")
-    assert {name: content for name, content in again.items() if name.endswith(".png")} == whole
-    assert [
-        os.stat(tmp_path / "cut" / name).st_mtime_ns for name in done
-    ] == before  # whole batches were left alone
-
-
-def test_a_folder_of_other_images_is_not_mixed_with_new_ones(tmp_path):
-    sample("--save-images", tmp_path, "--classes", 3, "--per-class", 2)
-    before = files_of(tmp_path)
-    for flags in (("--num-steps", 2), ("--guidance", 1.5), ("--fresh-noise",)):
-        failed = run(
-            "sample.py",
-            DIGITS_MODEL,
-            "--save-images",
-            tmp_path,
-            "--classes",
-            3,
-            "--per-class",
-            2,
-            *flags,
-        )
-        assert (
-            failed.returncode == 2
-            and "choose another folder" in failed.stderr
-            and failed.stderr.count("\n") == 1
-        )
-    assert files_of(tmp_path) == before
-
-
 def test_no_room_for_a_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "PIL.Image.Image.save", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "no space left"))
@@ -312,3 +246,22 @@ def test_classes_for_an_unconditional_model(flags, pictures, tmp_path):
     random_model(num_classes=0).save_pretrained(tmp_path / "model")
     failed = run("sample.py", tmp_path / "model", *flags.split(), cwd=pictures)
     assert failed.returncode == 2 and "this model has no classes" in failed.stderr
+
+
+def test_the_flags_choices_are_those_of_the_package():
+    assert script.GUIDANCE_PLACES == sampling.GUIDANCE_PLACES
+    assert script.PATHS == sampling.PATHS
+    assert script.STITCHES == sampling.STITCHES
+    assert list(script.FEATURES) == list(EXTRACTORS)
+    assert script.SETS is presets.SETS
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["RUN", "generate", "--help"], ["RUN", "evaluate", "--help"]]
+)
+def test_help_answers_before_torch_is_loaded(words):
+    code = "import atexit, sys, sample; atexit.register(lambda: print('torch' in sys.modules)); "
+    command = [sys.executable, "-c", code + "sample.parse_args(sys.argv[1:])", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage: "), done.stderr
+    assert done.stdout.splitlines()[-1] == "False"

@@ -10,6 +10,7 @@ from .reference import MOST_HELD_OUT, Reference
 from .report import Report, evaluate, table
 from .scores import (
     Sampling,
+    check_fit,
     facts_of,
     score_coverage,
     score_reconstructions,
@@ -22,6 +23,7 @@ __all__ = [
     "Reference",
     "Report",
     "Sampling",
+    "check_fit",
     "evaluate",
     "facts_of",
     "score_coverage",

@@ -68,6 +68,10 @@ class Report:
         return json.dumps(parts, indent=1)
 
 
+def keep_nothing(report: Report) -> None:
+    """The default of `evaluate`'s `save`."""
+
+
 def evaluate(
     model: SphereEncoder,
     reference: Reference,
@@ -75,7 +79,7 @@ def evaluate(
     num_images: int | None = None,
     seed: int = 0,
     repeats: int = 1,
-    save: Callable[[Report], None] | None = None,
+    save: Callable[[Report], None] = keep_nothing,
 ) -> Report:
     """Score a model's samples, each way in turn, its reconstructions, and its coverage.
 
@@ -92,14 +96,13 @@ def evaluate(
     for way in distinct_ways(ways, model.config.num_classes):
         row, report.closest = score_samples(model, reference, way, num_images, seed, repeats)
         report.samples.append(report.facts | row)
-        if save is not None:
-            save(report)
+        save(report)
     row = score_reconstructions(model, reference, num_images)
     report.reconstruction.append(report.facts | row)
+    save(report)
     rows, report.sphere = score_coverage(model, reference, num_images)
     report.coverage = [report.facts | row for row in rows]
-    if save is not None:
-        save(report)
+    save(report)
     return report
 
 

@@ -216,7 +216,7 @@ def score_coverage(
     num_images: as in `score_reconstructions`. Under torchrun the others than rank 0 return
     ([], None).
     """
-    check_classes(model, reference)
+    check_fit(model, reference)
     if num_images is None:
         num_images = usual_num_images(model, reference)
     v, labels = encode_reference(model, reference, num_images)
@@ -245,8 +245,9 @@ def encode_reference(
     encoded = []
     for images, y in reference.data.batches(own_share(batches, "latents", BATCH)):
         x = to_model_range(images.to(model.device))
-        z = model.encode(x, y.to(model.device) if conditional else None)
-        encoded.append((spherify(z).cpu(), y.cpu()))
+        own_class = y.to(model.device) if conditional else None
+        v = spherify(model.encode(x, own_class))
+        encoded.append((v.cpu(), y.cpu()))
     encoded = gather(encoded)
     v = torch.cat([points for points, _ in encoded])
     labels = torch.cat([y for _, y in encoded])
@@ -305,15 +306,15 @@ def check_request(
     """The number of images, the usual one for None; `UserError` for what cannot be scored."""
     require(0 <= seed < 2**62, f"seed must be a whole number from 0 to 2^62, not {seed}")
     require(repeats > 0, f"repeats must be above 0, not {repeats}")
-    check_classes(model, reference)
+    check_fit(model, reference)
     if num_images is None:
         num_images = usual_num_images(model, reference)
     reference.require_enough(num_images)
     return num_images
 
 
-def check_classes(model: SphereEncoder, reference: Reference) -> None:
-    """Complain of images of another size, or of classes that are not the model's."""
+def check_fit(model: SphereEncoder, reference: Reference) -> None:
+    """`UserError` where the reference's images or classes are not the model's."""
     drawn = model.config.image_size
     found = reference.image_size
     problem = f"this model draws images of {drawn} px and the reference has {found}"
