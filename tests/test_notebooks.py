@@ -23,7 +23,6 @@ from baselines import MLPAutoencoder, train_baseline
 
 from sphere_mini.data import ImageSet
 from sphere_mini.metrics import judge_digits
-from sphere_mini.plots import Panel, noise_triangle, plots, tradeoff
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MOST_BYTES = 1_500_000
@@ -190,27 +189,6 @@ def test_held_out_patches_share_no_pixel_with_training(monkeypatch):
     )
     training, held_out = precompute.split_photographs()
     assert training.images.max() < held_out.images.min()
-
-
-def test_panels_show_their_data():
-    """A curve's colour is seen where there is a curve; the triangle's ends lie where the angle says."""
-    panels = Panel("x", "y", marks={"a": 0.5}), Panel("x", "y", curves={"a": ([0, 1], [0, 1])})
-    empty, one = (np.asarray(plots(panel)) for panel in panels)
-    blue = (0x00, 0x72, 0xB2)
-    assert (one == blue).all(-1).sum() > 500 > 0 == (empty == blue).all(-1).sum()
-    v = torch.zeros(1, 2, 2)
-    v[0, 0, 0], e = 2, torch.tensor([[[0.0, 2.0], [0.0, 0.0]]])
-    panel = noise_triangle(v, e, 1.0)
-    assert "45.0°" in panel.title and panel.curves["v + σ·e"] == ((0, 2.0), (0, 2.0))
-    assert panel.curves["spherified"][0][1] == pytest.approx(2**0.5, rel=1e-4)
-
-
-def test_tradeoff_shows_each_models_samples():
-    samples = torch.zeros(4, 3, 8, 8)
-    samples[:, 1] = 0.5  # a green that no other part of the picture has
-    green = [(np.asarray(tradeoff([("a", 1.0, 2.0, s), ("b", 2.0, 1.0, s)])) == (0, 127, 0)).all(-1).sum()
-             for s in (samples, 0 * samples)]  # fmt: skip
-    assert green[0] > 5000 and green[1] == 0
 
 
 MISTAKES = {  # file: what is written for what, and the notebook that must notice

@@ -1,0 +1,52 @@
+"""Figures show the data that they are given."""
+
+import numpy as np
+import pytest
+import torch
+
+from sphere_mini.plots import Panel, noise_triangle, plots, sphere_figure, tradeoff
+from sphere_mini.sphere import random_point
+
+
+def pixels_of_colour(picture, colour):
+    """How many pixels of a picture have exactly this colour."""
+    return (np.asarray(picture) == colour).all(-1).sum()
+
+
+def test_panels_show_their_data():
+    """A curve's colour is seen where there is a curve."""
+    empty = plots(Panel("x", "y", marks={"a": 0.5}))
+    one = plots(Panel("x", "y", curves={"a": ([0, 1], [0, 1])}))
+    blue = (0x00, 0x72, 0xB2)
+    assert pixels_of_colour(one, blue) > 500
+    assert pixels_of_colour(empty, blue) == 0
+
+
+def test_the_triangles_ends_lie_where_the_angle_says():
+    v = torch.zeros(1, 2, 2)
+    v[0, 0, 0] = 2
+    e = torch.tensor([[[0.0, 2.0], [0.0, 0.0]]])
+    panel = noise_triangle(v, e, 1.0)
+    assert "45.0°" in panel.title and panel.curves["v + σ·e"] == ((0, 2.0), (0, 2.0))
+    assert panel.curves["spherified"][0][1] == pytest.approx(2**0.5, rel=1e-4)
+
+
+def test_tradeoff_shows_each_models_samples():
+    samples = torch.zeros(4, 3, 8, 8)
+    samples[:, 1] = 0.5  # a green that no other part of the picture has
+    green = []
+    for shown in (samples, 0 * samples):
+        picture = tradeoff([("a", 1.0, 2.0, shown), ("b", 2.0, 1.0, shown)])
+        green.append(pixels_of_colour(picture, (0, 127, 0)))
+    assert green[0] > 5000 and green[1] == 0
+
+
+def test_the_sphere_picture_shows_where_points_gather():
+    v = random_point((200, 4, 4), torch.Generator().manual_seed(0))
+    labels = torch.arange(200) % 2
+    spread = sphere_figure(v, labels)
+    gathered = sphere_figure(v[:1].expand_as(v) + 0.01 * v, labels)
+    assert spread.size == gathered.size == (1200, 450)
+    assert spread.tobytes() != gathered.tobytes()
+    small = sphere_figure(v, labels, size=(6, 3))
+    assert small.size == (600, 300)
