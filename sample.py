@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from sphere_mini import SphereEncoder
     from sphere_mini.evaluation import Reference, Report, Sampling
 
+    Task = Callable[[SphereEncoder, argparse.Namespace], Any]
+    AddFlags = Callable[[argparse.ArgumentParser], None]
+
 # The words of flags, as in sampling.py and evaluation/features.py: a test compares them.
 GUIDANCE_PLACES = ("latent", "pixel", "both")
 PATHS = ("spherical", "linear")
@@ -47,7 +51,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("run", metavar="RUN", help="run folder, model folder or hf://owner/name")
     tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True, parser_class=Parser)
 
-    def add_task(name: str, function: Any, add_flags: Any, about: str) -> None:
+    def add_task(name: str, function: Task, add_flags: AddFlags, about: str) -> None:
         task = tasks.add_parser(name, help=about, prog=f"sample.py RUN {name}")
         task.set_defaults(function=function)
         add_flags(task)

@@ -34,7 +34,7 @@ def held_out_psnr(model: SphereEncoder, data: ImageSet) -> float:
     """Mean PSNR in dB of a set's reconstructions (null class, no noise)."""
     values = []
     for images in data.images.split(100):
-        x = to_model_range(images)
+        x = to_model_range(images.to(model.device))
         again = reconstruct(model, x)
         values.append(psnr(again, to_unit_range(x)))
     return torch.cat(values).mean().item()

@@ -66,6 +66,7 @@ def test_a_report_has_every_part_and_every_figure_its_facts(report, model):
     assert [row["steps"] for row in report.samples] == [1, 3]
     assert [row["points"] for row in report.coverage][:2] == ["all", "mean class"]
     for row in [*report.samples, *report.coverage, reconstruction]:
+        assert type(row) is dict
         assert {name: row[name] for name in report.facts} == report.facts
         assert row["images"] > 0
     assert report.facts["weights"] == model.weights_hash()

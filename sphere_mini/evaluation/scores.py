@@ -134,7 +134,7 @@ def score_samples(
         if not is_first:
             continue
         index, ratio = nearness(fake[0], training)
-        values = compare(reference, draws, fake)
+        values = score_features(reference, draws, fake)
         values["memorised"] = (ratio < threshold.below).float().mean().item()
         for name, value in values.items():
             scores[name].append(value)
@@ -142,11 +142,11 @@ def score_samples(
         return {}, None
     facts = facts_of(model, reference)
     seeds = f"{seed} to {seed + repeats * num_images - 1}"
-    row = facts | way.columns() | {"images": num_images, "seeds": seeds} | scores
+    row = facts | way.columns() | {"images": num_images, "seeds": seeds} | dict(scores)
     return row, closest_pairs(reference, draws, index, ratio)
 
 
-def compare(reference: Reference, draws: Draws, fake: list[Tensor]) -> dict[str, float]:
+def score_features(reference: Reference, draws: Draws, fake: list[Tensor]) -> dict[str, float]:
     """Scores of samples by their features, and of digits what the judge says of them."""
     values = {}
     for score, value in fidelity(fake, reference.training_features).items():
