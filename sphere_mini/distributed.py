@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from .errors import UserError, require
@@ -20,19 +21,113 @@ T = TypeVar("T")
 
 def pick_device(name: str = "auto") -> torch.device:
     """The device called `name`, or the best one for "auto"; `UserError` where it is not there."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    devices = {device.type: device for device in (accelerator, torch.device("cpu")) if device}
+    devices = {"cpu": torch.device("cpu")}
+    best = torch.accelerator.current_accelerator(check_available=True) or devices["cpu"]
+    devices[best.type] = best
     if name == "auto":
-        return next(iter(devices.values()))
-    require(
-        name in devices, f"there is no device {name!r} here; choose from auto, {', '.join(devices)}"
-    )
+        return best
+    names = ", ".join(devices)
+    require(name in devices, f"there is no device {name!r} here; choose from auto, {names}")
     return devices[name]
 
 
 def world() -> tuple[int, int]:
     """(rank, number) of the processes that torchrun started, (0, 1) without it."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if not dist.is_initialized():
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def connect(name: str) -> torch.device:
+    """The device called `name`. Under torchrun the processes meet, and each takes a device."""
+    device = pick_device(name)
+    if dist.is_torchelastic_launched():
+        if device.type != "cpu":
+            take_own_accelerator(device)
+        meet(device)
+        rank, _ = world()
+        if rank > 0:  # only rank 0 prints
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the end)
+    return device
+
+
+def take_own_accelerator(device: torch.device) -> None:
+    """Each process of a machine takes the accelerator of its number."""
+    place = int(os.environ["LOCAL_RANK"])
+    count = torch.accelerator.device_count()
+    limit = f"this machine has {count} {device.type} devices"
+    require(place < count, f"--nproc-per-node is too large; {limit}")
+    torch.accelerator.set_device_index(place)
+
+
+def meet(device: torch.device) -> None:
+    """Wait for all processes that torchrun has started, and form their group."""
+    backend = dist.get_default_backend_for_device(device)
+    if device.type != "cpu":
+        backend = f"cpu:gloo,{device.type}:{backend}"  # gloo for what the hosts agree on
+    store, rank, processes = next(dist.rendezvous("env://"))
+    # torchrun keeps its store over restarts: a name for each keeps out the addresses of
+    # processes that are gone
+    restart = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    store = dist.PrefixStore(f"start {restart}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=processes)
+    # of 1x1 convolutions: a little slower, no error
+    warnings.filterwarnings("ignore", message="Grad strides do not match")
+
+
+def disconnect() -> None:
+    """Leave the processes' group, if there is one, before this process ends."""
+    if dist.is_initialized():
+        # drop what still holds the group: its threads would live on, and may abort a process that
+        # ends
+        gc.collect()
+        dist.destroy_process_group()
+
+
+def any_process(says: bool) -> bool:
+    """Whether any of the processes says so; all of them have to ask."""
+    if not dist.is_initialized():
+        return says
+    answer = torch.tensor(int(says))
+    dist.all_reduce(answer)
+    return bool(answer)
+
+
+def first_of_node(load: Callable[[], T]) -> T:
+    """What `load` gives, run by one process of each machine before the others: it may download.
+
+    A `UserError` of `load` reaches all processes; all of them have to call this.
+    """
+    is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    loaded = None
+    problem = None
+    if is_first:
+        try:
+            loaded = load()
+        except UserError as error:
+            problem = error
+    if any_process(problem is not None):  # the others have waited here
+        elsewhere = "another process could not read what this run needs; see its message"
+        raise problem or UserError(elsewhere)
+    if is_first:
+        return loaded
+    return load()
+
+
+def from_rank_0(make: Callable[[], T]) -> T:
+    """What `make` gives on rank 0, or the `UserError` that it raises there, on all processes."""
+    if not dist.is_initialized():
+        return make()
+    made = [None]  # a list, since the broadcast puts rank 0's value into it
+    if dist.get_rank() == 0:
+        try:
+            made = [make()]
+        except UserError as error:
+            made = [error]
+    dist.broadcast_object_list(made)
+    if isinstance(made[0], UserError):
+        raise made[0]
+    return made[0]
 
 
 def own_rows(batch: Tensor) -> Tensor:
@@ -41,91 +136,25 @@ def own_rows(batch: Tensor) -> Tensor:
     return batch.chunk(processes)[rank]
 
 
-def connect(name: str) -> torch.device:
-    """The device called `name`. Under torchrun the processes meet, each takes a device, and only rank 0 prints."""
-    device = pick_device(name)
-    if dist.is_torchelastic_launched():
-        backend, place = dist.get_default_backend_for_device(device), int(os.environ["LOCAL_RANK"])
-        if device.type != "cpu":
-            count = torch.accelerator.device_count()
-            require(
-                place < count,
-                f"--nproc-per-node is too large; this machine has {count} {device.type} devices",
-            )
-            torch.accelerator.set_device_index(place)
-            backend = f"cpu:gloo,{device.type}:{backend}"  # gloo for what the hosts agree on
-        store, rank, processes = next(dist.rendezvous("env://"))
-        # torchrun keeps its store over restarts: a name for each keeps out the addresses of processes that are gone
-        store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=processes)
-        warnings.filterwarnings(
-            "ignore", message="Grad strides do not match"
-        )  # of 1x1 convolutions: a little slower
-        if dist.get_rank() > 0:
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the end)
-    return device
-
-
-def first_of_node(load: Callable[[], T]) -> T:
-    """What `load` gives, run by one process of each machine before the others: it may download."""
-    leads, problem, found = int(os.environ.get("LOCAL_RANK", 0)) == 0, None, None
-    try:
-        found = load() if leads else None
-    except UserError as error:
-        problem = error
-    if any_process(problem is not None):  # all of them have come here
-        raise problem or UserError(
-            "another process could not read what this run needs; see its message"
-        )
-    return found if leads else load()
-
-
-def from_rank_0(make: Callable[[], T]) -> T:
-    """What `make` gives on rank 0, or the `UserError` that it raises there, on all processes."""
-    if not dist.is_initialized():
-        return make()
-    values = [None]
-    if dist.get_rank() == 0:
-        try:
-            values = [make()]
-        except UserError as error:
-            values = [error]
-    dist.broadcast_object_list(values)
-    if isinstance(values[0], UserError):
-        raise values[0]
-    return values[0]
-
-
-def any_process(says: bool) -> bool:
-    """Whether any of the processes says so; all of them have to ask."""
-    if dist.is_initialized():
-        dist.all_reduce(answer := torch.tensor(int(says)))
-        return bool(answer)
-    return says
-
-
 def own_share(chunks: Sequence[T], what: str, unit: int) -> Iterable[T]:
-    """This process's share of the chunks of `unit` images, which go round the processes, under a progress bar."""
+    """This process's share of the chunks, under a progress bar that says `what`.
+
+    Chunks of `unit` images each go round the processes.
+    """
     rank, processes = world()
-    return tqdm(
-        chunks[rank::processes], what, unit="image", unit_scale=unit, leave=False, disable=rank > 0
-    )
+    share = chunks[rank::processes]
+    return tqdm(share, what, unit="image", unit_scale=unit, leave=False, disable=rank > 0)
 
 
 def gather(results: list[T]) -> list[T]:
     """The results of all processes' shares in the order of the chunks; all of them have to ask."""
-    processes = world()[1]
+    _, processes = world()
     if processes == 1:
         return results
-    dist.all_gather_object(parts := [None] * processes, results)
-    return [parts[k % processes][k // processes] for k in range(sum(map(len, parts)))]
-
-
-def disconnect() -> None:
-    """Leave the processes' group, if there is one, before this process ends."""
-    if dist.is_initialized():
-        gc.collect()  # of what still holds the group, whose threads would live on and may abort a process that ends
-        dist.destroy_process_group()
+    shares = [None] * processes
+    dist.all_gather_object(shares, results)
+    total = sum(len(share) for share in shares)
+    return [shares[k % processes][k // processes] for k in range(total)]
 
 
 def precision(device: torch.device, dtype: str) -> str:
@@ -143,7 +172,7 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
 
 def gradient_sync(model: nn.Module, on: bool) -> AbstractContextManager:
     """Within it a backward pass of a distributed model averages the gradients, or not yet."""
-    if on or not dist.is_initialized():
+    if on or not isinstance(model, DistributedDataParallel):
         return nullcontext()
     return model.no_sync()
 

@@ -1,4 +1,4 @@
-"""What a user can get wrong ends in one clear sentence and exit code 2; our own mistakes keep their traceback."""
+"""What a user can get wrong ends in one clear sentence; our own mistakes keep their traceback."""
 
 import struct
 import textwrap
@@ -10,8 +10,20 @@ from zipfile import BadZipFile
 
 from safetensors import SafetensorError
 
-READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
-READ_ERRORS += (UnpicklingError, SafetensorError, BadZipFile, struct.error)
+READ_ERRORS = (  # what the libraries that read our files raise where one is damaged
+    AttributeError,
+    BadZipFile,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+    struct.error,
+)
+REASON_LENGTH = 150  # characters of such an error's message that are passed on, at most
 
 
 class UserError(ValueError):
@@ -26,18 +38,20 @@ def require(condition: bool, problem: str) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Whatever goes wrong while `path` is read and understood becomes one `UserError` that names it."""
+    """Whatever goes wrong while `path` is read and understood becomes one `UserError` naming it."""
     try:
         yield
     except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing; check that {path.parent} is the folder that you mean"
-        ) from None
+        advice = f"check that {path.parent} is the folder that you mean"
+        raise UserError(f"{path} is missing; {advice}") from None
     except READ_ERRORS as error:
-        lines = [
-            line.strip() for line in str(error).splitlines() if not line.startswith("Error(s)")
-        ]
-        reason = textwrap.shorten(lines[0] if lines else type(error).__name__, 150)
-        raise UserError(
-            f"{path} cannot be used ({reason}); mend it or take another copy"
-        ) from error
+        advice = "mend it or take another copy"
+        raise UserError(f"{path} cannot be used ({reason(error)}); {advice}") from error
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error's message that says something, or the error's name."""
+    for line in str(error).splitlines():
+        if not line.startswith("Error(s)"):  # torch's heading over the names of all weights
+            return textwrap.shorten(line.strip(), REASON_LENGTH)
+    return type(error).__name__

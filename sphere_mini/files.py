@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from .errors import UserError, reading, require
 
 T = TypeVar("T")
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # a full disk, as each library puts it
 
 
 def previous(path: Path) -> Path:
@@ -22,20 +22,17 @@ def previous(path: Path) -> Path:
 
 
 def write_safely(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file, make sure that it is on the disk, and only then put it in `path`'s place.
+    """Let `write` fill a temporary file, which takes `path`'s place once it is on the disk.
 
-    At any moment `path` or `previous(path)` is a whole file. Raises `OSError`; then both are as they were.
+    At any moment `path` or `previous(path)` is a whole file. Raises `OSError`; then both are as
+    they were.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-    except (
-        OSError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:  # a full disk, as each library puts it
+    except WRITE_ERRORS as error:
         with suppress(OSError):
             temporary.unlink()
         raise OSError(str(error)) from error
@@ -45,56 +42,65 @@ def write_safely(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def read_newest(path: Path, read: Callable[[Path], T]) -> T:
-    """What `read` makes of the file or, where it is missing or damaged, of the one before; that is said in one line.
-    Raises `UserError` where neither can be used; nothing is deleted."""
+    """What `read` makes of the file or, where it is missing or damaged, of the one before it.
+
+    A warning of one line says so. Raises `UserError` where neither can be used; nothing is deleted.
+    """
     try:
         with reading(path):
             return read(path)
     except UserError as error:
         problem = error
-    with suppress(UserError), reading(previous(path)):
-        value = read(previous(path))
-        print(f"warning: {problem}; {previous(path).name} is used instead", file=sys.stderr)
+    older = previous(path)
+    with suppress(UserError), reading(older):
+        value = read(older)
+        print(f"warning: {problem}; {older.name} is used instead", file=sys.stderr)
         return value
     raise problem
 
 
 def free_path(path: Path) -> Path:
     """`path`, or the first of path-2, path-3 ... that does not exist."""
-    numbered = (path.with_name(f"{path.stem}-{k}{path.suffix}") for k in count(2))
-    return next(candidate for candidate in chain([path], numbered) if not candidate.exists())
-
-
-@contextmanager
-def warn_on_write_error(what: str) -> Iterator[None]:
-    """A file that cannot be written costs a warning, not the run: the next one may do."""
-    try:
-        yield
-    except OSError as error:
-        tqdm.write(f"warning: {what} could not be written ({error}); the older file is as it was")
+    candidate = path
+    number = 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return candidate
 
 
 def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:
-    """Where to write: `out`, which must not exist yet, or a free path like `default`. Makes parents or subfolder."""
+    """Where to write: `out`, which must not exist yet, or a free path like `default`.
+
+    With a subfolder the path is a folder, and both are made; else only the folders above it are.
+    Raises `UserError` where that fails.
+    """
     path = Path(out) if out else free_path(default)
-    require(
-        not path.exists(), f"{path} exists already; choose another --out, nothing is written over"
-    )
+    problem = f"{path} exists already; choose another --out, nothing is written over"
+    require(not path.exists(), problem)
+    folder = path / subfolder if subfolder else path.parent
     try:
-        (path / subfolder if subfolder else path.parent).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be made ({error.strerror}); choose another --out"
-        ) from error
+        problem = f"{path} cannot be made ({error.strerror})"
+        raise UserError(f"{problem}; choose another --out") from error
     return path
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A file that cannot be written is named, with the reason."""
+    """An `OSError` while `path` is written becomes a `UserError` that names it."""
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}); make room or choose another place"
-        ) from error
+        advice = "make room or choose another place"
+        raise UserError(f"{path} cannot be written ({error.strerror}); {advice}") from error
+
+
+@contextmanager
+def warn_on_write_error(what: str) -> Iterator[None]:
+    """An `OSError` while something is written costs a warning, not the run: the next may do."""
+    try:
+        yield
+    except OSError as error:
+        tqdm.write(f"warning: {what} could not be written ({error}); the older file is as it was")

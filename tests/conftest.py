@@ -22,6 +22,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from short_runs import DIGITS
 from sklearn.datasets import load_digits, load_sample_images
 
 from sphere_mini import SphereConfig, SphereEncoder
@@ -124,3 +125,17 @@ def real_digits() -> tuple[torch.Tensor, torch.Tensor]:
     digits = load_digits()
     x = torch.from_numpy(digits.images / 8 - 1).float()[:, None].expand(-1, 3, -1, -1)
     return x, torch.from_numpy(digits.target)
+
+
+def load_picture(path: Path) -> Image.Image:
+    """The file's picture, in RGB."""
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a digits run of 40 steps that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    assert run(*DIGITS, "--out", folder).returncode == 0
+    return folder

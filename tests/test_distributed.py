@@ -101,7 +101,7 @@ def test_one_run_on_two_processes_and_one_writes(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (
         done.stdout.count("done: weights") == 1
-        and "2 processes x 1 part x 16 images = 32" in done.stdout
+        and "processes 2 x micro-batches 1 x 16 images = 32" in done.stdout
     )
     assert len(losses_of(tmp_path / "run")) == 20
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -110,10 +110,13 @@ def test_one_run_on_two_processes_and_one_writes(tmp_path):
 @pytest.mark.slow
 def test_mistakes_are_said_once(tmp_path):
     for flags, words in (
-        (("--batch-size", 33), "a batch of 33 cannot be split into 2 processes with 1 part each"),
+        (
+            ("--batch-size", 33),
+            "a batch of 33 cannot be split evenly: processes 2 x micro-batches 1",
+        ),
         (
             ("--batch-size", 24, "--grad-accum", 8),
-            "a batch of 24 cannot be split into 2 processes with 8 parts each",
+            "a batch of 24 cannot be split evenly: processes 2 x micro-batches 8",
         ),
         (("--dataset", "folder", "--data-dir", tmp_path / "no"), "no folder"),
         (("--out", tmp_path), "exists already"),
@@ -144,7 +147,7 @@ def lives(pid):
 
 
 def start_and_kill_a_rank(run, *flags):
-    """Start 400 steps on two processes, kill rank 1 behind a checkpoint; how torchrun ends, after how many seconds."""
+    """Start 400 steps on two processes, kill rank 1 after a checkpoint; how torchrun ends, and when."""
     command = [
         *TORCHRUN,
         *flags,

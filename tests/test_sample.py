@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import DIGITS_MODEL, ROOT, random_model, run
+from conftest import DIGITS_MODEL, ROOT, load_picture, random_model, run
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -265,3 +265,51 @@ def test_help_answers_before_torch_is_loaded(words):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("usage: "), done.stderr
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def picture(tmp_path, *flags, name="picture.png"):
+    done = run("sample.py", DIGITS_MODEL, *flags, "--device", "cpu", "--out", tmp_path / name)
+    assert done.returncode == 0, done.stderr
+    return load_picture(tmp_path / name)
+
+
+def test_each_flag_of_sampling_changes_the_picture(tmp_path):
+    base = picture(tmp_path, name="base.png")
+    assert picture(tmp_path, name="same.png").tobytes() == base.tobytes()
+    guided = ["--guidance", 3]
+    changed = [["--num-steps", 1], ["--seed", 9], guided, [*guided, "--guidance-place", "pixel"]]
+    changed += [[*guided, "--guidance-place", "latent"], ["--classes", *"1234567890"]]
+    pictures = [picture(tmp_path, *flags, name=f"{k}.png") for k, flags in enumerate(changed)]
+    assert len({p.tobytes() for p in [base, *pictures]}) == 7
+    assert picture(tmp_path, "--per-class", 3, name="narrow.png").width < base.width
+
+
+def test_classes_by_number_and_by_name(tmp_path):
+    names = ("cat", "dog", "owl")
+    random_model(num_classes=3, class_names=names).save_pretrained(tmp_path / "model")
+    pictures = {}
+    for name in ("dog", "1", "owl"):
+        done = run(
+            "sample.py", tmp_path / "model", "--classes", name, "--out", tmp_path / f"{name}.png"
+        )
+        assert done.returncode == 0, done.stderr
+        pictures[name] = load_picture(tmp_path / f"{name}.png").tobytes()
+    assert pictures["dog"] == pictures["1"] != pictures["owl"]
+
+
+def test_the_task_generate_may_be_named_or_left_out(tmp_path):
+    assert (
+        run("sample.py", DIGITS_MODEL, "generate", "--out", tmp_path / "new" / "a.png").returncode
+        == 0
+    )
+    done = run("sample.py", DIGITS_MODEL, cwd=tmp_path)
+    assert done.returncode == 0 and "pictures/digits-generate.png" in done.stdout
+    a, b = tmp_path / "new" / "a.png", tmp_path / "pictures" / "digits-generate.png"
+    assert load_picture(a).tobytes() == load_picture(b).tobytes()
+
+
+def test_many_classes_without_names_are_shown_by_number(tmp_path):
+    random_model(num_classes=20).save_pretrained(tmp_path / "model")
+    for flags in ((), ("--classes", 5, 12)):
+        done = run("sample.py", tmp_path / "model", *flags, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr

@@ -1,130 +1,190 @@
-"""What a training run costs, from shapes alone: the answer to `train.py --dry-run`."""
+"""What a training run costs, from shapes alone: nothing is computed or read."""
 
-from dataclasses import asdict
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from ..config import SphereConfig
 from ..distributed import autocast, precision, world
 from ..losses import StepNoise, sphere_losses
 from ..model import SphereEncoder
-from ..perceptual import NETWORKS
-from ..presets import SETS, Recipe
+from ..perceptual import NETWORKS, Perceptual
+from ..presets import Recipe
+
+WEIGHT_COPIES = 4  # in float32: the weights, their average, Adam's two moments
+FLOAT_BYTES = 4
+CPU = torch.device("cpu")
+
+
+def attention_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    """FLOPs of attention, from the shapes of queries, keys and values."""
+    return sdpa_flop_count(q, k, v)
+
+
+def attention_backward_flops(grad: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    """FLOPs of its backward pass."""
+    return sdpa_backward_flop_count(grad, q, k, v)
+
 
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-ATTENTION = {  # a CPU's kernels, which some versions of torch leave out of their count
-    FLASH: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-    FLASH_BACKWARD: lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v),
-}
+# a CPU's kernels, which some versions of torch leave out of their count
+ATTENTION = {FLASH: attention_flops, FLASH_BACKWARD: attention_backward_flops}
 
 
 def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device) -> dict[str, int]:
-    """What a resolved recipe takes: parameters, FLOPs of matrix products per image, bytes of memory on the device.
+    """What a resolved recipe takes: `parameters`, `bytes` on the device, and FLOPs per image.
 
-    From shapes alone: nothing is computed or read. The bytes are those of the weights, their average, Adam's two
-    moments, the gradients and what the losses keep for them (of one process with one part the larger of both), and the
+    The FLOPs are those of matrix products, for a `step` of training, for `decode` and for `encode`.
+    The bytes are those of the weights, their average, Adam's two moments, the gradients and what
+    the losses keep for them (of one process; with one micro-batch the larger of both), and the
     images where memory holds them.
     """
-    config, build = (
-        recipe.sphere_config([str(k) for k in range(num_classes)]),
-        NETWORKS.get(recipe.perceptual),
-    )
-    saved = {}
-    size = recipe.batch_size // recipe.grad_accum // world()[1]
-    images = num_images if recipe.fits_memory(num_images) else 0
-    perceptual = build(pretrained=False) if build else None
+    config = recipe.sphere_config([str(label) for label in range(num_classes)])
+    perceptual = None
+    if recipe.perceptual != "none":
+        perceptual = NETWORKS[recipe.perceptual](pretrained=False)
+    shapes = FakeTensorMode(allow_non_fake_inputs=True)
+    with shapes, autocast(CPU, precision(device, recipe.dtype)):
+        micro_batch = MicroBatch(recipe, config, perceptual)
+        facts = count_flops(micro_batch)
+        kept = kept_bytes(micro_batch, fake_weights(perceptual, shapes))
+    parameters = num_weights(micro_batch.model)
+    facts["parameters"] = parameters
+    facts["bytes"] = WEIGHT_COPIES * FLOAT_BYTES * parameters
+    facts["bytes"] += working_bytes(recipe, FLOAT_BYTES * parameters, kept)
+    if perceptual is not None:
+        facts["bytes"] += FLOAT_BYTES * num_weights(perceptual)
+    if recipe.fits_memory(num_images):
+        facts["bytes"] += num_images * 3 * config.image_size**2
+    return facts
 
-    def keep(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+
+class MicroBatch:
+    """What a process does for one micro-batch, on tensors that have a shape and no content.
+
+    To be made and used within a `FakeTensorMode`.
+    """
+
+    def __init__(self, recipe: Recipe, config: SphereConfig, perceptual: Perceptual | None) -> None:
+        self.recipe = recipe
+        self.perceptual = perceptual
+        self.model = SphereEncoder(config)
+        for end in (self.model.encoder, self.model.decoder):
+            end.checkpoint_activations = recipe.checkpoint_activations
+        _, processes = world()
+        self.size = recipe.batch_size // recipe.grad_accum // processes  # images
+        self.x = torch.zeros(self.size, 3, config.image_size, config.image_size)
+        self.v = torch.zeros(self.size, *config.latent_shape)
+        self.y = torch.zeros(self.size).long() if config.num_classes else None
+
+    def step(self) -> None:
+        """The losses and their gradients."""
+        r = torch.zeros(self.size)
+        noise = StepNoise(self.v, r, r, torch.zeros(self.size, 4).bool())
+        weights = self.recipe.loss_weights
+        losses = sphere_losses(self.model, self.x, self.y, noise, weights, self.perceptual)
+        losses["loss"].backward()
+
+    def decode(self) -> None:
+        """The decoder alone."""
+        with torch.no_grad():
+            self.model.decode(self.v, self.y)
+
+    def encode(self) -> None:
+        """The encoder alone."""
+        with torch.no_grad():
+            self.model.encode(self.x, self.y)
+
+
+def count_flops(micro_batch: MicroBatch) -> dict[str, int]:
+    """FLOPs per image of a training `step`, of `decode` and of `encode`."""
+    flops = {}
+    for work in (micro_batch.step, micro_batch.decode, micro_batch.encode):
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+            work()
+        flops[work.__name__] = counter.get_total_flops() // micro_batch.size
+    return flops
+
+
+class SavedTensors:
+    """The tensors that are kept for a backward pass, each storage once."""
+
+    def __init__(self) -> None:
+        self.storages = {}  # by address; holding a storage keeps its address from being used again
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Count a tensor's storage."""
+        storage = tensor.untyped_storage()
+        self.storages[storage._cdata] = storage
         return tensor
 
-    def keep_input(tensor: Tensor) -> None:
-        keep(tensor)
+    def keep_input(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Count what enters a module: a hook before its forward pass."""
+        self.keep(inputs[0])
 
-    step, decode, encode = (
-        FlopCounterMode(display=False, custom_mapping=ATTENTION) for _ in range(3)
-    )
-    shapes = FakeTensorMode(allow_non_fake_inputs=True)
-    with shapes, autocast(torch.device("cpu"), precision(device, recipe.dtype)):
-        model = SphereEncoder(config)
-        frozen = (
-            [shapes.from_tensor(weight) for weight in perceptual.parameters()] if perceptual else []
-        )
-        x, v = (
-            torch.zeros(size, 3, config.image_size, config.image_size),
-            torch.zeros(size, *config.latent_shape),
-        )
-        r, y = torch.zeros(size), torch.zeros(size).long() if config.num_classes else None
-        if (
-            recipe.checkpoint_activations
-        ):  # all that one block keeps while it is done again, and what enters each
-            tokens, c = (
-                torch.zeros(2 * size, config.latent_shape[0], config.width),
-                torch.zeros(2 * size, config.width),
-            )
-            with saved_tensors_hooks(keep, lambda tensor: tensor):
-                tokens = model.decoder.blocks[0](
-                    tokens, c if config.num_classes else None, model.decoder.rope
-                )
-            for end in (model.encoder, model.decoder):
-                end.checkpoint_activations = True
-                for block in end.blocks:
-                    block.register_forward_pre_hook(lambda _, inputs: keep_input(inputs[0]))
-        with step, saved_tensors_hooks(keep, lambda tensor: tensor):
-            noise = StepNoise(v, r, r, torch.zeros(size, 4).bool())
-            sphere_losses(model, x, y, noise, recipe.loss_weights, perceptual)["loss"].backward()
-        with decode, torch.no_grad():
-            model.decode(v, y)
-        with encode, torch.no_grad():
-            model.encode(x, y)
+    def forget(self, tensor: Tensor) -> None:
+        """Leave out a tensor's storage, which is counted elsewhere."""
+        self.storages.pop(tensor.untyped_storage()._cdata, None)
+
+    def num_bytes(self) -> int:
+        """What all of them take."""
+        return sum(storage.nbytes() for storage in self.storages.values())
+
+
+def kept_bytes(micro_batch: MicroBatch, frozen: list[Tensor]) -> int:
+    """Bytes that the losses keep for their gradients, besides the weights.
+
+    frozen: the perceptual network's weights.
+    """
+    saved = SavedTensors()
+    model = micro_batch.model
+    with saved_tensors_hooks(saved.keep, unchanged):
+        if micro_batch.recipe.checkpoint_activations:
+            # all that one block keeps while it is done again, and what enters each
+            decode_one_block(micro_batch)
+            for block in [*model.encoder.blocks, *model.decoder.blocks]:
+                block.register_forward_pre_hook(saved.keep_input)
+        micro_batch.step()
     for weight in [*model.parameters(), *frozen]:
-        saved.pop(weight.untyped_storage()._cdata, None)
-    count = sum(p.numel() for p in model.parameters())
-    both = sum if recipe.grad_accum > 1 or world()[1] > 1 else max  # gradients are there already
-    held = 16 * count + 4 * sum(p.numel() for p in frozen) + both((4 * count, sum(saved.values())))
-    flops = {
-        name: mode.get_total_flops() // size
-        for name, mode in (("step", step), ("decode", decode), ("encode", encode))
-    }
-    return {"parameters": count, "bytes": held + images * 3 * config.image_size**2} | flops
+        saved.forget(weight)
+    return saved.num_bytes()
 
 
-def dry_run(recipe: Recipe, device: torch.device) -> None:
-    """Print a recipe and what it takes; a folder's images are not counted, nothing is read or written."""
-    num_images, num_classes, _ = SETS[recipe.dataset]
-    recipe = recipe.resolved(num_images)
-    facts, config = cost(recipe, num_images, num_classes, device), recipe.sphere_config(())
-    (tokens, channels), unknown = config.latent_shape, "as many as the folder has"
-    bare = "" if num_classes or not recipe.conditional else " without layers for classes"
-    facts["loop"] = 4 * facts["decode"] + 3 * facts["encode"]
-    giga = {
-        name: f"{value / 1e9:,.0f}" if value > 1e11 else f"{value / 1e9:.3g}"
-        for name, value in facts.items()
-    }
-    shown = asdict(recipe) | {
-        name: getattr(config, name) for name in ("width", "depth", "num_heads", "patch_size")
-    }
-    shown |= {"images an epoch": f"{num_images:,}" if num_images else unknown}
-    shown |= {
-        "steps": f"{recipe.steps:,}" if recipe.steps else f"{recipe.epochs:g} epochs of {unknown}"
-    }
-    shown |= {} if recipe.steps else {"warmup_steps": f"{recipe.warmup_epochs:g} epochs"}
-    shown |= {
-        "classes": (num_classes or unknown) if recipe.conditional else 0,
-        "tokens": tokens,
-        "latent channels": channels,
-    }
-    shown |= {
-        "latent dimension": f"{tokens * channels:,}",
-        "parameters": f"{facts['parameters']:,}" + bare,
-    }
-    shown |= {"compression": f"{3 * config.image_size**2 / (tokens * channels):.4g}"}
-    shown |= {"GFLOPs per training image": giga["step"]}
-    shown |= {"GFLOPs per generated image": f"{giga['decode']} in one step, {giga['loop']} in four"}
-    shown |= {"memory per device": f"about {giga['bytes']} GB in {precision(device, recipe.dtype)}"}
-    for name, value in shown.items():
-        print(f"{name:<28}{value}")
+def unchanged(tensor: Tensor) -> Tensor:
+    """A kept tensor as the backward pass gets it."""
+    return tensor
+
+
+def decode_one_block(micro_batch: MicroBatch) -> None:
+    """One block of the decoder, which a step gives two latents of each image at once."""
+    model = micro_batch.model
+    config = model.config
+    rows = 2 * micro_batch.size
+    tokens = torch.zeros(rows, config.latent_shape[0], config.width)
+    c = torch.zeros(rows, config.width) if config.num_classes else None
+    model.decoder.blocks[0](tokens, c, model.decoder.rope)
+
+
+def fake_weights(network: nn.Module | None, shapes: FakeTensorMode) -> list[Tensor]:
+    """A network's weights as they are within the mode."""
+    if network is None:
+        return []
+    return [shapes.from_tensor(weight) for weight in network.parameters()]
+
+
+def num_weights(network: nn.Module) -> int:
+    """The number of a network's parameters."""
+    return sum(weight.numel() for weight in network.parameters())
+
+
+def working_bytes(recipe: Recipe, gradients: int, kept: int) -> int:
+    """Bytes of the gradients and of what the losses keep for them, at most at one time."""
+    _, processes = world()
+    if recipe.grad_accum > 1 or processes > 1:
+        return gradients + kept  # the gradients are there already
+    return max(gradients, kept)

@@ -1,7 +1,7 @@
-"""What the command line of `train.py` asks for: the recipe that its flags make."""
+"""From the flags of `train.py` to a recipe."""
 
-import argparse
 import difflib
+from dataclasses import fields as fields_of
 from dataclasses import replace
 from typing import Any, get_type_hints
 
@@ -11,101 +11,118 @@ from ..model import SphereEncoder
 from ..presets import PERCEPTUAL_WEIGHTS, PERCEPTUALS, Recipe, make_recipe
 from .fine_tune import shape_fields
 
-RECIPE_FLAGS = (
-    "data_dir",
-    "image_size",
-    "model",
-    "steps",
-    "epochs",
-    "batch_size",
-    "lr",
-    "perceptual",
-    "dtype",
-    "seed",
-)
-RECIPE_FLAGS += ("dataset", "grad_accum", "init_from", "save_every", "log_every", "sample_every")
-RECIPE_FLAGS += ("checkpoint_activations",)
-FREE_ON_RESUME = (
+FREE_ON_RESUME = (  # fields that change neither weights nor losses
     "data_dir",
     "in_memory_gb",
     "workers",
     "grad_accum",
+    "checkpoint_activations",
     "save_every",
     "log_every",
     "sample_every",
 )
-FREE_ON_RESUME += ("checkpoint_activations",)
+WANTED = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """`FIELD=VALUE` → (field, value of the field's type); `UserError` names near fields or the type that is wanted."""
+    """`FIELD=VALUE` → (field, value of the field's type).
+
+    `UserError` names near fields, or the type that is wanted.
+    """
     name, equals, value = text.partition("=")
-    hints = get_type_hints(Recipe)
-    if not equals or name not in hints:
-        near = difflib.get_close_matches(name, hints, n=3, cutoff=0.4)
-        raise UserError(
-            f"--set takes FIELD=VALUE, and {name!r} is no field; near it: {', '.join(near or hints)}"
-        )
-    kind = hints[name]
+    types = get_type_hints(Recipe)
+    if not equals or name not in types:
+        near = difflib.get_close_matches(name, types, n=3, cutoff=0.4) or types
+        problem = f"--set takes FIELD=VALUE, and {name!r} is no field"
+        raise UserError(f"{problem}; near it: {', '.join(near)}")
+    kind = types[name]
     try:
-        if kind is bool:
-            return name, {"true": True, "false": False}[value.lower()]
-        return name, kind(value)
-    except (ValueError, KeyError):
-        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
-        raise UserError(f"--set {name} takes {wanted}, not {value!r}") from None
+        return name, parse_value(value, kind)
+    except ValueError:
+        raise UserError(f"--set {name} takes {WANTED[kind]}, not {value!r}") from None
 
 
-def given_fields(args: argparse.Namespace) -> dict[str, Any]:
-    """The recipe's fields that the command line sets, by a flag or by --set."""
-    fields = {name: getattr(args, name) for name in RECIPE_FLAGS if getattr(args, name) is not None}
-    fields |= {"conditional": False} if args.unconditional else {}
-    fields |= dict(parse_override(text) for text in args.set)
-    require(fields.get("steps", 1) > 0, f"--steps must be above 0, not {fields.get('steps')}")
-    require(
-        "steps" not in fields or "epochs" not in fields,
-        "give the length in steps or in epochs, not in both",
-    )
+def parse_value(text: str, kind: type) -> Any:
+    """The value of type bool, int, float or str that a text stands for; else a `ValueError`."""
+    if kind is not bool:
+        return kind(text)
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+def given_fields(flags: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's fields that the command line sets.
+
+    flags: a value for each flag of `train.py`, None for one that is left out. `set`: a list of
+    `FIELD=VALUE`.
+    """
+    fields = {}
+    for field in fields_of(Recipe):
+        value = flags.get(field.name)
+        if value is not None:
+            fields[field.name] = value
+    if flags["unconditional"]:
+        fields["conditional"] = False
+    for text in flags["set"]:
+        name, value = parse_override(text)
+        fields[name] = value
+    steps = fields.get("steps", 1)
+    require(steps > 0, f"--steps must be above 0, not {steps}")
+    has_both = "steps" in fields and "epochs" in fields
+    require(not has_both, "give the length in steps or in epochs, not in both")
     return fields
 
 
-def new_recipe(args: argparse.Namespace, pretrained: SphereEncoder | None) -> Recipe:
-    """The preset of the data set; over it a pretrained model's shape, and then what the command line sets."""
-    fields = given_fields(args)
-    shape = shape_fields(pretrained.config) if pretrained else {}
-    recipe = make_recipe(
-        **{"dataset": "digits", "recipe": args.recipe, "processes": world()[1]} | shape | fields
-    )
-    idle = [name for name in PERCEPTUAL_WEIGHTS if fields.get(name) and recipe.perceptual == "none"]
-    require(
-        not idle,
-        f"{' and '.join(idle)} would change nothing without --perceptual {' or '.join(PERCEPTUALS[1:])}",
-    )
+def new_recipe(
+    fields: dict[str, Any], preset: str | None, pretrained: SphereEncoder | None
+) -> Recipe:
+    """The preset of the data set; over it a pretrained model's shape, and then the given fields.
+
+    preset: "paper", "quick" or None, as in `make_recipe`.
+    """
+    values = {"dataset": "digits"}
+    if pretrained:
+        values |= shape_fields(pretrained.config)
+    values |= fields
+    _, processes = world()
+    recipe = make_recipe(recipe=preset, processes=processes, **values)
+    if recipe.perceptual == "none":
+        idle = [name for name in PERCEPTUAL_WEIGHTS if fields.get(name)]
+        networks = " or ".join(PERCEPTUALS[1:])
+        problem = f"{' and '.join(idle)} would change nothing without --perceptual {networks}"
+        require(not idle, problem)
+    check_split(recipe)
     return recipe
 
 
-def resumed_recipe(args: argparse.Namespace, recipe: Recipe) -> Recipe:
-    """A run's recipe with what may change on the way: where and how data are read, what is logged, a longer plan."""
-    idle = [
-        f"--{name.replace('_', '-')}"
-        for name in ("out", "recipe", "dry_run")
-        if getattr(args, name)
-    ]
-    require(not idle, f"--resume goes on with a run as it is; leave out {', '.join(idle)}")
-    fields = given_fields(args)
+def resumed_recipe(recipe: Recipe, fields: dict[str, Any]) -> Recipe:
+    """A run's recipe with the given fields, if they may change on the way.
+
+    These are where and how data are read, what is logged, and a longer plan.
+    """
     for name, value in fields.items():
         was = getattr(recipe, name)
-        free = name in FREE_ON_RESUME or (name == "steps" and value > was)
-        require(
-            free or value == was,
-            f"{name} is {was} in this run, {value} would break it; leave {name} out",
-        )
-    return replace(recipe, **fields)
+        is_longer = name == "steps" and value > was
+        may_change = name in FREE_ON_RESUME or is_longer
+        problem = f"{name} is {was} in this run, {value} would break it; leave {name} out"
+        require(may_change or value == was, problem)
+    recipe = replace(recipe, **fields)
+    check_split(recipe)
+    return recipe
 
 
-def load_pretrained(args: argparse.Namespace) -> SphereEncoder | None:
-    """The model of --init-from, whose shape the run takes over."""
-    fields = given_fields(args)
+def check_split(recipe: Recipe) -> None:
+    """All processes and micro-batches get equally many images, else a `UserError`."""
+    _, processes = world()
+    split = f"processes {processes} x micro-batches {recipe.grad_accum}"
+    problem = f"a batch of {recipe.batch_size} cannot be split evenly: {split}"
+    shares = processes * recipe.grad_accum
+    require(recipe.batch_size % shares == 0, f"{problem}; change --batch-size")
+
+
+def load_pretrained(fields: dict[str, Any]) -> SphereEncoder | None:
+    """The model of --init-from, whose shape the run takes over; None without that flag."""
     if not fields.get("init_from"):
         return None
     given = [name for name in ("model", "image_size") if name in fields]

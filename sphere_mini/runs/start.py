@@ -1,14 +1,10 @@
-"""How a run begins: new, resumed, or started again by torchrun."""
+"""How a run begins: as a new one, or going on with one that was stopped or killed."""
 
-import argparse
-import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from ..config import SphereConfig
 from ..data import ImageFiles, ImageSet
@@ -21,13 +17,15 @@ from ..perceptual import Perceptual, load_perceptual
 from ..presets import Recipe
 from ..training import TrainState, new_state
 from .fine_tune import start_from
-from .folder import METRICS_FILE, SAMPLES_FOLDER, keep_rows, load_run
+from .folder import SAMPLES_FOLDER, load_run
+from .log import METRICS_FILE, keep_rows
+from .restart import note_folder
 from .settings import load_pretrained, new_recipe, resumed_recipe
 
 
 @dataclass
 class Run:
-    """Everything that a run begins with."""
+    """Everything that a run needs. saved_step: that of its newest checkpoint, 0 for none."""
 
     state: TrainState
     recipe: Recipe
@@ -35,98 +33,102 @@ class Run:
     held_out: ImageSet | None
     perceptual: Perceptual | None
     folder: Path
+    saved_step: int = 0
+
+    def is_due(self, every: int) -> bool:
+        """Whether what is done every so many steps is due now; at the end of the run all is."""
+        step = self.state.step
+        return step == self.recipe.steps or step % every == 0
 
 
-def start(args: argparse.Namespace, device: torch.device) -> Run:
-    """Get a new run ready; all that a user can get wrong is found here, before anything is written."""
-    pretrained = load_pretrained(args)
-    recipe = new_recipe(args, pretrained)
-    perceptual, (data, held_out) = load_inputs(recipe, device)
-    batch, advice = recipe.batch_size, f"use --batch-size {len(data)} or less"
-    require(batch <= len(data), f"the batch ({batch}) is larger than the data set; {advice}")
-    recipe = recipe.resolved(len(data))
+def start(fields: dict[str, Any], preset: str | None, out: str | None, device: torch.device) -> Run:
+    """Get a new run ready; what a user can get wrong is found before anything is written.
+
+    fields: of the recipe, as given; preset: as in `make_recipe`; out: run folder, None for the
+    default one.
+    """
+    pretrained = load_pretrained(fields)
+    recipe = new_recipe(fields, preset, pretrained)
+    data, held_out, perceptual = load_inputs(recipe, device)
+    num_images = len(data)
+    problem = f"the batch ({recipe.batch_size}) is larger than the data set"
+    advice = f"use --batch-size {num_images} or less"
+    require(recipe.batch_size <= num_images, f"{problem}; {advice}")
+    recipe = recipe.resolved(num_images)
     state = new_state(recipe, recipe.sphere_config(data.class_names), device)
-    state.num_images = len(data)
+    state.num_images = num_images
     if pretrained:
         new_classes = ", ".join(start_from(state, pretrained)) or "no class"
         print(f"weights from {recipe.init_from}; class tables made anew for: {new_classes}")
-    folder = from_rank_0(lambda: new_folder(args, state.model.config, recipe))
+    folder = from_rank_0(lambda: new_folder(out, state.model.config, recipe))
     return Run(state, recipe, data, held_out, perceptual, folder)
 
 
-def new_folder(args: argparse.Namespace, config: SphereConfig, recipe: Recipe) -> Path:
+def new_folder(out: str | None, config: SphereConfig, recipe: Recipe) -> Path:
     """Make the run folder, with enough in it to begin again before the first save."""
-    folder = claim_path(args.out, Path("runs") / f"{recipe.dataset}-{recipe.model}", SAMPLES_FOLDER)
+    default = Path("runs") / f"{recipe.dataset}-{recipe.model}"
+    folder = claim_path(out, default, SAMPLES_FOLDER)
     try:
         save_config(config, folder, training=asdict(recipe))
-        if dist.is_initialized():
-            launch_note().write_text(str(folder))
+        note_folder(folder)
     except OSError as error:
-        raise UserError(
-            f"nothing can be written to {folder} ({error}); make room, remove it, start again"
-        ) from error
+        problem = f"nothing can be written to {folder} ({error})"
+        raise UserError(f"{problem}; make room, remove it, start again") from error
     return folder
 
 
-def check_split(recipe: Recipe) -> None:
-    """All processes and parts get equally many images."""
-    batch, parts, processes = recipe.batch_size, recipe.grad_accum, world()[1]
-    into = f"{processes} processes with {parts} part{'s' * (parts > 1)} each"
-    require(
-        batch % (parts * processes) == 0,
-        f"a batch of {batch} cannot be split into {into}; change --batch-size",
-    )
+def resume(
+    folder: Path, fields: dict[str, Any], idle_flags: list[str], device: torch.device
+) -> Run:
+    """Get a run ready that was stopped, or killed.
 
-
-def load_inputs(recipe: Recipe, device: torch.device) -> tuple[Perceptual | None, tuple[Any, Any]]:
-    """The perceptual network, and the data as from `load_data`; checks that the batch can be split."""
-    check_split(recipe)
-    return first_of_node(
-        lambda: (load_perceptual(recipe.perceptual, device), load_data(recipe, device))
-    )
-
-
-def resume(args: argparse.Namespace, device: torch.device) -> Run:
-    """Get a run ready that was stopped, or killed."""
-    folder = Path(args.resume)
+    fields: of the recipe, as given, which may change little; idle_flags: those given that only a
+    new run can follow. Raises `UserError` for what would break the run.
+    """
     state, recipe = first_of_node(lambda: load_run(folder, device))
-    steps = sorted(set(gather([state.step])))
-    seen = " and ".join(map(str, steps))
-    require(
-        len(steps) == 1,
-        f"processes see different checkpoints of {folder}, of steps {seen}; wait and try again",
-    )
-    if recipe.init_from and not state.step:
+    check_same_step(folder, state.step)
+    if recipe.init_from and state.step == 0:
         start_from(state, SphereEncoder.from_pretrained(recipe.init_from))
-    recipe = resumed_recipe(args, recipe)
-    perceptual, (data, held_out) = load_inputs(recipe, device)
+    advice = f"leave out {', '.join(idle_flags)}"
+    require(not idle_flags, f"--resume goes on with a run as it is; {advice}")
+    recipe = resumed_recipe(recipe, fields)
+    data, held_out, perceptual = load_inputs(recipe, device)
     state.num_images = state.num_images or len(data)
-    changed = f"{state.num_images:,} images when the run began and {len(data):,} now; put them back as they were"
-    require(len(data) == state.num_images, f"the data set had {changed}")
-    known, found = state.model.config.class_names, data.class_names if recipe.conditional else ()
-    require(
-        known == found,
-        f"the classes were {', '.join(known)} and are {', '.join(found)} now; put them back",
-    )
-    with warn_on_write_error("a shorter log"):
-        if world()[0] == 0:
+    check_same_data(state, recipe, data)
+    rank, _ = world()
+    if rank == 0:
+        with warn_on_write_error("a shorter log"):
             keep_rows(folder / METRICS_FILE, state.step)
-    return Run(state, recipe, data, held_out, perceptual, folder)
+    return Run(state, recipe, data, held_out, perceptual, folder, saved_step=state.step)
 
 
-def go_on_after_failure(args: argparse.Namespace) -> None:
-    """Where torchrun has started the processes again (--max-restarts): resume the run that they had begun, if any."""
-    if not dist.is_initialized() or args.resume:
-        return
-    note, again = launch_note(), int(os.environ["TORCHELASTIC_RESTART_COUNT"]) > 0
-    begun = from_rank_0(
-        lambda: note.read_text() if again and note.exists() else note.unlink(missing_ok=True)
-    )
-    if begun:
-        print(f"started again by torchrun; going on with {begun}")
-        args.resume, args.out, args.recipe = begun, None, None
+def load_inputs(
+    recipe: Recipe, device: torch.device
+) -> tuple[ImageSet | ImageFiles, ImageSet | None, Perceptual | None]:
+    """What training reads: images, held-out ones if there are any, and the perceptual network."""
+
+    def load() -> tuple[ImageSet | ImageFiles, ImageSet | None, Perceptual | None]:
+        perceptual = load_perceptual(recipe.perceptual, device)
+        data, held_out = load_data(recipe, device)
+        return data, held_out, perceptual
+
+    return first_of_node(load)
 
 
-def launch_note() -> Path:
-    """Where rank 0 writes its run folder down, for the processes that the same torchrun starts after a failure."""
-    return Path(tempfile.gettempdir()) / f"sphere_mini-{os.getppid()}"
+def check_same_step(folder: Path, step: int) -> None:
+    """All processes have loaded the same checkpoint, else a `UserError`."""
+    steps = sorted(set(gather([step])))
+    seen = " and ".join(str(step) for step in steps)
+    problem = f"processes see different checkpoints of {folder}, of steps {seen}"
+    require(len(steps) == 1, f"{problem}; wait and try again")
+
+
+def check_same_data(state: TrainState, recipe: Recipe, data: ImageSet | ImageFiles) -> None:
+    """Images and classes are as they were when the run began, else a `UserError`."""
+    was = f"{state.num_images:,} images when the run began"
+    problem = f"the data set had {was} and {len(data):,} now; put them back as they were"
+    require(len(data) == state.num_images, problem)
+    known = state.model.config.class_names
+    found = data.class_names if recipe.conditional else ()
+    problem = f"the classes were {', '.join(known)} and are {', '.join(found)} now"
+    require(found == known, f"{problem}; put them back")

@@ -1,0 +1,74 @@
+"""The log of a run: `metrics.jsonl`, one JSON object a line, and how fast the run goes."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from ..files import write_safely
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class Pace:
+    """How fast training goes since `restart`, and which share of the time it waits for images.
+
+    waited: seconds, which the caller adds up.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Measure from now and from this step on."""
+        self.step = step
+        self.since = time.perf_counter()
+        self.waited = 0.0
+
+    def measure(self, step: int, batch_size: int) -> dict[str, float]:
+        """Images a second up to `step`, and the share of that time spent waiting, in [0, 1]."""
+        elapsed = time.perf_counter() - self.since
+        images = batch_size * (step - self.step)
+        return {
+            "images_per_s": round(images / elapsed, 1),
+            "data_wait": round(self.waited / elapsed, 4),
+        }
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add one JSON object as a line; a line before it that was cut off stays apart.
+
+    Raises `OSError`.
+    """
+    text = json.dumps(row) + "\n"
+    if was_cut_off(path):
+        text = "\n" + text
+    with path.open("a") as file:
+        file.write(text)
+
+
+def was_cut_off(path: Path) -> bool:
+    """Whether the file's last line has no end."""
+    return path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+
+
+def keep_rows(path: Path, last_step: int) -> None:
+    """Drop the lines of later steps, which will be run again, and lines that were cut off.
+
+    Raises `OSError`.
+    """
+    if not path.exists():
+        return
+    text = path.read_text()
+    lines = [line for line in text.splitlines() if is_row_until(line, last_step)]
+    kept = "".join(f"{line}\n" for line in lines)
+    if kept != text:
+        write_safely(path, lambda temporary: temporary.write_text(kept))
+
+
+def is_row_until(line: str, last_step: int) -> bool:
+    """Whether a line is a whole row, of `last_step` or a step before it."""
+    try:
+        return json.loads(line)["step"] <= last_step
+    except (ValueError, LookupError, TypeError):
+        return False

@@ -1,0 +1,90 @@
+"""What a run leaves in its folder on the way: a row of the log, a checkpoint, a picture."""
+
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from ..data import ImageSet, to_model_range, to_unit_range
+from ..distributed import world
+from ..files import warn_on_write_error
+from ..metrics import held_out_psnr
+from ..model import SphereEncoder
+from ..pictures import GRID_COLUMNS, class_rows, grid_labels, image_grid
+from ..sampling import reconstruct
+from .folder import SAMPLES_FOLDER, save_run, save_weights
+from .log import METRICS_FILE, Pace, append_row
+from .start import Run
+
+PICTURE_WIDTH = 640  # pixels of a training picture, about, where that leaves two images or more
+PICTURE_STEPS = (1, 4)  # of the sampling loop, one above the other
+SHOWN_LOSSES = ("loss", "pix_recon", "pix_con", "lat_con")  # in the progress bar
+
+
+def log_step(
+    run: Run, losses: dict[str, Tensor | float], pace: Pace, with_psnr: bool
+) -> dict[str, Any]:
+    """Write the step's row of the log, and return it.
+
+    losses: as from `train_step`. with_psnr: measure held-out images too, where there are any.
+    """
+    step = run.state.step
+    row = {"step": step}
+    for name, value in losses.items():
+        row[name] = float(value)
+    row |= pace.measure(step, run.recipe.batch_size)
+    if with_psnr and run.held_out:
+        row["held_out_psnr"] = round(held_out_psnr(run.state.ema, run.held_out), 3)
+    with warn_on_write_error(f"the log of step {step}"):
+        append_row(run.folder / METRICS_FILE, row)
+    return row
+
+
+def summary(row: dict[str, Any]) -> str:
+    """A row of the log in a few words, for the progress bar."""
+    terms = [f"{name} {row[name]:.4f}" for name in SHOWN_LOSSES if name in row]
+    return f"{' '.join(terms)}, {row['images_per_s']:.0f} images/s"
+
+
+def save_checkpoint(run: Run) -> None:
+    """Write a checkpoint; only rank 0 does. Where that fails, a warning says so.
+
+    Then `run.saved_step` stays what it was.
+    """
+    step = run.state.step
+    rank, _ = world()
+    with warn_on_write_error(f"the checkpoint of step {step}"):
+        if rank == 0:
+            save_run(run.folder, run.state, run.recipe)
+        run.saved_step = step
+
+
+def finish_last_save(run: Run) -> None:
+    """Write the weights for use of a run that is over: its last save may have been cut off."""
+    rank, _ = world()
+    if rank == 0:
+        with warn_on_write_error("the weights for use"):
+            save_weights(run.folder, run.state, run.recipe)
+
+
+def save_picture(run: Run) -> None:
+    """Write a picture of what the model can do by now."""
+    step = run.state.step
+    path = run.folder / SAMPLES_FOLDER / f"step{step:07d}.png"
+    with warn_on_write_error(f"the picture of step {step}"):
+        training_picture(run.state.ema, run.held_out).save(path)
+
+
+def training_picture(model: SphereEncoder, held_out: ImageSet | None) -> Image.Image:
+    """One row a class, one step above four, then some held-out images and their reconstructions."""
+    columns = PICTURE_WIDTH // model.config.image_size
+    columns = max(2, min(columns, GRID_COLUMNS))
+    if held_out is not None:
+        columns = min(columns, len(held_out))
+    rows, names = class_rows(model, grid_labels(model), columns, PICTURE_STEPS)
+    if held_out is not None:
+        stride = len(held_out) // columns
+        x = to_model_range(held_out.images[::stride][:columns])
+        rows = [*rows, to_unit_range(x), reconstruct(model, x)]
+        names = [*names, "held out", "again"]
+    return image_grid(rows, names)

@@ -1,0 +1,116 @@
+"""Short training runs of the tests: their flags, and how they are started, read and compared."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from sphere_mini.datasets import load_data
+from sphere_mini.files import previous
+from sphere_mini.presets import make_recipe
+from sphere_mini.training import new_state
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+
+
+NANO = dict(batch_size=10, width=16, depth=1, num_heads=2, mixer_depth=1, perceptual="none")
+TINY_NETWORK = "--set width=16 --set depth=1 --set num_heads=2 --set mixer_depth=1"
+TINY = tuple(f"{TINY_NETWORK} --batch-size 16".split())
+LENGTH = "--steps 40 --save-every 5 --log-every 5 --sample-every 1000"
+DIGITS = ("train.py", *TINY, *LENGTH.split())
+
+
+# 20 ms more for each step, and a line on stdout
+SLOW_STEPS = """
+import runpy, sys, time, sphere_mini.training as training
+step = training.train_step
+def slow(state, *args, **kwargs):
+    time.sleep(0.02)
+    print(f"step {state.step} is done", flush=True)
+    return step(state, *args, **kwargs)
+training.train_step = slow
+"""
+
+
+# run the script that is named first, after what has been patched
+START = (
+    "\nscript = sys.argv[1]\nsys.argv = sys.argv[1:]\nrunpy.run_path(script, run_name='__main__')\n"
+)
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def config(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def tensors(state):
+    """Every tensor of a state, by name."""
+    found = {f"model.{k}": v for k, v in state.model.state_dict().items()}
+    found |= {f"ema.{k}": v for k, v in state.ema.state_dict().items()}
+    for k, moments in state.optimizer.state_dict()["state"].items():
+        found |= {f"optimizer.{k}.{name}": value for name, value in moments.items()}
+    return found
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def prepare(photo_folder, **fields):
+    recipe = make_recipe(
+        "folder", data_dir=str(photo_folder), image_size=16, steps=60, **NANO | fields
+    )
+    data, _ = load_data(recipe, CPU)
+    recipe = recipe.resolved(len(data))
+    return data, recipe, new_state(recipe, recipe.sphere_config(data.class_names), CPU)
+
+
+def assert_same_end(folder, straight):
+    for name in ("model.safetensors",):
+        a, b = load_file(folder / name), load_file(straight / name)
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    a, b = (torch.load(f / "last.pt", weights_only=True) for f in (folder, straight))
+    assert a["step"] == b["step"] == 40
+    for part in ("model", "ema"):
+        assert all(torch.equal(a[part][k], b[part][k]) for k in b[part])
+    for k, moments in b["optimizer"]["state"].items():
+        assert all(
+            torch.equal(a["optimizer"]["state"][k][name], value) for name, value in moments.items()
+        )
+    steps = [
+        [json.loads(line)["step"] for line in (f / "metrics.jsonl").open()]
+        for f in (folder, straight)
+    ]
+    assert steps[0] == steps[1] == list(range(5, 41, 5))
+
+
+def launch(code, *args):
+    command = [sys.executable, "-c", code + START, *map(str, args)]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def saved_step(folder):
+    for path in (folder / "last.pt", previous(folder / "last.pt")):
+        try:
+            return torch.load(path, weights_only=True)["step"]
+        except Exception:
+            continue
+    return 0
+
+
+def no_room(folder):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return (
+        lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1])),
+        lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits),
+    )

@@ -1,0 +1,193 @@
+"""The scripts as a user runs them: every mistake is one sentence."""
+
+import json
+import shutil
+
+import pytest
+from conftest import DIGITS_MODEL, ROOT, run, run_process
+from PIL import Image
+from short_runs import TINY
+
+
+@pytest.fixture
+def scene(tmp_path, photo_folder):
+    """A folder with every broken thing that a user may point at."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "no-images" / "cat").mkdir(parents=True)
+    shutil.copytree(photo_folder / "train", tmp_path / "bad-image")
+    (tmp_path / "bad-image" / "china" / "3.png").write_bytes(b"this is no image")
+    (tmp_path / "one-class" / "cat").mkdir(parents=True)
+    for k in range(40):
+        Image.new("L", (32, 32), k).save(tmp_path / "one-class" / "cat" / f"{k}.png")
+    for name in (
+        "cut-config",
+        "cut-weights",
+        "other-shape",
+        "bad-angle",
+        "no-weights",
+        "list-config",
+    ):
+        shutil.copytree(DIGITS_MODEL, tmp_path / name)
+    (tmp_path / "list-config" / "config.json").write_text("[]")
+    text = (DIGITS_MODEL / "config.json").read_text()
+    (tmp_path / "cut-config" / "config.json").write_text(text[:100])
+    weights = tmp_path / "cut-weights" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    changed = json.loads(text)
+    (tmp_path / "other-shape" / "config.json").write_text(json.dumps(changed | {"width": 32}))
+    (tmp_path / "bad-angle" / "config.json").write_text(
+        json.dumps(changed | {"alpha_max_deg": 95.0})
+    )
+    (tmp_path / "no-weights" / "model.safetensors").unlink()
+    return tmp_path
+
+
+FOLDER = "--dataset folder --image-size 32 --data-dir"
+
+
+MISTAKES = [  # command, what the one sentence says
+    ("train.py --colour red", "unrecognized arguments: --colour red"),
+    ("train.py --step 5", "unrecognized arguments: --step 5"),
+    ("train.py --dataset mnits", "invalid choice: 'mnits'"),
+    ("train.py --dataset mnits", "folder"),
+    ("train.py --model huge", "nano"),
+    ("train.py --set dataset=mnits", "no dataset 'mnits'"),
+    ("train.py --dataset folder", "no folder data/folder; --data-dir takes"),
+    (f"train.py {FOLDER} SCENE/nowhere", "no folder"),
+    (f"train.py {FOLDER} SCENE/file", "no folder"),
+    (f"train.py {FOLDER} SCENE/empty", "has no folder in it; images go into one folder"),
+    (f"train.py {FOLDER} SCENE/no-images", "cat"),
+    (f"train.py {FOLDER} SCENE/bad-image", "china/3.png cannot be read as an image"),
+    ("train.py --dataset folder --data-dir PHOTOS --image-size 31", "try 28 or 32"),
+    ("train.py --dataset folder --data-dir PHOTOS --batch-size 49", "--batch-size 48 or less"),
+    ("train.py --image-size 16", "8 by 8"),
+    ("train.py --batch-size 0", "batch_size must be above 0"),
+    ("train.py --batch-size many", "invalid int value: 'many'"),
+    ("train.py --batch-size 5000", "--batch-size 1797 or less"),
+    ("train.py --steps 0", "--steps must be above 0"),
+    ("train.py --steps 2 --epochs 2", "not allowed with"),
+    ("train.py --epochs -1", "epochs must be above 0"),
+    ("train.py --lr 0", "lr must be above 0"),
+    ("train.py --lr nan", "lr must be above 0"),
+    ("train.py --save-every 0", "save_every must be above 0"),
+    ("train.py --seed -1", "0 or more"),
+    ("train.py --dtype float8", "float32"),
+    ("train.py --device toaster", "no device 'toaster'"),
+    ("train.py --set alpha_max_deg=95", "between 0 and 90"),
+    ("train.py --set alpha_max_deg=0", "between 0 and 90"),
+    ("train.py --set alpha_max=80", "alpha_max_deg"),
+    ("train.py --set depth=deep", "whole number"),
+    ("train.py --set flip=perhaps", "true or false"),
+    ("train.py --set latent=-1", "0 or more"),
+    ("train.py --set ema=1.5", "0 ... 1"),
+    ("train.py --set pixel_head=round", "conv or linear"),
+    ("train.py --set width=50", "multiple of"),
+    ("train.py --set patch_size=3", "not divisible by patch size 3; try 6 or 9"),
+    ("train.py --seed 99999999999999999999", "finite"),
+    ("train.py --data-dir PHOTOS", "--dataset folder"),
+    ("train.py --set recon_l1=0 --set con_l1=0 --set latent=0", "one of recon_l1, "),
+    ("train.py --set con_perceptual=1", "con_perceptual would change nothing without --perceptual"),
+    ("train.py --set perceptual=vgg", "one of none, efficientnet, lpips"),
+    (
+        "train.py --perceptual efficientnet --set recon_perceptual=0 --set con_perceptual=0",
+        "one of recon_perceptual,",
+    ),
+    ("train.py --perceptual vgg", "invalid choice: 'vgg'"),
+    ("train.py --recipe slow", "invalid choice: 'slow'"),
+    ("train.py --dataset cifar10 --perceptual none --set batchsize=4", "near it: batch_size"),
+    ("train.py --dataset afhq --perceptual none", "no folder data/afhq"),
+    (
+        "train.py --dataset imagenet --perceptual none --data-dir PHOTOS/train",
+        "no train/; imagenet takes train/ and val/",
+    ),
+    (
+        f"train.py {FOLDER} SCENE/one-class",
+        "has one class, cat; add a second folder of images, or ignore",
+    ),
+    (
+        f"train.py {FOLDER} SCENE/one-class/cat --unconditional",
+        "has no folder in it; images go into one folder",
+    ),
+    ("train.py --init-from SCENE/nowhere", "no folder"),
+    ("train.py --init-from SCENE/cut-weights", "model.safetensors cannot be used"),
+    ("train.py --init-from DIGITS --model s", "leave out model"),
+    ("train.py --init-from DIGITS --set model=s", "leave out model"),
+    ("train.py --set steps=5 --epochs 3", "not in both"),
+    (
+        "train.py --init-from DIGITS --set width=128",
+        "width is 64, and this data set or a flag asks for 128",
+    ),
+    (
+        "train.py --init-from DIGITS --unconditional",
+        "has 10 classes; train on with --set conditional=true",
+    ),
+    ("train.py --resume SCENE/empty --dry-run", "last.pt is missing"),
+    ("train.py --max-minutes 0", "--max-minutes must be above 0"),
+    ("train.py --grad-accum 3", "128 cannot be split into 3 equal parts"),
+    ("train.py --grad-accum 0", "grad_accum must be above 0"),
+    ("train.py --dry-run --set patch_size=3", "not divisible by patch size 3"),
+    ("train.py --set patch_size=8", "at least two patches"),
+    ("train.py --out SCENE/empty", "exists already"),
+    ("train.py --out SCENE/file/run", "cannot be made"),
+    ("train.py --resume SCENE/empty", "last.pt is missing; check that"),
+    ("sample.py", "RUN"),
+    ("sample.py SCENE/nowhere", "no folder"),
+    ("sample.py SCENE/file", "no folder"),
+    ("sample.py SCENE/empty", "config.json is missing"),
+    ("sample.py SCENE/no-weights", "model.safetensors is missing"),
+    ("sample.py SCENE/cut-config", "config.json cannot be used"),
+    ("sample.py SCENE/cut-weights", "model.safetensors cannot be used"),
+    ("sample.py SCENE/other-shape", "model.safetensors cannot be used"),
+    ("sample.py SCENE/bad-angle", "between 0 and 90"),
+    ("sample.py SCENE/list-config", "config.json cannot be used"),
+    ("sample.py --per-class 1 DIGITS", "RUN comes first"),
+    ("sample.py DIGITS --seed -1", "--seed must be"),
+    ("sample.py DIGITS --seed 99999999999999999999", "--seed must be"),
+    ("sample.py DIGITS --out SCENE/picture", "ends in .png"),
+    ("sample.py DIGITS paint", "unrecognized arguments: paint"),
+    ("sample.py DIGITS --classes 10", "0 ... 9"),
+    ("sample.py DIGITS --classes cat", "no class 'cat'"),
+    ("sample.py DIGITS --guidance -1", "guidance must be 0 or more"),
+    ("sample.py DIGITS --guidance-place moon", "latent"),
+    ("sample.py DIGITS --num-steps 0", "num_steps must be at least 1"),
+    ("sample.py DIGITS --per-class 0", "--per-class must be above 0"),
+    ("sample.py DIGITS --device toaster", "no device 'toaster'"),
+    ("sample.py DIGITS --out SCENE/bad-image/china/3.png", "exists already"),
+    ("sample.py DIGITS --out SCENE/file/a.png", "cannot be made"),
+]
+
+
+def every_file(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(("command", "message"), MISTAKES)
+def test_a_mistake_is_one_sentence_and_exit_code_2(scene, photo_folder, command, message):
+    words = [
+        w.replace("SCENE", str(scene)).replace("PHOTOS", str(photo_folder)) for w in command.split()
+    ]
+    words = [w.replace("DIGITS", str(DIGITS_MODEL)) for w in words]
+    before = every_file(scene)
+    done = run(*words, cwd=scene)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and message in done.stderr
+    sentence = done.stderr.rsplit("\r", 1)[
+        -1
+    ].strip()  # behind the progress bar of reading, where there was one
+    assert sentence.startswith("error: ") and "\n" not in sentence and len(sentence) < 500
+    assert every_file(scene) == before
+
+
+def test_processes_end_with_the_right_code(tmp_path):
+    done = run_process("train.py", *TINY, "--steps", 1, "--out", tmp_path / "run")
+    assert done.returncode == 0 and "done" in done.stdout and "images/s" in done.stderr
+    done = run_process("train.py", "--out", tmp_path / "run")
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "")
+    code = f"import sys\nsys.path.append({str(ROOT)!r})\n"
+    code += "from sphere_mini.command_line import run_script\nrun_script(lambda: 1 / 0)"
+    (tmp_path / "broken.py").write_text(code)
+    done = run_process(tmp_path / "broken.py")
+    assert (
+        done.returncode == 1 and "ZeroDivisionError" in done.stderr and "Traceback" in done.stderr
+    )
