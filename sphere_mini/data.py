@@ -17,38 +17,76 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .errors import UserError
+from .errors import UserError, require
 
-Source = (
-    Dataset | Sequence[tuple[str, int]]
-)  # torchvision's pictures and labels, or a folder's paths and labels
+# (picture or the path of one, label) for each image: torchvision's sets, or a folder's files
+Source = Dataset | Sequence[tuple[str, int]]
+LARGEST_NEAREST = 64  # pixels: up to this size pictures are resized without interpolation
 
 
 @dataclass
 class ImageSet:
-    """Images in memory, on one device: uint8 (n, 3, H, W), labels (n,) long, and the classes' names."""
+    """Images in memory, on one device, with their labels: also the way to train on one's own.
+
+    images: uint8 (n, 3, H, H) in 0 ... 255, RGB, square. labels: long (n,), each the number of its
+    class, from 0. class_names: one for each class; () without classes, and then all labels are 0.
+    `UserError` says what does not fit.
+    """
 
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        self._check_images()
+        self._check_labels()
+
+    def _check_images(self) -> None:
+        """Square RGB images in bytes."""
+        images = self.images
+        problem = f"images must be a torch tensor, not {type(images).__name__}"
+        require(isinstance(images, Tensor), problem)
+        problem = f"images must be uint8 in 0 ... 255, not {images.dtype}"
+        require(images.dtype == torch.uint8, problem)
+        shape = tuple(images.shape)
+        square = len(shape) == 4 and shape[1] == 3 and shape[2] == shape[3]
+        require(square, f"images must have the shape (n, 3, H, H), not {shape}")
+
+    def _check_labels(self) -> None:
+        """One class for each image."""
+        labels = self.labels
+        problem = f"labels must be a torch tensor, not {type(labels).__name__}"
+        require(isinstance(labels, Tensor), problem)
+        problem = f"labels must be long (torch.int64), not {labels.dtype}"
+        require(labels.dtype == torch.long, problem)
+        count = len(self.images)
+        problem = f"labels must have the shape ({count},), one an image, not {tuple(labels.shape)}"
+        require(labels.shape == (count,), problem)
+        problem = f"images are on {self.images.device}, labels on {labels.device}; move one of them"
+        require(labels.device == self.images.device, problem)
+        if count > 0:
+            last = max(len(self.class_names) - 1, 0)
+            problem = f"labels must lie in 0 ... {last}, one number for each of the class names"
+            require(labels.min() >= 0 and labels.max() <= last, problem)
+
     def __len__(self) -> int:
         return len(self.images)
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each row of indices (B,) the images, uint8 (B, 3, H, W), and their labels (B,)."""
+        """For each row of indices (B,) the images, uint8 (B, 3, H, H), and their labels (B,)."""
         for row in rows:
-            row = row.to(
-                self.images.device, non_blocking=True
-            )  # or the host would wait for the step before
+            # non-blocking, or the host would wait for the step before
+            row = row.to(self.images.device, non_blocking=True)
             yield self.images[row], self.labels[row]
 
 
 @dataclass
 class ImageFiles(Dataset):
-    """Images on disk, decoded at each access: item i is (uint8 (3, H, W), label). `UserError` names a bad file.
+    """Images on disk, decoded at each access: item i is (uint8 (3, H, H), label).
 
-    source: (picture or the path of one, label) for each image; the rest as in `ImageSet`.
+    source: (picture or the path of one, label) for each image. class_names: as in `ImageSet`.
+    image_size: H in pixels, to which pictures are cropped. workers: processes that decode, at most
+    one a core. device: where batches go. `UserError` names a file that cannot be read.
     """
 
     source: Source
@@ -64,45 +102,52 @@ class ImageFiles(Dataset):
         try:
             picture, label = self.source[index]
         except (OSError, SyntaxError) as error:  # from torchvision's sets
-            raise UserError(
-                f"image {index} cannot be read ({error}); remove the data set and fetch it anew"
-            ) from error
-        picture = open_picture(picture) if isinstance(picture, str) else picture
+            problem = f"image {index} cannot be read ({error})"
+            raise UserError(f"{problem}; remove the data set and fetch it anew") from error
+        if isinstance(picture, str):
+            picture = open_picture(picture)
         return square_pixels(picture, self.image_size), label
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `ImageSet.batches`, bit for bit; worker processes decode ahead, into pinned memory for an accelerator."""
-        workers, pinned = min(self.workers, os.cpu_count()), self.device.type != "cpu"
-        options = {
-            "num_workers": workers,
-            "pin_memory": pinned,
-            "worker_init_fn": leave_signals_to_parent,
-        }
+        """As `ImageSet.batches`, bit for bit, while worker processes decode ahead."""
+        loader = DataLoader(
+            self,
+            batch_sampler=(row.tolist() for row in rows),
+            num_workers=min(self.workers, os.cpu_count()),
+            pin_memory=self.device.type != "cpu",  # from there an accelerator copies faster
+            worker_init_fn=leave_signals_to_parent,
+        )
         try:
-            for images, labels in DataLoader(
-                self, batch_sampler=(row.tolist() for row in rows), **options
-            ):
-                yield (
-                    images.to(self.device, non_blocking=True),
-                    labels.to(self.device, non_blocking=True),
-                )
+            for images, labels in loader:
+                images = images.to(self.device, non_blocking=True)
+                labels = labels.to(self.device, non_blocking=True)
+                yield images, labels
         except UserError as error:  # from a worker it comes with the worker's traceback in front
-            raise UserError(str(error).strip().rsplit(f"{UserError.__name__}: ", 1)[-1]) from None
+            sentence = str(error).strip().rsplit(f"{UserError.__name__}: ", 1)[-1]
+            raise UserError(sentence) from None
 
     def in_memory(self, indices: Sequence[int], name: str) -> ImageSet:
-        """These images decoded once, in parallel (decoding frees the interpreter lock), under a progress bar."""
+        """These images decoded once, under a progress bar that says `name`.
+
+        Threads decode in parallel, since decoding frees the interpreter lock.
+        """
         images = torch.empty(len(indices), 3, self.image_size, self.image_size, dtype=torch.uint8)
         labels = torch.empty(len(indices), dtype=torch.long)
         with ThreadPoolExecutor() as pool:
             decoded = pool.map(self.__getitem__, indices)
-            for k, item in enumerate(tqdm(decoded, f"decoding {name}", len(indices), leave=False)):
-                images[k], labels[k] = item
+            progress = tqdm(decoded, f"decoding {name}", len(indices), leave=False)
+            for k, (image, label) in enumerate(progress):
+                images[k] = image
+                labels[k] = label
         return ImageSet(images.to(self.device), labels.to(self.device), self.class_names)
 
 
 @atexit.register
 def end_workers() -> None:
-    """At the program's end: `multiprocessing` would send the SIGTERM that workers ignore, and wait for ever."""
+    """At the program's end, kill the workers that are left.
+
+    `multiprocessing` would send them the SIGTERM that they ignore, and wait for ever.
+    """
     for child in active_children():
         if child.daemon and os.name == "posix":
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or PyTorch would report it as lost
@@ -110,13 +155,16 @@ def end_workers() -> None:
 
 
 def leave_signals_to_parent(worker: int) -> None:
-    """In a worker process: Ctrl-C and SIGTERM, sent to the whole group, must not end it before the step is finished."""
+    """In a worker process, ignore Ctrl-C and SIGTERM.
+
+    They are sent to the whole group, and must not end a worker before the step is finished.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def to_model_range(images: Tensor, flip: Tensor | None = None) -> Tensor:
-    """uint8 images (B, 3, H, W) → float32 in [-1, 1], mirrored left to right where `flip` (B,) is true."""
+    """uint8 images (B, 3, H, W) → float32 in [-1, 1], mirrored where `flip` (B,) is true."""
     if flip is not None:
         images = torch.where(flip[:, None, None, None], images.flip(3), images)
     return images.float() / 127.5 - 1
@@ -128,57 +176,69 @@ def to_unit_range(x: Tensor) -> Tensor:
 
 
 def batch_indices(step: int, batch_size: int, num_images: int, seed: int) -> Tensor:
-    """Indices (B,) of one step's images: a window on an endless row of shuffled epochs, which the seed alone fixes."""
-    places = range(step * batch_size, (step + 1) * batch_size)
-    return torch.tensor(
-        [epoch_order(seed, k // num_images, num_images)[k % num_images] for k in places]
-    )
+    """Indices (B,) of one step's images, which the seed alone fixes.
+
+    They are a window on an endless row of shuffled epochs: nothing is dropped or repeated.
+    """
+    indices = []
+    for place in range(step * batch_size, (step + 1) * batch_size):
+        epoch, place_in_epoch = divmod(place, num_images)
+        indices.append(epoch_order(seed, epoch, num_images)[place_in_epoch])
+    return torch.tensor(indices)
 
 
 @lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
-    """Order (num_images,) of an epoch's images; kept, since shuffling a million for every step would take long."""
+    """Order (num_images,) of an epoch's images.
+
+    Two are kept, since shuffling a million for every step would take long.
+    """
     return np.random.default_rng((seed, epoch)).permutation(num_images)
 
 
 def open_picture(path: str | Path) -> Image.Image:
-    """One image file, upright and RGB: 16-bit grey is scaled to 8 bits, what is transparent becomes white."""
+    """One image file, upright and RGB; `UserError` where it cannot be read.
+
+    16-bit grey is scaled to 8 bits, and what is transparent becomes white.
+    """
     try:
         with Image.open(path) as picture:
             picture = ImageOps.exif_transpose(picture)
             if picture.mode.startswith("I"):
                 picture = Image.fromarray((np.array(picture) // 256).astype(np.uint8))
             if picture.has_transparency_data:
-                picture = Image.alpha_composite(
-                    Image.new("RGBA", picture.size, "white"), picture.convert("RGBA")
-                )
+                white = Image.new("RGBA", picture.size, "white")
+                picture = Image.alpha_composite(white, picture.convert("RGBA"))
             return picture.convert("RGB")
     except Exception as error:  # a damaged file makes Pillow raise anything
-        raise UserError(
-            f"{path} cannot be read as an image ({error}); mend or remove it"
-        ) from error
+        problem = f"{path} cannot be read as an image ({error})"
+        raise UserError(f"{problem}; mend or remove it") from error
 
 
 def square_pixels(picture: Image.Image, size: int) -> Tensor:
     """A picture of any size and mode as uint8 (3, size, size), RGB, cropped by `fit_square`."""
-    return (
-        torch.from_numpy(np.array(fit_square(picture.convert("RGB"), size)))
-        .permute(2, 0, 1)
-        .contiguous()
-    )
+    square = fit_square(picture.convert("RGB"), size)
+    pixels = torch.from_numpy(np.array(square))  # (size, size, 3)
+    return pixels.permute(2, 0, 1).contiguous()
 
 
 def fit_square(picture: Image.Image, size: int) -> Image.Image:
-    """ADM's centre crop: halve (box) while twice too large, resize the shorter side (bicubic; nearest up to 64 px)."""
+    """The centre crop of size by size pixels, as in ADM.
+
+    Halve (box) while twice too large, then resize the shorter side to `size`: bicubic, but nearest
+    up to 64 px.
+    """
     while min(picture.size) >= 2 * size:
-        picture = picture.resize([side // 2 for side in picture.size], Image.Resampling.BOX)
+        halves = [side // 2 for side in picture.size]
+        picture = picture.resize(halves, Image.Resampling.BOX)
     scale = size / min(picture.size)
     if scale != 1:
-        resample = Image.Resampling.NEAREST if size <= 64 else Image.Resampling.BICUBIC
-        picture = picture.resize(
-            [max(size, round(side * scale)) for side in picture.size], resample
-        )
-    left, top = ((side - size) // 2 for side in picture.size)
+        resample = Image.Resampling.BICUBIC
+        if size <= LARGEST_NEAREST:
+            resample = Image.Resampling.NEAREST
+        sides = [max(size, round(side * scale)) for side in picture.size]
+        picture = picture.resize(sides, resample)
+    left, top = [(side - size) // 2 for side in picture.size]
     return picture.crop((left, top, left + size, top + size))
 
 

@@ -6,64 +6,82 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .config import SIZES, SphereConfig
 from .errors import reading, require
 from .model import SphereEncoder
 
 RELEASE_SIZES = {"small": "s", "base": "b", "large": "l", "xlarge": "xl", "huge": "h", "giant": "g"}
-RELEASE_FIELDS = {
+RELEASE_FIELDS = {  # ours: theirs
+    "image_size": "image_size",
+    "patch_size": "patch_size",
     "latent_channels": "token_channels",
+    "num_classes": "num_classes",
     "mixer_depth": "vit_enc_latent_mlp_mixer_depth",
-}  # ours: theirs
-RELEASE_FIELDS |= {"pixel_head": "pixel_head_type", "alpha_max_deg": "noise_sigma_max_angle"}
-RELEASE_FIELDS |= {name: name for name in ("image_size", "patch_size", "num_classes")}
+    "pixel_head": "pixel_head_type",
+    "alpha_max_deg": "noise_sigma_max_angle",
+}
+EQUAL_FIELDS = {  # theirs, of the encoder: theirs, of the decoder; ours has one for both
+    "vit_enc_model_size": "vit_dec_model_size",
+    "vit_enc_latent_mlp_mixer_depth": "vit_dec_latent_mlp_mixer_depth",
+}
+UNSUPPORTED_FIELDS = ("in_context_size", "spherify_model")
 
 
 def import_release(folder: str | Path) -> SphereEncoder:
-    """A folder of the release as a model: its newest checkpoint, EMA weights if it has them; eval mode, on the CPU.
+    """A folder of the release as a model: its newest checkpoint, EMA weights if it has them.
 
-    Raises `UserError` where a file is missing or damaged, or where the settings describe a network that ours is not.
+    folder: holds cfg.json and ckpt/ep*.pth. Returns the model in eval mode, on the CPU. Raises
+    `UserError` where a file is missing or damaged, or where the settings describe a network that
+    ours is not.
     """
     folder = Path(folder)
-    with reading(folder / "cfg.json"):
-        config = config_from_release(json.loads((folder / "cfg.json").read_text()))
+    settings = folder / "cfg.json"
+    with reading(settings):
+        config = config_from_release(json.loads(settings.read_text()))
     model = SphereEncoder(config)
-    epochs = {
-        int("0" + re.sub(r"\D", "", path.stem)): path for path in (folder / "ckpt").glob("ep*.pth")
-    }
-    require(bool(epochs), f"{folder / 'ckpt'} holds no checkpoint ep*.pth; place one there")
-    with reading(path := epochs[max(epochs)]):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        found = content.get("ema_model") or content["model"]
-        weights = {
-            key: value for key, value in found.items() if not key.endswith(".rope")
-        }  # ours computes the tables
-        weights |= {
-            key: value.reshape(1)
-            for key, value in weights.items()
-            if key.endswith((".alpha1", ".alpha2"))
-        }
-        model.load_state_dict(weights)
+    checkpoints = folder / "ckpt"
+    found = list(checkpoints.glob("ep*.pth"))
+    require(bool(found), f"{checkpoints} holds no checkpoint ep*.pth; place one there")
+    newest = max(found, key=epoch_of)
+    with reading(newest):
+        content = torch.load(newest, map_location="cpu", weights_only=True)
+        weights = content.get("ema_model") or content["model"]
+        model.load_state_dict(repaired(weights))
     return model.eval()
 
 
+def epoch_of(checkpoint: Path) -> int:
+    """The number in a checkpoint's name, 0 without one."""
+    digits = re.sub(r"\D", "", checkpoint.stem)
+    return int("0" + digits)
+
+
+def repaired(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the release in the form that ours have: no RoPE tables, mixer scales of (1,)."""
+    ours = {}
+    for key, value in weights.items():
+        if key.endswith(".rope"):  # ours computes the tables
+            continue
+        if key.endswith((".alpha1", ".alpha2")):
+            value = value.reshape(1)
+        ours[key] = value
+    return ours
+
+
 def config_from_release(cfg: dict[str, Any]) -> SphereConfig:
-    """Our configuration from the release's `cfg.json`; `UserError` names a setting that ours does not have."""
-    for name in ("vit_{}_model_size", "vit_{}_latent_mlp_mixer_depth"):
-        encoder, decoder = cfg[name.format("enc")], cfg[name.format("dec")]
-        require(
-            encoder == decoder,
-            f"{name.format('enc')} {encoder} and {name.format('dec')} {decoder} differ",
-        )
-    for name in ("in_context_size", "spherify_model"):
+    """Our configuration from the release's `cfg.json`.
+
+    `UserError` names a setting that ours does not have.
+    """
+    for of_encoder, of_decoder in EQUAL_FIELDS.items():
+        values = f"{of_encoder} {cfg[of_encoder]} and {of_decoder} {cfg[of_decoder]}"
+        require(cfg[of_encoder] == cfg[of_decoder], f"{values} differ")
+    for name in UNSUPPORTED_FIELDS:
         require(not cfg.get(name), f"{name} {cfg.get(name)} is not supported")
     fields = {ours: cfg[theirs] for ours, theirs in RELEASE_FIELDS.items()}
-    fields |= dict(
-        zip(
-            ("width", "depth", "num_heads"),
-            SIZES[RELEASE_SIZES[cfg["vit_enc_model_size"]]],
-            strict=True,
-        )
-    )
-    return SphereConfig(**fields | ({} if cfg["cond_generator"] else {"num_classes": 0}))
+    if not cfg["cond_generator"]:
+        fields["num_classes"] = 0
+    width, depth, num_heads = SIZES[RELEASE_SIZES[cfg["vit_enc_model_size"]]]
+    return SphereConfig(width=width, depth=depth, num_heads=num_heads, **fields)
