@@ -1,4 +1,4 @@
-"""What test_distributed.py measures on one process and, under torchrun, on two: gradients, weights, what was seen."""
+"""What test_distributed.py measures on one process and, under torchrun, on two."""
 
 import sys
 from pathlib import Path
@@ -20,35 +20,61 @@ FIELDS = {"width": 16, "depth": 2, "num_heads": 2, "batch_size": 24, "steps": 75
 
 
 def measure(path: Path, device: torch.device) -> None:
-    """Save what the first step's gradients are, in float64, for each way to split the batch; and 75 steps' traces."""
-    found = {"gradients": {}}
+    """Save the gradients of the first step, and what happens in 75 steps."""
+    found = {"gradients": measure_gradients(device)}
+    found |= measure_steps(device)
+    found["messages"] = gather([message_of(from_rank_0), message_of(first_of_node)])
+    from_rank_0(lambda: torch.save(found, path))
+
+
+def measure_gradients(device: torch.device) -> dict:
+    """The first step's gradients, in float64, for each way to split the batch."""
     data, _ = load_data(make_recipe("digits"), device)
-    for parts, checkpointed in ((1, False), (2, False), (4, False), (1, True), (2, True)):
-        recipe = make_recipe(
-            "digits", grad_accum=parts, checkpoint_activations=checkpointed, **FIELDS
-        )
-        recipe = recipe.resolved(len(data))
+    gradients = {}
+    for count, checkpointed in ((1, False), (2, False), (4, False), (1, True), (2, True)):
+        fields = dict(grad_accum=count, checkpoint_activations=checkpointed, **FIELDS)
+        recipe = make_recipe("digits", **fields).resolved(len(data))
         torch.set_default_dtype(torch.float64)
         state = new_state(recipe, recipe.sphere_config(data.class_names), device)
         fill(state.model)
-        state.optimizer.register_step_pre_hook(lambda *_, of=state: keep_gradients(found, of))
+        found = {}
+        state.optimizer.register_step_pre_hook(
+            lambda *_, state=state, found=found: keep_gradients(found, state)
+        )
         distribute(state)
-        x, y = to_model_range(own_rows(data.images[:24])).double(), own_rows(data.labels[:24])
-        train_step(state, recipe, x, y)
+        x = to_model_range(own_rows(data.images[:24])).double()
+        train_step(state, recipe, x, own_rows(data.labels[:24]))
         torch.set_default_dtype(torch.float32)
-        found["gradients"][parts, checkpointed] = found.pop("last")
+        gradients[count, checkpointed] = found
+    return gradients
+
+
+def measure_steps(device: torch.device) -> dict:
+    """75 steps' losses, noise levels and rows of the data set, and the weights after them."""
+    data, _ = load_data(make_recipe("digits"), device)
     recipe = make_recipe("digits", **FIELDS).resolved(len(data))
-    state, levels, seen = new_state(recipe, recipe.sphere_config(data.class_names), device), [], []
-    batches, losses = data.batches, training.sphere_losses
-    data.batches = lambda rows: batches(row for row in rows if seen.append(row) is None)
-    training.sphere_losses = lambda *args: levels.append(args[3].r_near) or losses(*args)
-    found["losses"] = [step["loss"].item() for step in train(state, recipe, data)]
+    state = new_state(recipe, recipe.sphere_config(data.class_names), device)
+    levels = []
+    seen = []
+    batches = data.batches
+    losses = training.sphere_losses
+
+    def noted_batches(rows):
+        return batches(row for row in rows if seen.append(row) is None)
+
+    def noted_losses(*args):
+        levels.append(args[3].r_near)
+        return losses(*args)
+
+    data.batches = noted_batches
+    training.sphere_losses = noted_losses
+    found = {"losses": [step["loss"].item() for step in train(state, recipe, data)]}
     training.sphere_losses = losses
-    found["levels"], found["seen"] = gather([torch.stack(levels)]), gather([torch.stack(seen)])
+    found["levels"] = gather([torch.stack(levels)])
+    found["seen"] = gather([torch.stack(seen)])
     found["weights"] = gather([state.model.weights_hash()])
     found["ema"] = gather([state.ema.weights_hash()])
-    found["messages"] = gather([message_of(from_rank_0), message_of(first_of_node)])
-    from_rank_0(lambda: torch.save(found, path))
+    return found
 
 
 def fill(model: torch.nn.Module) -> None:
@@ -63,9 +89,9 @@ def fill(model: torch.nn.Module) -> None:
 
 def keep_gradients(found: dict, state: training.TrainState) -> None:
     """Note the gradients as the optimizer sees them."""
-    found["last"] = {
-        name: p.grad.clone() for name, p in state.model.named_parameters() if p.grad is not None
-    }
+    for name, weight in state.model.named_parameters():
+        if weight.grad is not None:
+            found[name] = weight.grad.clone()
 
 
 def message_of(run) -> str:

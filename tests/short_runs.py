@@ -16,15 +16,11 @@ from sphere_mini.training import new_state
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
-
-
 NANO = dict(batch_size=10, width=16, depth=1, num_heads=2, mixer_depth=1, perceptual="none")
 TINY_NETWORK = "--set width=16 --set depth=1 --set num_heads=2 --set mixer_depth=1"
 TINY = tuple(f"{TINY_NETWORK} --batch-size 16".split())
 LENGTH = "--steps 40 --save-every 5 --log-every 5 --sample-every 1000"
 DIGITS = ("train.py", *TINY, *LENGTH.split())
-
-
 # 20 ms more for each step, and a line on stdout
 SLOW_STEPS = """
 import runpy, sys, time, sphere_mini.training as training
@@ -35,19 +31,21 @@ def slow(state, *args, **kwargs):
     return step(state, *args, **kwargs)
 training.train_step = slow
 """
-
-
 # run the script that is named first, after what has been patched
-START = (
-    "\nscript = sys.argv[1]\nsys.argv = sys.argv[1:]\nrunpy.run_path(script, run_name='__main__')\n"
-)
+START = """
+script = sys.argv[1]
+sys.argv = sys.argv[1:]
+runpy.run_path(script, run_name="__main__")
+"""
 
 
 def rows(folder):
+    """The log of a run."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def config(folder):
+    """The contents of `config.json`."""
     return json.loads((folder / "config.json").read_text())
 
 
@@ -61,10 +59,12 @@ def tensors(state):
 
 
 def same(a, b):
+    """Whether two dicts of tensors are equal bit for bit."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def prepare(photo_folder, **fields):
+    """The data, the recipe and the fresh state of a run on photographs."""
     recipe = make_recipe(
         "folder", data_dir=str(photo_folder), image_size=16, steps=60, **NANO | fields
     )
@@ -74,9 +74,8 @@ def prepare(photo_folder, **fields):
 
 
 def assert_same_end(folder, straight):
-    for name in ("model.safetensors",):
-        a, b = load_file(folder / name), load_file(straight / name)
-        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    """The two runs of 40 steps have the same weights, moments and log steps."""
+    assert same(*(load_file(f / "model.safetensors") for f in (folder, straight)))
     a, b = (torch.load(f / "last.pt", weights_only=True) for f in (folder, straight))
     assert a["step"] == b["step"] == 40
     for part in ("model", "ema"):
@@ -93,6 +92,7 @@ def assert_same_end(folder, straight):
 
 
 def launch(code, *args):
+    """Start a script in a process that runs `code` first."""
     command = [sys.executable, "-c", code + START, *map(str, args)]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -100,6 +100,7 @@ def launch(code, *args):
 
 
 def saved_step(folder):
+    """The step of the newest checkpoint that can be read, 0 for none."""
     for path in (folder / "last.pt", previous(folder / "last.pt")):
         try:
             return torch.load(path, weights_only=True)["step"]
@@ -109,6 +110,7 @@ def saved_step(folder):
 
 
 def no_room(folder):
+    """Two functions: let no file be written beyond 10 kB, and let it be written again."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     return (
         lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1])),

@@ -147,7 +147,7 @@ def lives(pid):
 
 
 def start_and_kill_a_rank(run, *flags):
-    """Start 400 steps on two processes, kill rank 1 after a checkpoint; how torchrun ends, and when."""
+    """Start 400 steps on two processes, kill rank 1 after a checkpoint; how and when that ends."""
     command = [
         *TORCHRUN,
         *flags,

@@ -71,9 +71,8 @@ def kill_at_random(rng, folder, straight, kills):
 
 
 def test_killed_inside_a_save(tmp_path, straight):
-    assert (
-        kill_inside_a_save("writing:3", tmp_path, straight) == 10
-    )  # the third save, of step 15, is lost
+    # the third save, of step 15, is lost
+    assert kill_inside_a_save("writing:3", tmp_path, straight) == 10
 
 
 def test_killed_before_the_first_save_goes_on_from_step_0(tmp_path, straight):
@@ -84,23 +83,12 @@ def test_killed_at_a_random_moment(tmp_path, straight):
     kill_at_random(random.Random(0), tmp_path / "run", straight, 1)
 
 
-PLACES = [
-    "writing:2",
-    "syncing:2",
-    "syncing:5",
-    "syncing:7",
-    "syncing:10",
-    "renaming:3",
-    "renaming:4",
-    "renaming:5",
-]
-
-
-PLACES += ["renaming:6", "renaming:10"]
+PLACES = "writing:2 syncing:2 syncing:5 syncing:7 syncing:10 renaming:3 renaming:4 renaming:5 "
+PLACES += "renaming:6 renaming:10"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", PLACES.split())
 def test_killed_at_each_place_of_a_save(place, tmp_path, straight):
     assert kill_inside_a_save(place, tmp_path, straight) % 5 == 0
 
