@@ -33,7 +33,7 @@ def one_and_two(tmp_path_factory):
     return [torch.load(folder / f"{name}.pt", weights_only=True) for name in ("one", "two")]
 
 
-def test_gradients_are_those_of_one_process_whole_in_parts_and_checkpointed(one_and_two):
+def test_gradients_are_those_of_one_process_whole_in_micro_batches_and_checkpointed(one_and_two):
     one, two = (found["gradients"] for found in one_and_two)
     whole = one[1, False]
     assert len(whole) > 50 and all(
