@@ -1,7 +1,7 @@
-"""Runs that take longer than a notebook may: `python precompute.py` fills results/*.json, one function a figure.
+"""Runs that take longer than a notebook may: `python precompute.py` fills results/*.json.
 
-`python precompute.py NAME` makes one figure's runs. Those whose result is already in its file are not made again:
-remove the file to make all of them anew.
+One function makes one figure's runs, and `python precompute.py NAME` only those. Runs whose result
+is already in its file are not made again: remove the file to make all of them anew.
 """
 
 import json
@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,31 +21,29 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sphere_mini import SphereEncoder, generate, reconstruct, spherify
-from sphere_mini.data import ImageSet, to_model_range
+from sphere_mini.data import ImageSet, to_model_range, to_unit_range
 from sphere_mini.datasets import load_digit_images
 from sphere_mini.evaluation.features import extract, fid, load_extractor
 from sphere_mini.metrics import frechet_distance, judge_digits, psnr
 from sphere_mini.pictures import quantise
 from sphere_mini.presets import Recipe, make_recipe
-from sphere_mini.sampling import to_unit_range
 from sphere_mini.sphere import angle_between, random_point
 from sphere_mini.training import new_state, train
 
 RESULTS = Path(__file__).parent / "results"
 CPU = torch.device("cpu")
-JUDGED, COMPARED = (
-    1000,
-    2000,
-)  # samples that are scored: of one recipe's variants, and of different models
+NUM_STEPS = (1, 4)  # of sampling with the sphere encoder
+JUDGED = 1000  # samples that are scored, of variants of one recipe
+COMPARED = 2000  # the same, of different models
 SHOWN = 10  # samples that are kept as pixels
 DIGITS_STEPS = 800
+DIGIT_NUMBERS = 3 * 8 * 8  # in one digit, an RGB image
 PATCH = 16  # pixels
-TRAINED, HELD_OUT = 8000, 1000  # patches
+TRAINING_PATCHES = 8000
+HELD_OUT_PATCHES = 1000
 BETAS = (0.1, 0.3, 1.0)  # weights of the VAE's penalty
-BASELINE_STEPS, SPHERE_STEPS = 3000, {"digits": 2000, "patches": 3000}
-# width of the baselines' hidden layers, for as many parameters as the sphere encoder has, and length of their latents,
-# the better one of those that were tried (digits: 32, 128; patches: 64, 128)
-BASELINE_SHAPE = {"digits": (468, 32), "patches": (273, 128)}
+BASELINE_STEPS = 3000
+SPHERE_STEPS = {"digits": 2000, "patches": 3000}
 ANGLES_BY_DIM = {  # largest angles in degrees; the covering law says 47, 61, 70, 76 and 80
     32: (35, 45, 55, 65, 75),
     64: (50, 60, 70, 80),
@@ -55,186 +53,57 @@ ANGLES_BY_DIM = {  # largest angles in degrees; the covering law says 47, 61, 70
 }
 
 
+class BaselineShape(NamedTuple):
+    """Width of the baselines' hidden layers, and length of their latents."""
+
+    hidden: int
+    latent: int
+
+
+# as many parameters as the sphere encoder has, and the better length of those that were tried
+# (digits: 32, 128; patches: 64, 128)
+BASELINE_SHAPE = {
+    "digits": BaselineShape(hidden=468, latent=32),
+    "patches": BaselineShape(hidden=273, latent=128),
+}
+
+
+# ---- notebook 2: the covering law; notebook 3: the loss terms
+
+
 def covering_law() -> None:
-    """Agreement and Fréchet distance of digits models over the largest angle and over L. 23 minutes on 2 CPU cores."""
-    tasks = [
-        {"dim": dim, "alpha_max_deg": angle}
-        for dim, angles in ANGLES_BY_DIM.items()
-        for angle in angles
-    ]
+    """Digits models over the largest angle and over L. 23 minutes on 2 CPU cores."""
+    tasks = []
+    for dim, angles in ANGLES_BY_DIM.items():
+        tasks += [dict(dim=dim, alpha_max_deg=angle) for angle in angles]
     run_all(train_at_angle, tasks, RESULTS / "covering_law.json")
 
 
 def loss_terms() -> None:
-    """Digits models without one or both of the consistency losses. 2 minutes on 2 CPU cores."""
-    tasks = [{"con_l1": con_l1, "latent": latent} for con_l1 in (0.5, 0.0) for latent in (0.1, 0.0)]
+    """Digits models without one or both consistency losses. 2 minutes on 2 CPU cores."""
+    tasks = [dict(con_l1=con_l1, latent=latent) for con_l1 in (0.5, 0.0) for latent in (0.1, 0.0)]
     run_all(train_digits, tasks, RESULTS / "loss_terms.json")
 
 
 def train_at_angle(dim: int, alpha_max_deg: float) -> dict[str, Any]:
-    """Train the digits recipe for a sphere in `dim` dimensions up to an angle, and score what it draws."""
-    return train_digits(compression_ratio=192 / dim, alpha_max_deg=alpha_max_deg)
+    """Train the digits recipe for a sphere in `dim` dimensions up to an angle, and score it."""
+    return train_digits(compression_ratio=DIGIT_NUMBERS / dim, alpha_max_deg=alpha_max_deg)
 
 
 def train_digits(**fields: float) -> dict[str, Any]:
-    """Train the digits recipe with some fields changed, and score what it draws and how it reconstructs."""
-    recipe = make_recipe("digits", **{"steps": DIGITS_STEPS} | fields)
+    """Train the digits recipe with some fields changed; score what it draws and reconstructs."""
+    fields = {"steps": DIGITS_STEPS} | fields
+    recipe = make_recipe("digits", **fields)
     data = load_digit_images(recipe.image_size, CPU)
     model = train_model(recipe, data)
+    again = reconstruct(model, to_model_range(data.images))
+    found = {"psnr": psnr(again, data.images / 255).mean().item()}
     y = torch.arange(JUDGED) % 10
-    found = {
-        "psnr": psnr(reconstruct(model, to_model_range(data.images)), data.images / 255)
-        .mean()
-        .item()
-    }
-    for num_steps in (1, 4):
+    for num_steps in NUM_STEPS:
         images = generate(model, y, num_steps, seeds=range(JUDGED))
-        found |= {f"{name}_{num_steps}": value for name, value in judge_digits(images, y).items()}
+        found |= of_steps(judge_digits(images, y), num_steps)
         found[f"samples_{num_steps}"] = quantise(images[:SHOWN, 0]).tolist()
     return found | holes(model, data)
-
-
-@torch.no_grad()
-def holes(model: SphereEncoder, data: ImageSet) -> dict[str, float]:
-    """Median angle in degrees from a random point to the nearest encoded image of all, and of one class."""
-    v, found = spherify(model.encode(to_model_range(data.images), data.labels)), {}
-    points = random_point((200, *v.shape[1:]), torch.Generator().manual_seed(0))
-    angles = torch.stack([angle_between(point.expand_as(v), v) for point in points])  # (200, n)
-    found["nearest_deg"] = angles.min(1).values.median().item()
-    found["nearest_of_class_deg"] = angles[:, data.labels == 3].min(1).values.median().item()
-    return found
-
-
-def posterior_hole() -> None:
-    """A plain autoencoder, VAEs and sphere encoders on digits and on colour patches. 11 minutes on 2 CPU cores."""
-    models = [
-        ("plain", 0.0),
-        ("plain by class", 0.0),
-        *(("vae", beta) for beta in BETAS),
-        ("sphere", 0.0),
-    ]
-    tasks = [
-        {"data": data, "model": model, "beta": beta}
-        for data in ("patches", "digits")
-        for model, beta in models
-    ]
-    tasks.insert(0, {"data": "patches", "model": "real", "beta": 0.0})
-    run_all(compare, tasks[::-1], RESULTS / "posterior_hole.json")
-
-
-def compare(data: str, model: str, beta: float) -> dict[str, Any]:
-    """Train one model on one set: error of held-out images' reconstructions (RMS, in [0, 1]) and quality of samples.
-
-    The model "real" draws real patches from the places of the training patches: as well as one can draw.
-    """
-    training, held_out = split_digits() if data == "digits" else split_photographs()
-    if model == "real":
-        scores = score_patches(cut_patches(0, 0.75, COMPARED, seed=2).images / 255, training)
-        return {f"{name}_1": value for name, value in scores.items()}
-    wanted = torch.arange(COMPARED) % len(training.class_names)
-    if model == "sphere":
-        network, again, drawn = compared_sphere(data, training, held_out, wanted)
-    else:
-        network = compared_baseline(data, training, beta, by_class=model == "plain by class")
-        again = network.reconstruct(to_model_range(held_out.images), held_out.labels)
-        drawn = {1: network.generate(wanted)}
-    found = {"parameters": sum(p.numel() for p in network.parameters())}
-    found |= {"error": (again - held_out.images / 255).square().mean().sqrt().item()}
-    found |= {"detail_again": detail(quantise(again)) / detail(held_out.images)}
-    for steps, images in drawn.items():
-        scores = (
-            score_digits(images, wanted) if data == "digits" else score_patches(images, training)
-        )
-        found |= {f"{name}_{steps}": value for name, value in scores.items()}
-        channels = 1 if data == "digits" else 3
-        found[f"samples_{steps}"] = quantise(images[:SHOWN, :channels]).tolist()
-    return found
-
-
-def compared_sphere(
-    data: str, training: ImageSet, held_out: ImageSet, wanted: Tensor
-) -> tuple[SphereEncoder, Tensor, dict[int, Tensor]]:
-    """A trained sphere encoder, its reconstructions of held-out images, and its samples by number of steps."""
-    fields = {"steps": SPHERE_STEPS[data], "perceptual": "none"}
-    fields |= {} if data == "digits" else {"image_size": PATCH, "batch_size": 64}
-    model, y = (
-        train_model(make_recipe("digits" if data == "digits" else "folder", **fields), training),
-        held_out.labels,
-    )
-    with torch.no_grad():
-        again = to_unit_range(
-            model.decode(spherify(model.encode(to_model_range(held_out.images), y)), y)
-        )
-    return (
-        model,
-        again,
-        {steps: generate(model, wanted, steps, seeds=range(len(wanted))) for steps in (1, 4)},
-    )
-
-
-def compared_baseline(data: str, training: ImageSet, beta: float, by_class: bool) -> MLPAutoencoder:
-    """A trained plain autoencoder (beta 0), with one prior or one for each class, or a VAE."""
-    torch.manual_seed(0)
-    model = MLPAutoencoder(
-        training.images.shape[-1], len(training.class_names), *BASELINE_SHAPE[data], beta
-    )
-    train_baseline(model, training, BASELINE_STEPS)
-    if by_class:
-        model.fit_prior(to_model_range(training.images), training.labels, by_class=True)
-    return model
-
-
-def score_digits(images: Tensor, labels: Tensor) -> dict[str, float]:
-    """What the judge says of samples, against all real digits, and how much detail they have, against the real ones."""
-    return judge_digits(images, labels) | {
-        "detail": detail(quantise(images)) / detail(load_digit_images(8, CPU).images)
-    }
-
-
-def score_patches(images: Tensor, real: ImageSet) -> dict[str, float]:
-    """Fréchet distances of samples on pixels in [-1, 1] and on EfficientNet's features, and their share of detail."""
-    extractor, fake = load_extractor("efficientnet", CPU), quantise(images)
-    features = [
-        extract(extractor, part.split(100))[0] for part in (fake, real.images[: len(real) // 2])
-    ]
-    pixels = [to_model_range(part).flatten(1).double().numpy() for part in (fake, real.images)]
-    return {
-        "frechet": frechet_distance(*pixels),
-        "frechet_efficientnet": fid(*features),
-        "detail": detail(fake) / detail(real.images),
-    }
-
-
-def detail(images: Tensor) -> float:
-    """Mean energy of frequencies above 1/8 cycle per pixel in uint8 images (B, 3, H, H): what blur takes away."""
-    frequency = torch.fft.fftfreq(images.shape[-1])
-    high = (frequency[:, None].square() + frequency.square()).sqrt() > 1 / 8
-    return torch.fft.fft2(images.double() / 255).abs().square()[..., high].mean().item()
-
-
-def split_digits() -> tuple[ImageSet, ImageSet]:
-    """Training and held-out digits: every sixth is held out."""
-    digits = load_digit_images(8, CPU)
-    held_out = torch.arange(len(digits)) % 6 == 5
-    parts = [(digits.images[rows], digits.labels[rows]) for rows in (~held_out, held_out)]
-    return tuple(ImageSet(*part, digits.class_names) for part in parts)
-
-
-def split_photographs() -> tuple[ImageSet, ImageSet]:
-    """Patches of scikit-learn's two photographs, a class each: of the left three quarters, held-out of the rest."""
-    return cut_patches(0, 0.75, TRAINED, seed=0), cut_patches(0.75, 1, HELD_OUT, seed=1)
-
-
-def cut_patches(left: float, right: float, count: int, seed: int) -> ImageSet:
-    """Patches from random places of both photographs, between two shares of their width."""
-    rng, patches, photos = np.random.default_rng(seed), [], load_sample_images().images
-    for k in range(count):
-        height, width, _ = photos[k % 2].shape
-        row = rng.integers(height - PATCH + 1)
-        column = rng.integers(int(left * width), int(right * width) - PATCH + 1)
-        patches.append(photos[k % 2][row : row + PATCH, column : column + PATCH])
-    images = torch.from_numpy(np.stack(patches)).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(images, torch.arange(count) % 2, ("china", "flower"))
 
 
 def train_model(recipe: Recipe, data: ImageSet) -> SphereEncoder:
@@ -246,29 +115,244 @@ def train_model(recipe: Recipe, data: ImageSet) -> SphereEncoder:
     return state.ema.eval()
 
 
-def in_one_thread(task: tuple[Callable[..., dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-    """One run, in a process of its own: several programs with many threads each would wait for one another."""
-    torch.set_num_threads(1)
-    run, arguments = task
-    since = time.perf_counter()
-    return arguments | run(**arguments) | {"seconds": time.perf_counter() - since}
+def of_steps(scores: dict[str, float], num_steps: int) -> dict[str, float]:
+    """The same scores with the number of sampling steps at the end of each name."""
+    return {f"{name}_{num_steps}": value for name, value in scores.items()}
 
 
-def run_all(
-    run: Callable[..., dict[str, Any]], tasks: Iterable[dict[str, Any]], path: Path
-) -> None:
-    """The rows that `run` gives for the tasks' arguments, as many at once as there are cores, into a JSON file."""
-    rows = json.loads(path.read_text()) if path.exists() else []
-    left = [(run, task) for task in tasks if not any(task.items() <= row.items() for row in rows)]
+@torch.no_grad()
+def holes(model: SphereEncoder, data: ImageSet) -> dict[str, float]:
+    """Median angle from a random point to the nearest encoded image of all, and of one class.
+
+    In degrees, over 200 points.
+    """
+    v = spherify(model.encode(to_model_range(data.images), data.labels))  # (n, N, D)
+    points = random_point((200, *v.shape[1:]), torch.Generator().manual_seed(0))
+    angles = torch.stack([angle_between(point.expand_as(v), v) for point in points])  # (200, n)
+    of_class = angles[:, data.labels == 3]
+    return {
+        "nearest_deg": angles.min(1).values.median().item(),
+        "nearest_of_class_deg": of_class.min(1).values.median().item(),
+    }
+
+
+# ---- notebook 1: the sphere encoder beside other autoencoders
+
+
+class Outcome(NamedTuple):
+    """What a trained model makes, all images (B, 3, H, H) in [0, 1].
+
+    again: its reconstructions of the held-out images. drawn: its samples, by number of steps.
+    """
+
+    num_parameters: int
+    again: Tensor
+    drawn: dict[int, Tensor]
+
+
+def posterior_hole() -> None:
+    """All models on digits and on colour patches. 11 minutes on 2 CPU cores."""
+    models = [dict(model="sphere", beta=0.0)]  # first, since it takes longest
+    models += [dict(model="vae", beta=beta) for beta in BETAS]
+    models += [dict(model="plain by class", beta=0.0), dict(model="plain", beta=0.0)]
+    tasks = [dict(data=data) | model for data in ("digits", "patches") for model in models]
+    tasks.append(dict(data="patches", model="real", beta=0.0))
+    run_all(compare, tasks, RESULTS / "posterior_hole.json")
+
+
+def compare(data: str, model: str, beta: float) -> dict[str, Any]:
+    """Train one model on one set, and score its reconstructions and its samples.
+
+    `error` is the RMS of held-out images' reconstructions, in [0, 1]. The model "real" draws real
+    patches from the places of the training patches: as well as one can draw.
+    """
+    split = split_digits if data == "digits" else split_photographs
+    training, held_out = split()
+    if model == "real":
+        patches = cut_patches(0, 0.75, COMPARED, seed=2)
+        return of_steps(score_patches(patches.images / 255, training), num_steps=1)
+    y = torch.arange(COMPARED) % len(training.class_names)
+    if model == "sphere":
+        outcome = compared_sphere(data, training, held_out, y)
+    else:
+        by_class = model == "plain by class"
+        outcome = compared_baseline(data, training, held_out, y, beta, by_class)
+    error = (outcome.again - held_out.images / 255).square().mean().sqrt()
+    found = {
+        "parameters": outcome.num_parameters,
+        "error": error.item(),
+        "detail_again": detail(quantise(outcome.again)) / detail(held_out.images),
+    }
+    for num_steps, images in outcome.drawn.items():
+        found |= of_steps(score(data, images, y, training), num_steps)
+        shown = images[:SHOWN]
+        if data == "digits":
+            shown = shown[:, :1]  # they are grey
+        found[f"samples_{num_steps}"] = quantise(shown).tolist()
+    return found
+
+
+def compared_sphere(data: str, training: ImageSet, held_out: ImageSet, y: Tensor) -> Outcome:
+    """A sphere encoder, trained without a perceptual network, and samples of classes y (B,)."""
+    fields = {"steps": SPHERE_STEPS[data], "perceptual": "none"}
+    if data == "digits":
+        recipe = make_recipe("digits", **fields)
+    else:
+        recipe = make_recipe("folder", image_size=PATCH, batch_size=64, **fields)
+    model = train_model(recipe, training)
+    with torch.no_grad():
+        v = spherify(model.encode(to_model_range(held_out.images), held_out.labels))
+        again = to_unit_range(model.decode(v, held_out.labels))
+    drawn = {steps: generate(model, y, steps, seeds=range(len(y))) for steps in NUM_STEPS}
+    return Outcome(count_parameters(model), again, drawn)
+
+
+def compared_baseline(
+    data: str, training: ImageSet, held_out: ImageSet, y: Tensor, beta: float, by_class: bool
+) -> Outcome:
+    """A VAE, or with beta 0 a plain autoencoder, whose prior is one for all or one a class."""
+    torch.manual_seed(0)
+    image_size = training.images.shape[-1]
+    shape = BASELINE_SHAPE[data]
+    model = MLPAutoencoder(image_size, len(training.class_names), shape.hidden, shape.latent, beta)
+    train_baseline(model, training, BASELINE_STEPS)
+    if by_class:
+        model.fit_prior(to_model_range(training.images), training.labels, by_class=True)
+    again = model.reconstruct(to_model_range(held_out.images), held_out.labels)
+    return Outcome(count_parameters(model), again, {1: model.generate(y)})
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """How many numbers a model has learned."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def score(data: str, images: Tensor, y: Tensor, training: ImageSet) -> dict[str, float]:
+    """Scores of samples (B, 3, H, H) in [0, 1] of classes y, by the yardsticks of their data."""
+    if data == "digits":
+        return score_digits(images, y)
+    return score_patches(images, training)
+
+
+def score_digits(images: Tensor, y: Tensor) -> dict[str, float]:
+    """What the judge says of samples, and their share of the real digits' detail."""
+    real = load_digit_images(8, CPU).images
+    return judge_digits(images, y) | {"detail": detail(quantise(images)) / detail(real)}
+
+
+def score_patches(images: Tensor, real: ImageSet) -> dict[str, float]:
+    """Fréchet distances of samples on pixels in [-1, 1] and on EfficientNet's features; detail."""
+    extractor = load_extractor("efficientnet", CPU)
+    fake = quantise(images)
+    half_of_real = real.images[: len(real) // 2]
+    fake_features = extract(extractor, fake.split(100))[0]
+    real_features = extract(extractor, half_of_real.split(100))[0]
+    return {
+        "frechet": frechet_distance(as_rows(fake), as_rows(real.images)),
+        "frechet_efficientnet": fid(fake_features, real_features),
+        "detail": detail(fake) / detail(real.images),
+    }
+
+
+def as_rows(images: Tensor) -> np.ndarray:
+    """The pixels of uint8 images as float64 rows (B, 3·H·H) in [-1, 1]."""
+    return to_model_range(images).flatten(1).double().numpy()
+
+
+def detail(images: Tensor) -> float:
+    """What blur takes away: mean energy of frequencies above 1/8 cycle per pixel.
+
+    images: uint8 (B, 3, H, H).
+    """
+    frequency = torch.fft.fftfreq(images.shape[-1])
+    high = (frequency[:, None].square() + frequency.square()).sqrt() > 1 / 8
+    energy = torch.fft.fft2(images.double() / 255).abs().square()
+    return energy[..., high].mean().item()
+
+
+# ---- images
+
+
+def split_digits() -> tuple[ImageSet, ImageSet]:
+    """Training and held-out digits: every sixth is held out."""
+    digits = load_digit_images(8, CPU)
+    is_held_out = torch.arange(len(digits)) % 6 == 5
+    return select(digits, ~is_held_out), select(digits, is_held_out)
+
+
+def select(data: ImageSet, rows: Tensor) -> ImageSet:
+    """The images where `rows` (n,) is true."""
+    return ImageSet(data.images[rows], data.labels[rows], data.class_names)
+
+
+def split_photographs() -> tuple[ImageSet, ImageSet]:
+    """Patches of scikit-learn's two photographs, a class each.
+
+    Training patches come from the left three quarters, held-out ones from the rest.
+    """
+    training = cut_patches(0, 0.75, TRAINING_PATCHES, seed=0)
+    held_out = cut_patches(0.75, 1, HELD_OUT_PATCHES, seed=1)
+    return training, held_out
+
+
+def cut_patches(left: float, right: float, count: int, seed: int) -> ImageSet:
+    """Patches from random places of both photographs, between two shares of their width."""
+    rng = np.random.default_rng(seed)
+    photos = load_sample_images().images
+    patches = []
+    for k in range(count):
+        photo = photos[k % 2]
+        height, width, _ = photo.shape
+        row = rng.integers(height - PATCH + 1)
+        column = rng.integers(int(left * width), int(right * width) - PATCH + 1)
+        patches.append(photo[row : row + PATCH, column : column + PATCH])
+    images = torch.from_numpy(np.stack(patches)).permute(0, 3, 1, 2).contiguous()
+    return ImageSet(images, torch.arange(count) % 2, ("china", "flower"))
+
+
+# ---- many runs at once
+
+Row = dict[str, Any]  # a run's arguments, and what it gave
+
+
+def run_all(run: Callable[..., Row], tasks: Iterable[Row], path: Path) -> None:
+    """Call `run` with each task's arguments, as many at once as there are cores.
+
+    The rows go into a JSON file as they come; tasks that it already has are left out.
+    """
+    rows = []
+    if path.exists():
+        rows = json.loads(path.read_text())
+    left = [(run, task) for task in tasks if not is_done(task, rows)]
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         for row in tqdm(pool.imap_unordered(in_one_thread, left), path.name, len(left)):
-            rows.append(
-                {
-                    name: round(value, 4) if isinstance(value, float) else value
-                    for name, value in row.items()
-                }
-            )
-            path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+            rows.append({name: rounded(value) for name, value in row.items()})
+            lines = ",\n".join(json.dumps(row) for row in rows)
+            path.write_text(f"[\n{lines}\n]\n")
+
+
+def is_done(task: Row, rows: list[Row]) -> bool:
+    """Whether one of the rows has the task's arguments."""
+    return any(task.items() <= row.items() for row in rows)
+
+
+def in_one_thread(job: tuple[Callable[..., Row], Row]) -> Row:
+    """One run, in a process of its own; its arguments, its results and its seconds.
+
+    Several programs with many threads each would wait for one another.
+    """
+    torch.set_num_threads(1)
+    run, task = job
+    since = time.perf_counter()
+    found = run(**task)
+    return task | found | {"seconds": time.perf_counter() - since}
+
+
+def rounded(value: Any) -> Any:
+    """Four digits of a float; anything else as it is."""
+    if isinstance(value, float):
+        return round(value, 4)
+    return value
 
 
 if __name__ == "__main__":

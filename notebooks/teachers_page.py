@@ -1,24 +1,33 @@
-"""Takes one picture out of each notebook, for the teacher's page: the last step of `make notebooks`."""
+"""Takes a picture out of each notebook for the teacher's page, as the end of `make notebooks`."""
 
 import base64
 import json
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SHOWN = {
+SHOWN = {  # which of its pictures, counted from 0, or from the end
     "01_why_a_sphere": -1,
     "02_noise_is_an_angle": -1,
     "03_build_and_train": 2,
-}  # which of its pictures
+}
 
 
 def main() -> None:
-    """Write pictures/NOTEBOOK.png."""
+    """Write pictures/NOTEBOOK.png for each notebook."""
     for name, number in SHOWN.items():
-        cells = json.loads((FOLDER / f"{name}.ipynb").read_text())["cells"]
-        outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
-        found = [data["image/png"] for data in outputs if "image/png" in data]
-        (FOLDER / "pictures" / f"{name}.png").write_bytes(base64.b64decode(found[number]))
+        picture = pictures_of(FOLDER / f"{name}.ipynb")[number]
+        (FOLDER / "pictures" / f"{name}.png").write_bytes(picture)
+
+
+def pictures_of(notebook: Path) -> list[bytes]:
+    """The pictures in a notebook's outputs, from top to bottom, as PNG files."""
+    found = []
+    for cell in json.loads(notebook.read_text())["cells"]:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                found.append(base64.b64decode(data["image/png"]))
+    return found
 
 
 if __name__ == "__main__":
