@@ -1,4 +1,4 @@
-"""What the tests share: small models, the shipped digits model, real photographs, the scripts as a user runs them."""
+"""What the tests share: small models, real images, and the scripts as a user runs them."""
 
 import contextlib
 import faulthandler
@@ -10,12 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # tiny models gain nothing from more, and on a busy machine they crawl
-os.environ.setdefault(
-    "FAST", "1"
-)  # notebooks train for fewer steps; `make notebooks` runs them in full
+# tiny models gain nothing from more threads, and on a busy machine they crawl
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# notebooks train for fewer steps; `make notebooks` runs them in full
+os.environ.setdefault("FAST", "1")
 
 import numpy as np
 import pytest
@@ -41,32 +39,35 @@ TINY = {
 
 
 def pytest_unconfigure() -> None:
-    """A process that does not end after its last test says within a minute where it hangs, and fails."""
+    """A process that hangs after its last test says within a minute where, and fails."""
     faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)
 
 
 def run_process(*args: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """Run a script of the repository as a user would, `run_process("train.py", "--steps", "5")`."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / args[0]), *map(str, args[1:])],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-    )
+    script, *flags = [str(arg) for arg in args]
+    command = [sys.executable, str(ROOT / script), *flags]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 
 def run(*args: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    """The same within this process, which saves the seconds of a start. An uncaught error is the test's failure."""
-    script, out, err = str(ROOT / args[0]), io.StringIO(), io.StringIO()
-    argv, sys.argv = sys.argv, [script, *map(str, args[1:])]
+    """The same within this process, which saves the seconds of a start.
+
+    An uncaught error is the test's failure.
+    """
+    script, *flags = [str(arg) for arg in args]
+    out = io.StringIO()
+    err = io.StringIO()
     code = 0
+    argv = sys.argv
+    sys.argv = [str(ROOT / script), *flags]
     try:
         with (
             contextlib.chdir(cwd),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
-            runpy.run_path(script, run_name="__main__")
+            runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as stop:
         code = stop.code or 0
     finally:
@@ -74,17 +75,25 @@ def run(*args: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
 
 
+def dry_run(*flags: str | Path) -> dict[str, str]:
+    """What `train.py --dry-run` prints, by name."""
+    done = run("train.py", "--dry-run", *flags)
+    assert done.returncode == 0, done.stderr
+    return {line[:28].strip(): line[28:] for line in done.stdout.splitlines()}
+
+
 def parity_case(name: str) -> tuple[SphereEncoder, dict[str, torch.Tensor], int]:
     """A model with the fixture's weights, its inputs and outputs, and its number of parameters."""
     fields = json.loads((DATA / f"{name}.json").read_text())
-    count, alpha = fields.pop("num_parameters"), fields.pop("max_angle_deg")
+    count = fields.pop("num_parameters")
+    alpha = fields.pop("max_angle_deg")
     model = SphereEncoder(SphereConfig(**fields, alpha_max_deg=alpha)).eval()
     model.load_state_dict(load_file(DATA / f"{name}.weights.safetensors"), strict=True)
     return model, load_file(DATA / f"{name}.io.safetensors"), count
 
 
 def random_model(seed: int = 0, **fields) -> SphereEncoder:
-    """A tiny model whose layers that start at zero are filled too, so that every part of it matters."""
+    """A tiny model without layers of zeros, so that every part of it matters."""
     torch.manual_seed(seed)
     model = SphereEncoder(SphereConfig(**TINY | fields)).eval()
     for parameter in model.parameters():
@@ -106,16 +115,17 @@ def photos() -> list[np.ndarray]:
 
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory: pytest.TempPathFactory, photos: list[np.ndarray]) -> Path:
-    """Two classes of real colour images: 40-pixel crops of scikit-learn's photographs, split into train and test."""
-    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    """Two classes of real colour images, 40-pixel crops of photographs, in train and test."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
     for name, photo in zip(("china", "flower"), photos, strict=True):
         for split, count in (("train", 24), ("test", 3)):
-            (root / split / name).mkdir(parents=True)
+            folder = root / split / name
+            folder.mkdir(parents=True)
             for k in range(count):
-                top, left = (rng.integers(side - 40) for side in photo.shape[:2])
-                Image.fromarray(photo[top : top + 40, left : left + 40]).save(
-                    root / split / name / f"{k}.png"
-                )
+                top, left = [rng.integers(side - 40) for side in photo.shape[:2]]
+                crop = photo[top : top + 40, left : left + 40]
+                Image.fromarray(crop).save(folder / f"{k}.png")
     return root
 
 

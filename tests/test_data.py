@@ -9,51 +9,64 @@ import pytest
 import torch
 from conftest import DATA, ROOT
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from sphere_mini import UserError
 from sphere_mini.data import (
     ImageFiles,
+    ImageSet,
     batch_indices,
+    evenly_spaced,
     fit_square,
     open_picture,
     square_pixels,
     to_model_range,
+    to_unit_range,
 )
 from sphere_mini.datasets import load_data
 from sphere_mini.presets import make_recipe
 
 CPU = torch.device("cpu")
+IMAGES = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+LABELS = torch.tensor([0, 1, 1, 0])
+MISTAKES = {
+    "no tensor": (dict(images=IMAGES.numpy()), "images must be a torch tensor, not ndarray"),
+    "floats": (dict(images=IMAGES / 255), "images must be uint8 in 0 ... 255, not torch.float32"),
+    "channels last": (
+        dict(images=IMAGES.permute(0, 2, 3, 1)),
+        r"images must have the shape \(n, 3, H, H\), not \(4, 8, 8, 3\)",
+    ),
+    "one image": (dict(images=IMAGES[0]), r"\(n, 3, H, H\), not \(3, 8, 8\)"),
+    "not square": (dict(images=IMAGES[..., :7]), r"\(n, 3, H, H\), not \(4, 3, 8, 7\)"),
+    "list": (dict(labels=[0, 1, 1, 0]), "labels must be a torch tensor, not list"),
+    "float labels": (dict(labels=LABELS / 2), "labels must be long .*, not torch.float32"),
+    "too few labels": (dict(labels=LABELS[:3]), r"labels must have the shape \(4,\), .*\(3,\)"),
+    "column of labels": (dict(labels=LABELS[:, None]), r"shape \(4,\), one an image, not \(4, 1\)"),
+    "label too large": (dict(labels=LABELS + 1), "labels must lie in 0 ... 1"),
+    "label below 0": (dict(labels=LABELS - 1), "labels must lie in 0 ... 1"),
+    "no class names": (dict(class_names=()), "labels must lie in 0 ... 0"),
+    "elsewhere": (dict(labels=LABELS.to("meta")), "images are on cpu, labels on meta; move one"),
+}
 
 
-def test_digits_are_the_real_ones():
-    data, held_out = load_data(make_recipe("digits"), CPU)
-    assert len(data) == 1797 and held_out is None and data.class_names == tuple("0123456789")
-    digits = load_digits()
-    x = to_model_range(data.images)
-    assert (
-        x.mean(1) - torch.from_numpy(digits.images / 8 - 1)
-    ).abs().max() < 0.005  # one uint8 rounding
-    assert torch.equal(data.labels, torch.from_numpy(digits.target))
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_is_wrong_with_ones_own_images_is_said(mistake):
+    fields, problem = MISTAKES[mistake]
+    right = dict(images=IMAGES, labels=LABELS, class_names=("cat", "dog"))
+    assert len(ImageSet(**right)) == 4
+    with pytest.raises(UserError, match=problem) as error:
+        ImageSet(**right | fields)
+    assert "\n" not in str(error.value)
 
 
-def test_folder_with_train_below_it_or_classes_directly(photo_folder):
-    data, held_out = load_data(make_recipe("folder", data_dir=str(photo_folder)), CPU)
-    assert len(data) == 48 and len(held_out) == 6 and data.class_names == ("china", "flower")
-    assert data.images.shape == (48, 3, 32, 32) and data.images.dtype == torch.uint8
-    direct, nothing = load_data(make_recipe("folder", data_dir=str(photo_folder / "train")), CPU)
-    assert (
-        nothing is None
-        and torch.equal(direct.images, data.images)
-        and torch.equal(direct.labels, data.labels)
-    )
+def test_an_image_set_may_be_empty_or_without_classes():
+    assert len(ImageSet(IMAGES[:0], LABELS[:0], ())) == 0
+    assert len(ImageSet(IMAGES, torch.zeros_like(LABELS), ())) == 4
 
 
 def test_every_image_is_seen_equally_often_across_epoch_borders():
-    seen = torch.cat(
-        [batch_indices(step, 7, 20, seed=3) for step in range(40)]
-    )  # 280 draws: 14 epochs
-    assert all(len(batch_indices(step, 7, 20, 3)) == 7 for step in range(40))
+    batches = [batch_indices(step, 7, 20, seed=3) for step in range(40)]
+    assert {len(batch) for batch in batches} == {7}
+    seen = torch.cat(batches)  # 280 draws: 14 epochs
     for epoch in seen.view(14, 20):
         assert epoch.sort().values.tolist() == list(range(20))
     assert not torch.equal(seen[:20], seen[20:40])
@@ -61,12 +74,11 @@ def test_every_image_is_seen_equally_often_across_epoch_borders():
     assert not torch.equal(batch_indices(5, 7, 20, seed=4), seen[35:42])
 
 
-def test_every_image_is_seen_equally_often_within_an_epoch_too():
-    for stop in (1, 13, 97, 400):
-        seen = torch.cat([batch_indices(step, 7, 20, seed=0) for step in range(stop)]).bincount(
-            minlength=20
-        )
-        assert seen.max() - seen.min() <= 1 and seen.sum() == 7 * stop
+@pytest.mark.parametrize("steps", [1, 13, 97, 400])
+def test_every_image_is_seen_equally_often_within_an_epoch_too(steps):
+    seen = torch.cat([batch_indices(step, 7, 20, seed=0) for step in range(steps)])
+    counts = seen.bincount(minlength=20)
+    assert counts.max() - counts.min() <= 1 and counts.sum() == 7 * steps
 
 
 def test_a_batch_may_be_longer_than_an_epoch():
@@ -79,22 +91,37 @@ def test_flips_mirror_left_to_right():
     x = to_model_range(images, torch.tensor([False, True]))
     assert torch.equal(x[0], to_model_range(images)[0])
     assert torch.equal(x[1], to_model_range(images)[1].flip(-1))
-    assert to_model_range(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).tolist() == [[[[-1, 1]]]]
+
+
+def test_ranges_of_pixels():
+    images = torch.tensor([[[[0, 255]]]], dtype=torch.uint8)
+    x = to_model_range(images)
+    assert x.tolist() == [[[[-1, 1]]]] and to_unit_range(x).tolist() == [[[[0, 1]]]]
+
+
+def test_numbers_are_spread_evenly():
+    assert evenly_spaced(5, 9).tolist() == [0, 1, 2, 3, 4]
+    assert evenly_spaced(101, 5).tolist() == [0, 25, 50, 75, 100]
+
+
+def saved_ramp(folder, mode):
+    """A ramp from black to nearly white, left to right, (16, 16), and its file in a mode."""
+    ramp = np.tile(np.arange(0, 256, 16, dtype=np.uint8), (16, 1))
+    path = folder / "image.png"
+    if mode == "CMYK":
+        path = folder / "image.tiff"
+    if mode == "I;16":
+        picture = Image.fromarray(ramp.astype(np.uint16) * 256)
+    else:
+        picture = Image.fromarray(ramp).convert("RGB").convert(mode)
+    picture.save(path)
+    return ramp, path
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "I;16", "CMYK"])
 def test_any_image_mode_becomes_rgb(tmp_path, mode):
-    ramp = np.tile(
-        np.arange(0, 256, 16, dtype=np.uint8), (16, 1)
-    )  # black to nearly white, left to right
-    picture = (
-        Image.fromarray(ramp.astype(np.uint16) * 256)
-        if mode == "I;16"
-        else Image.fromarray(ramp).convert("RGB")
-    )
-    suffix = "tiff" if mode == "CMYK" else "png"
-    (picture if mode == "I;16" else picture.convert(mode)).save(tmp_path / f"image.{suffix}")
-    image = square_pixels(open_picture(tmp_path / f"image.{suffix}"), 16)
+    ramp, path = saved_ramp(tmp_path, mode)
+    image = square_pixels(open_picture(path), 16)
     assert image.shape == (3, 16, 16) and image.dtype == torch.uint8
     if mode in ("1", "P"):  # dithered
         assert image[:, :, :4].float().mean() < 60 < 200 < image[:, :, -4:].float().mean()
@@ -107,31 +134,8 @@ def test_what_is_transparent_becomes_white(tmp_path):
     picture.putpixel((0, 0), (200, 0, 0, 0))
     picture.save(tmp_path / "image.png")
     image = square_pixels(open_picture(tmp_path / "image.png"), 4)
-    assert image[:, 0, 0].tolist() == [255, 255, 255] and image[:, 1, 1].tolist() == [10, 20, 30]
-
-
-def test_folders_as_people_have_them(tmp_path):
-    for name in (
-        "photos/train",
-        "photos/car",
-        "photos/.git",
-        "photos/__MACOSX",
-        "split/train/a",
-        "split/train/b",
-    ):
-        (tmp_path / name).mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
-    for name in ("split/test/b", "split/test/c"):
-        (tmp_path / name).mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
-    recipe = make_recipe("folder", data_dir=str(tmp_path / "photos"), image_size=8, batch_size=2)
-    data, held_out = load_data(recipe, CPU)
-    assert data.class_names == ("car", "train") and held_out is None  # a class may be called train
-    recipe = dataclasses.replace(recipe, data_dir=str(tmp_path / "split"))
-    with pytest.raises(UserError, match="has classes that train/ lacks: c"):
-        load_data(recipe, CPU)
-    shutil.rmtree(tmp_path / "split" / "test" / "c")
-    assert load_data(recipe, CPU)[1].labels.tolist() == [1]  # b keeps its number
+    assert image[:, 0, 0].tolist() == [255, 255, 255]
+    assert image[:, 1, 1].tolist() == [10, 20, 30]
 
 
 def test_fit_square_crops_the_centre_without_needless_resampling():
@@ -159,10 +163,11 @@ def test_any_picture_fits_any_size(size, wanted):
 
 @pytest.fixture
 def both_paths(photo_folder):
+    """The same images in memory and on disk."""
     recipe = make_recipe("folder", data_dir=str(photo_folder), workers=2)
     in_memory, held_out = load_data(recipe, CPU)
     from_disk, also_held_out = load_data(dataclasses.replace(recipe, in_memory_gb=0.0), CPU)
-    assert isinstance(from_disk, ImageFiles) and not isinstance(in_memory, ImageFiles)
+    assert isinstance(in_memory, ImageSet) and isinstance(from_disk, ImageFiles)
     assert torch.equal(held_out.images, also_held_out.images)
     return in_memory, from_disk
 
@@ -171,32 +176,32 @@ def both_paths(photo_folder):
 def test_memory_and_disk_give_the_same_images_in_the_same_order(both_paths, workers):
     in_memory, from_disk = both_paths
     from_disk = dataclasses.replace(from_disk, workers=workers)
+    assert len(in_memory) == len(from_disk) == 48
+    assert in_memory.class_names == from_disk.class_names
     rows = [batch_indices(step, 10, len(in_memory), seed=5) for step in range(12)]
-    assert len(in_memory) == len(from_disk) == 48 and in_memory.class_names == from_disk.class_names
-    served = [list(data.batches(rows)) for data in (in_memory, from_disk)]
-    for (a, y), (b, z), row in zip(*served, rows, strict=True):
-        assert torch.equal(a, b) and torch.equal(y, z) and a.dtype == torch.uint8
-        assert torch.equal(a, in_memory.images[row])
+    batches = zip(in_memory.batches(rows), from_disk.batches(rows), rows, strict=True)
+    for (images, y), (images_from_disk, y_from_disk), row in batches:
+        assert torch.equal(images, images_from_disk) and torch.equal(y, y_from_disk)
+        assert torch.equal(images, in_memory.images[row]) and images.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_image_is_named_from_disk_too(photo_folder, tmp_path, workers):
-    shutil.copytree(photo_folder / "train", tmp_path / "photos")
-    bad = tmp_path / "photos" / "china" / "3.png"
+    folder = tmp_path / "photos"
+    shutil.copytree(photo_folder / "train", folder)
+    bad = folder / "china" / "3.png"
     bad.write_bytes(bad.read_bytes()[:500])
-    recipe = make_recipe(
-        "folder", data_dir=str(tmp_path / "photos"), in_memory_gb=0.0, workers=workers, batch_size=8
-    )
-    data, _ = load_data(recipe, CPU)
-    with pytest.raises(
-        UserError, match=r"china/3.png cannot be read as an image \(.*truncated.*\); mend or"
-    ) as error:
+    fields = dict(data_dir=str(folder), in_memory_gb=0.0, workers=workers, batch_size=8)
+    data, _ = load_data(make_recipe("folder", **fields), CPU)
+    problem = r"china/3.png cannot be read as an image \(.*truncated.*\); mend or"
+    with pytest.raises(UserError, match=problem) as error:
         list(data.batches([torch.arange(48)]))
     assert "\n" not in str(error.value)
 
 
 def test_a_data_set_can_be_sent_to_workers_of_any_kind(both_paths):
-    assert len(pickle.loads(pickle.dumps(both_paths[1]))) == 48  # as macOS and Windows start them
+    _, from_disk = both_paths
+    assert len(pickle.loads(pickle.dumps(from_disk))) == 48  # as macOS and Windows start them
 
 
 def test_a_program_ends_while_its_workers_read(photo_folder):
@@ -205,31 +210,15 @@ import torch
 from sphere_mini.datasets import load_data
 from sphere_mini.presets import make_recipe
 
-recipe = make_recipe("folder", data_dir={str(photo_folder)!r}, in_memory_gb=0.0, workers=1, batch_size=8)
-batches = load_data(recipe, torch.device("cpu"))[0].batches([torch.arange(8)] * 99)
+fields = dict(data_dir={str(photo_folder)!r}, in_memory_gb=0.0, workers=1, batch_size=8)
+data, _ = load_data(make_recipe("folder", **fields), torch.device("cpu"))
+batches = data.batches([torch.arange(8)] * 99)
 next(batches)
 raise RuntimeError("our own mistake")
 """
-    ended = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1 and ended.stderr.endswith("RuntimeError: our own mistake\n")
-
-
-def test_held_out_images_are_few_and_spread_over_the_classes(tmp_path):
-    for split, count in (("train", 2), ("val", 30)):
-        for name in ("a", "b", "c"):
-            (tmp_path / split / name).mkdir(parents=True)
-            for k in range(count):
-                Image.new("RGB", (8, 8), (k, 0, 0)).save(tmp_path / split / name / f"{k:02d}.png")
-    _, held_out = load_data(
-        make_recipe("folder", data_dir=str(tmp_path), image_size=8, batch_size=4), CPU, 10
-    )
-    assert len(held_out) == 10 and held_out.labels.bincount().tolist() in (
-        [3, 4, 3],
-        [4, 3, 3],
-        [3, 3, 4],
-    )
 
 
 def test_no_cifar_image_is_in_the_tests():
