@@ -75,9 +75,9 @@ def run(*args: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
 
 
-def dry_run(*flags: str | Path) -> dict[str, str]:
+def dry_run(*flags: str | Path, cwd: Path = ROOT) -> dict[str, str]:
     """What `train.py --dry-run` prints, by name."""
-    done = run("train.py", "--dry-run", *flags)
+    done = run("train.py", "--dry-run", *flags, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return {line[:28].strip(): line[28:] for line in done.stdout.splitlines()}
 
