@@ -324,9 +324,8 @@ def crossover_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """Both images, what they are stitched to, and every step."""
     import torch
 
-    from sphere_mini.data import to_unit_range
+    from sphere_mini.data import stitch, to_unit_range
     from sphere_mini.pictures import image_grid
-    from sphere_mini.sampling import stitch
 
     check_seed(args.seed)
     a, b = [read_image(path, model) for path in args.images]

@@ -40,9 +40,10 @@ SIZES = {
 class SphereConfig:
     """Everything that fixes the network; `UserError` where the numbers do not fit together.
 
-    image_size, patch_size: pixels. width: channels. latent_channels: D, numbers per token.
-    num_classes: 0 without classes. pixel_head: "conv" or "linear". alpha_max_deg: largest noise
-    angle of training, in (0, 90) degrees. class_names: one for each class, or none.
+    image_size, patch_size: pixels. width: channels; depth: blocks of each end, besides mixer_depth
+    of its MLP-Mixer. latent_channels: D, numbers per token. num_classes: 0 without classes.
+    pixel_head: "conv" or "linear". alpha_max_deg: largest noise angle of training, in (0, 90).
+    class_names: one for each class, or none.
     """
 
     image_size: int = 32
@@ -61,8 +62,8 @@ class SphereConfig:
         for name in POSITIVE:
             value = getattr(self, name)
             require(value > 0, f"{name} must be above 0, not {value}")
-        counts = min(self.num_classes, self.mixer_depth)
-        require(counts >= 0, "num_classes and mixer_depth must be 0 or more")
+        at_least_0 = self.num_classes >= 0 and self.mixer_depth >= 0
+        require(at_least_0, "num_classes and mixer_depth must be 0 or more")
         self._check_patches()
         multiple = 4 * self.num_heads
         problem = f"width {self.width} must be a multiple of {multiple}, 4 times num_heads"

@@ -21,6 +21,7 @@ from .errors import UserError, require
 
 # (picture or the path of one, label) for each image: torchvision's sets, or a folder's files
 Source = Dataset | Sequence[tuple[str, int]]
+STITCHES = ("vertical", "horizontal", "backward", "forward")
 LARGEST_NEAREST = 64  # pixels: up to this size pictures are resized without interpolation
 
 
@@ -245,3 +246,17 @@ def fit_square(picture: Image.Image, size: int) -> Image.Image:
 def evenly_spaced(n: int, most: int) -> Tensor:
     """All of the numbers 0 ... n-1 or, evenly spread, `most` of them."""
     return torch.linspace(0, n - 1, min(n, most), dtype=torch.float64).round().long()
+
+
+def stitch(a: Tensor, b: Tensor, how: str) -> Tensor:
+    """Two images (..., 3, H, H) as one: `a` on its side of the seam, `b` elsewhere.
+
+    `a` lies on top (vertical), left (horizontal), or in the triangle of the upper right (backward)
+    or upper left (forward), diagonal included.
+    """
+    require(how in STITCHES, f"stitch must be one of {', '.join(STITCHES)}, not {how!r}")
+    side = a.shape[-1]
+    column = torch.arange(side, device=a.device)
+    row = column[:, None]
+    masks = (2 * row < side, 2 * column < side, column >= row, row + column < side)
+    return torch.where(masks[STITCHES.index(how)], a, b)

@@ -17,7 +17,7 @@ from .perceptual import Perceptual
 from .presets import LossWeights
 from .sphere import at_least_float32, jitter, perturb, spherify, with_hard_cases
 
-MILD_SCALE = 0.5  # the mild noise is at most this share of the strong noise: s ~ 0.5 · jitter
+MILD_SCALE = 0.5  # the mild noise is at most this share of the strong one
 
 
 class StepNoise(NamedTuple):
@@ -45,7 +45,7 @@ def draw_step_noise(
     e = torch.randn(batch_size, *config.latent_shape, generator=generator, device=device)
     r = jitter(batch_size, generator)
     r_far = with_hard_cases(r, config.alpha_max_deg, hard_fraction, generator)
-    r_near = r * MILD_SCALE * jitter(batch_size, generator)  # of r before hard cases: always mild
+    r_near = r * MILD_SCALE * jitter(batch_size, generator)  # of r, not r_far: always mild
     drop = torch.rand(4, batch_size, generator=generator, device=device) < label_drop
     return StepNoise(e, r_far, r_near, drop.T)
 
@@ -104,7 +104,7 @@ def pixel_consistency(
 
 
 def latent_consistency(z_again: Tensor, z: Tensor) -> Tensor:
-    """L_lat-con without its weight w5: 1 - cos(z_again, z), mean over the batch.
+    """L_lat-con, unlike the others without its weight: 1 - cos(z_again, z), mean over the batch.
 
     The cosine is that of whole raw latents (B, N, D), before they are spherified.
     """
@@ -124,14 +124,16 @@ def sphere_losses(
     """The weighted losses of one batch, `pix_recon`, `pix_con`, `lat_con`, and their sum `loss`.
 
     x: (B, 3, H, W) in [-1, 1]; y: (B,) labels, or None without classes. Losses whose weights are 0
-    are left out. Gradients reach the encoder through v in both decodes and again in the second
-    encoding, the decoder in all three losses; targets get none.
+    are left out. The encoder gets gradients through both decodes and through the second encoding,
+    the decoder from all three losses; targets pass none on.
     """
     drop_first, _, _, drop_again = noise.drop.unbind(1)
     null_label = model.config.null_label
     consistency = bool(weights.con_l1 or weights.con_perceptual)
     z = model.encode(x, drop_labels(y, drop_first, null_label))  # (B, N, D)
     x_far, x_near = decode_far_and_near(model, spherify(z), y, noise, consistency)
+    if x_near is None:  # as in the paper's ablation, reconstruction alone takes the strong noise
+        x_near = x_far
     near_to_x, far_to_near = perceptual_distances(perceptual, x, x_near, x_far, weights)
     losses = {}
     if weights.recon_l1 or weights.recon_perceptual:
@@ -147,19 +149,17 @@ def sphere_losses(
 
 def decode_far_and_near(
     model: SphereEncoder, v: Tensor, y: Tensor | None, noise: StepNoise, near: bool
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """(x_far, x_near), (B, 3, H, W) each: v decoded after strong and after mild noise.
 
-    Both pass the decoder as one batch of 2B. Without `near`, where no loss compares the two, the
-    mild decode is not made and x_far stands for both.
+    Both pass the decoder as one batch of 2B. Without `near` the mild decode is not made: None.
     """
     config = model.config
     _, drop_far, drop_near, _ = noise.drop.unbind(1)
     v_far = perturb(v, noise.r_far * config.sigma_max, noise.e)  # (B, N, D)
     y_far = drop_labels(y, drop_far, config.null_label)
     if not near:
-        x_far = model.decode(v_far, y_far)
-        return x_far, x_far
+        return model.decode(v_far, y_far), None
     v_near = perturb(v, noise.r_near * config.sigma_max, noise.e)  # (B, N, D)
     y_near = drop_labels(y, drop_near, config.null_label)
     y_both = None if y is None else torch.cat([y_far, y_near])  # (2B,)

@@ -85,7 +85,8 @@ class SphereEncoder(nn.Module):
 
 
 def initialize(model: SphereEncoder) -> None:
-    """The paper's initialization, in place: both ends give zero at first, latents are amplified."""
+    """The paper's initialization, in place: zero before the latent and the pixels, and for biases;
+    unit variance in the decoder's input, its mixer included; all else by Xavier's rule."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             if ".adaLN_modulation." in name or name.endswith(".ffn.linear"):

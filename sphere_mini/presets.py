@@ -177,9 +177,9 @@ SETS = {
     "imagenet": DataSet(1_281_167, 1000, dict(image_size=256)),
     "folder": DataSet(0, 0, dict(image_size=32)),
 }
-# The paper's settings. Ours among them: the default model (at 32 px the smallest of its three,
-# which one GPU can train; at 256 px L, which it scores on all three sets) and the default batch,
-# 256, at which the learning rate is stated, so that it holds unscaled.
+# The paper's settings. Two of them are our choice, since it has several: the model, at 32 px the
+# smallest (one GPU can train it), at 256 px L (scored on all its sets); and the batch of 256, for
+# which the learning rate is stated.
 CIFAR = dict(
     model="s",
     batch_size=256,
@@ -227,7 +227,7 @@ IMAGENET = dict(
 )
 PAPER = {
     "cifar10": CIFAR,
-    "cifar100": CIFAR,  # not in the paper
+    "cifar100": CIFAR,  # not in the paper, but like its CIFAR-10
     "afhq": ANIMAL_FACES,
     "flowers102": ANIMAL_FACES,
     "imagenet": IMAGENET,
@@ -293,8 +293,8 @@ def make_recipe(
     require(dataset in SETS, f"there is no dataset {dataset!r}; choose from {', '.join(SETS)}")
     fields = {"dataset": dataset} | SETS[dataset].fields
     image_size = overrides.get("image_size", fields["image_size"])
-    in_paper = dataset in PAPER or overrides.get("model", "nano") not in QUICK_SIZES
-    if recipe == "paper" or (recipe is None and in_paper):
+    takes_paper = dataset in PAPER or overrides.get("model", "nano") not in QUICK_SIZES
+    if recipe == "paper" or (recipe is None and takes_paper):
         fields |= paper_fields(dataset, image_size)
         batch_size = overrides.get("batch_size", fields["batch_size"])
         images_at_once = IMAGES_AT_ONCE[fields["pixel_head"]]

@@ -9,14 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import SphereConfig
-from .data import to_unit_range
+from .data import stitch, to_unit_range
 from .errors import require
 from .model import SphereEncoder
 from .sphere import perturb, slerp, spherify
 
 GUIDANCE_PLACES = ("latent", "pixel", "both")
 PATHS = ("spherical", "linear")
-STITCHES = ("vertical", "horizontal", "backward", "forward")
 
 
 def guidance_weights(guidance: float, place: str) -> tuple[float, float]:
@@ -84,11 +83,10 @@ def check_inputs(
 def check_labels(config: SphereConfig, y: Tensor) -> None:
     """Labels are (B,) class numbers, or (B, num_classes + 1) float shares of embeddings."""
     null = config.null_label
-    require(null > 0, "this model has no classes; leave the labels out")
+    require(config.num_classes > 0, "this model has no classes; leave the labels out")
+    fits = bool(((y >= 0) & (y <= null)).all())
     if y.is_floating_point():
         fits = y.shape[1] == null + 1
-    else:
-        fits = bool(((y >= 0) & (y <= null)).all())
     numbers = f"0 ... {null - 1} (null class: {null})"
     require(fits, f"labels must lie in {numbers}, or mix {null + 1} embeddings")
 
@@ -98,7 +96,7 @@ def draw_from_seeds(
 ) -> tuple[Tensor, Tensor]:
     """Labels (B,) and noise (num_draws, B, N, D), on the CPU; each seed's depend on it alone.
 
-    The label is drawn always, or the noise would depend on its use; more draws begin like fewer.
+    The label is drawn even if unused, so that the noise is the same; more draws begin like fewer.
     """
     labels = []
     noise = []
@@ -240,7 +238,8 @@ def manipulate(
     """The refinement loop entered at images x (B, 3, H, W) in [-1, 1], towards the classes y (B,).
 
     y None: the null class. strength in (0, 1] scales the noise: little keeps the image, 1 is
-    `generate`'s loop. step_noise: (T, B, N, D). All else, also what is returned: see `generate`.
+    `generate`'s loop. step_noise: (T, B, N, D). sampling: guidance, guidance_place and decay, here
+    r = 1 - t/(T+1). share_noise, seeds, every_step, and what is returned: as in `generate`.
     """
     require(num_steps >= 1, f"num_steps must be at least 1, not {num_steps}")
     require(0 < strength <= 1, f"strength must lie above 0 and up to 1, not {strength}")
@@ -251,20 +250,6 @@ def manipulate(
     steps = list(refine(model, x, y, step_noise, strength, **sampling))
     images = torch.stack(steps) if every_step else steps[-1]
     return to_unit_range(images)
-
-
-def stitch(a: Tensor, b: Tensor, how: str) -> Tensor:
-    """Two images (..., 3, H, H) as one: `a` on its side of the seam, `b` elsewhere.
-
-    `a` lies on top (vertical), left (horizontal), or in the triangle of the upper right (backward)
-    or upper left (forward), diagonal included.
-    """
-    require(how in STITCHES, f"stitch must be one of {', '.join(STITCHES)}, not {how!r}")
-    side = a.shape[-1]
-    column = torch.arange(side, device=a.device)
-    row = column[:, None]
-    masks = (2 * row < side, 2 * column < side, column >= row, row + column < side)
-    return torch.where(masks[STITCHES.index(how)], a, b)
 
 
 def crossover(

@@ -1,8 +1,8 @@
 """The geometry of the method: pure functions of tensors.
 
 A latent `v` (B, N, D) is a point on one sphere in L = N·D dimensions, of RMS 1 and radius √L.
-Gaussian noise `e` is nearly perpendicular to it and as long, so adding `sigma·e` tilts it by the
-angle atan(sigma). All is computed in float32 or better.
+Gaussian noise `e` is nearly perpendicular to it and of about the same length, so adding `sigma·e`
+tilts it by the angle atan(sigma). All is computed in float32 or better.
 """
 
 import math
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-6  # inside the root: a latent of all zeros maps to zeros, not to NaN
+PARALLEL = 1e-6  # below this length what is left across a unit vector is rounding
 HARD_EXTRA_DEG = 5.0  # hard cases reach so far beyond alpha_max ...
 HARD_LIMIT_DEG = 89.0  # ... but never beyond this
 
@@ -51,7 +52,7 @@ def angle_from_sigma(sigma: float) -> float:
 def angle_between(u: Tensor, v: Tensor) -> Tensor:
     """Angle in degrees, (B,), between latents u and v of shape (B, ...), each one long vector.
 
-    2·atan2(|û - v̂|, |û + v̂|), which unlike acos is exact for small angles too.
+    2·atan2(|û - v̂|, |û + v̂|), û and v̂ of one length; unlike acos exact for small angles too.
     """
     u = spherify(u).flatten(1)  # (B, L)
     v = spherify(v).flatten(1)  # (B, L)
@@ -59,9 +60,9 @@ def angle_between(u: Tensor, v: Tensor) -> Tensor:
 
 
 def slerp(u: Tensor, v: Tensor, t: Tensor | float) -> Tensor:
-    """The point after the share t of the great circle from u to v.
+    """The point a fraction t of the way along the great circle from u to v.
 
-    cos(t·Ω)·û + sin(t·Ω)·w with Ω their angle and w ⟂ û. u, v: (B, ...) on the sphere; t: a number
+    cos(t·Ω)·û + sin(t·Ω)·ŵ with Ω their angle and ŵ ⟂ û. u, v: (B, ...) on the sphere; t: a number
     or (B,) in [0, 1]; 0 and 1 give u and v themselves. Opposite points have no shortest way: one
     great circle is chosen.
     """
@@ -80,7 +81,7 @@ def direction_across(a: Tensor, b: Tensor) -> Tensor:
     """Unit vectors (B, L) in the planes of unit vectors a and b, perpendicular to a, towards b."""
     across = b - (a * b).sum(1, keepdim=True) * a
     any_axis = F.one_hot(a.abs().argmin(1), a.shape[1])
-    across = torch.where(across.norm(dim=1, keepdim=True) < EPS, any_axis, across)
+    across = torch.where(across.norm(dim=1, keepdim=True) < PARALLEL, any_axis, across)
     for _ in range(2):  # the second time removes what rounding left along a
         across = F.normalize(across - (a * across).sum(1, keepdim=True) * a, dim=1)
     return across
@@ -96,10 +97,10 @@ def perturb(v: Tensor, sigma: Tensor | float, e: Tensor) -> Tensor:
 
 
 def jitter(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-    """Stratified noise levels r in [0, 1], (B,), shuffled: one 0, one 1, one in each stratum.
+    """Stratified noise levels r, (B,), shuffled: exactly 0, exactly 1, and one in each stratum.
 
-    The B - 2 strata are equally wide, so r is uniform in sigma = r·sigma_max, hence not in the
-    angle. B = 1: a uniform draw.
+    A level is a fraction of sigma_max. The B - 2 strata of [0, 1] are equally wide, so r is uniform
+    in sigma = r·sigma_max, hence not in the angle. B = 1: a uniform draw.
     """
     device = generator.device if generator else None
     if batch_size == 1:
@@ -114,7 +115,7 @@ def jitter(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
 
 
 def hard_band(alpha_max_deg: float) -> float:
-    """Largest level of hard cases: tan(min(alpha_max + 5°, 89°)) / tan(alpha_max), at least 1."""
+    """The end of the hard cases' band of levels: tan(min(alpha_max + 5°, 89°)) / tan(alpha_max)."""
     alpha_hard_deg = min(alpha_max_deg + HARD_EXTRA_DEG, HARD_LIMIT_DEG)
     alpha_hard_deg = max(alpha_max_deg, alpha_hard_deg)
     return sigma_from_angle(alpha_hard_deg) / sigma_from_angle(alpha_max_deg)
@@ -124,6 +125,6 @@ def with_hard_cases(
     r: Tensor, alpha_max_deg: float, fraction: float, generator: torch.Generator | None = None
 ) -> Tensor:
     """Replace each level of r (B,) with probability `fraction` by a draw from [1, hard_band]."""
-    chosen, u = torch.rand((2, len(r)), generator=generator, device=r.device)  # (B,), (B,)
+    coin, u = torch.rand((2, len(r)), generator=generator, device=r.device)  # (B,), (B,)
     hard = 1 + u * (hard_band(alpha_max_deg) - 1)
-    return torch.where(chosen < fraction, hard, r)
+    return torch.where(coin < fraction, hard, r)

@@ -25,9 +25,9 @@ FLIP_STREAM = 1  # keeps the flips' random numbers apart from the noise's
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """The decoder's rate at step s of a resolved recipe.
+    """The decoder's rate at a step s of a resolved recipe, W of them warm-up, times batch_size/256.
 
-    lr·(s+1)/(W+1) in the W steps of warm-up, then a cosine that ends at min_lr with the run.
+    lr·(s+1)/(W+1) in the warm-up, then a cosine that ends at min_lr with the run.
     """
     scale = recipe.batch_size / LR_BATCH
     warmup = recipe.warmup_steps
@@ -39,7 +39,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
 
 def ema_decay(step: int, decay: float) -> float:
-    """EMA decay with warm-up, min(decay, (1+s)/(10+s)): the initial weights are soon forgotten."""
+    """EMA decay with warm-up, min(decay, (1+s)/(10+s)): low at first, the initial weights fade."""
     return min(decay, (1 + step) / (10 + step))
 
 
@@ -71,13 +71,13 @@ class LossModule(nn.Module):
 class TrainState:
     """What changes in training: weights, their average, the optimizer's moments, the steps done.
 
-    gradient_sync_model: the losses of `model`; under torchrun the gradients of its backward pass
-    are averaged over the processes. bad_step: (), on the device, the first step whose loss or
-    gradient was not finite, 0 for none. num_images: of the data set, on which the order depends.
+    loss_module: the losses of `model`; distributed, its backward pass averages the gradients.
+    bad_step: (), on the device, the first step, from 1, whose loss or gradient was not finite; 0
+    for none. num_images: size of the data set, on which the shuffling depends.
     """
 
     model: SphereEncoder
-    gradient_sync_model: nn.Module
+    loss_module: nn.Module
     ema: SphereEncoder
     optimizer: torch.optim.Optimizer
     bad_step: Tensor
@@ -95,7 +95,7 @@ def new_state(recipe: Recipe, config: SphereConfig, device: torch.device) -> Tra
     groups = [{"params": list(end.parameters())} for end in ends]
     return TrainState(
         model=model,
-        gradient_sync_model=LossModule(model),
+        loss_module=LossModule(model),
         ema=copy.deepcopy(model).requires_grad_(False).eval(),
         optimizer=torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
         bad_step=torch.zeros((), dtype=torch.long, device=device),
@@ -106,7 +106,7 @@ def distribute(state: TrainState) -> None:
     """Under torchrun: average gradients over the processes from now on; all have to call this."""
     if dist.is_initialized():
         losses = LossModule(state.model)
-        state.gradient_sync_model = DistributedDataParallel(losses, gradient_as_bucket_view=True)
+        state.loss_module = DistributedDataParallel(losses, gradient_as_bucket_view=True)
 
 
 def train_step(
@@ -124,11 +124,11 @@ def train_step(
     """
     lr = set_learning_rates(state, recipe)
     noise = draw_own_noise(state, recipe, len(x))
-    losses = accumulate_gradients(state, recipe, x, y, noise, perceptual)
-    losses = mean_over_processes(losses)
+    losses = accumulate_gradients(state, recipe, x, y, noise, perceptual)  # forward and backward
+    losses = mean_over_processes(losses)  # for the log; gradients are averaged already
     grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip)
     mark_bad_step(state, losses["loss"], grad_norm)
-    state.optimizer.step()
+    state.optimizer.step()  # changes nothing once a step was bad
     state.optimizer.zero_grad(set_to_none=True)
     update_ema(state, recipe.ema)
     state.step += 1
@@ -145,7 +145,7 @@ def set_learning_rates(state: TrainState, recipe: Recipe) -> float:
 
 
 def draw_own_noise(state: TrainState, recipe: Recipe, own_batch_size: int) -> StepNoise:
-    """This process's rows of the step's noise, which is drawn for the whole batch."""
+    """This process's rows of all that is random in the step, drawn for the whole batch."""
     generator = seeded_generator(state.model.device, recipe.seed, state.step)
     batch_size = own_batch_size * world()[1]  # of all processes
     config = state.model.config
@@ -161,15 +161,15 @@ def accumulate_gradients(
     noise: StepNoise,
     perceptual: Perceptual | None,
 ) -> dict[str, Tensor]:
-    """Add up the gradients of `grad_accum` micro-batches; returns their mean losses."""
+    """Forward and backward passes of `grad_accum` micro-batches; returns their mean losses."""
     losses: dict[str, Tensor] = {}
     micro_batches = torch.arange(len(x), device=x.device).chunk(recipe.grad_accum)
     for k, rows in enumerate(micro_batches, 1):
         micro_noise = StepNoise(*[drawn[rows] for drawn in noise])
         micro_y = None if y is None else y[rows]
-        with gradient_sync(state.gradient_sync_model, on=k == len(micro_batches)):
+        with gradient_sync(state.loss_module, on=k == len(micro_batches)):
             with autocast(x.device, recipe.dtype):
-                micro_losses = state.gradient_sync_model(
+                micro_losses = state.loss_module(
                     x[rows], micro_y, micro_noise, recipe.loss_weights, perceptual
                 )
             (micro_losses["loss"] / recipe.grad_accum).backward()
@@ -183,7 +183,7 @@ def mark_bad_step(state: TrainState, loss: Tensor, grad_norm: Tensor) -> None:
     # all of this stays on the device, so that the host need not wait for it
     bad = (state.bad_step == 0) & ~(loss + grad_norm).isfinite()
     state.bad_step = torch.where(bad, state.step + 1, state.bad_step)
-    # a fused optimizer leaves the weights alone where this is 1
+    # as torch's mixed precision does: a fused optimizer leaves the weights alone where it is 1
     state.optimizer.found_inf = (state.bad_step > 0).float()
 
 
@@ -207,7 +207,7 @@ def train(
     since = time.perf_counter()
     steps = range(state.step, recipe.steps)
     rows = (batch_indices(step, recipe.batch_size, len(data), recipe.seed) for step in steps)
-    for images, y in data.batches(own_rows(row) for row in rows):
+    for images, y in data.batches(own_rows(row) for row in rows):  # those of step state.step
         x = to_model_range(images, flips(state, recipe))
         waited = time.perf_counter() - since
         labels = y if recipe.conditional else None

@@ -18,7 +18,7 @@ from .config import SphereConfig
 
 NORM_EPS = 1e-6
 BASE = 10000.0  # of the frequencies of rotary and sin-cos positions
-HEAD_CHANNELS = 32  # channels per token that the convolutional pixel head starts from
+PIXEL_HEAD_CHANNELS = 32  # per token, that the convolutional pixel head starts from
 
 
 class RMSNorm(nn.RMSNorm):
@@ -134,7 +134,7 @@ class Block(nn.Module):
 
 
 class FinalLinear(nn.Module):
-    """Last Linear of a network, (B, N, width) → (B, N, out_channels); with classes after AdaLN."""
+    """Last Linear of a network, to (B, N, out_channels); with classes after RMSNorm and AdaLN."""
 
     def __init__(self, width: int, out_channels: int, conditional: bool) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ def mix_mlp(channels: int, hidden: int) -> nn.Sequential:
 
 
 class MixerBlock(nn.Module):
-    """Mixes the tokens, then the channels of (B, N, channels), by learned amounts, first 0."""
+    """Mixes tokens, then channels of (B, N, channels); learned numbers, first 0, scale both."""
 
     def __init__(self, num_tokens: int, channels: int) -> None:
         super().__init__()
@@ -189,9 +189,9 @@ def pixel_head(kind: str, side: int, patch_size: int) -> tuple[int, nn.Sequentia
     if kind == "linear":
         to_map.append(nn.PixelShuffle(patch_size))  # (B, 3·p², side, side) → (B, 3, H, W)
         return 3 * patch_size**2, nn.Sequential(to_map, reflect, nn.Conv2d(3, 3, 3), nn.Tanh())
-    conv = nn.Conv2d(HEAD_CHANNELS, HEAD_CHANNELS, 3)
-    up = nn.ConvTranspose2d(HEAD_CHANNELS, 3, patch_size + 2, stride=patch_size, padding=1)
-    return HEAD_CHANNELS, nn.Sequential(to_map, reflect, conv, nn.SiLU(), up, nn.Tanh())
+    conv = nn.Conv2d(PIXEL_HEAD_CHANNELS, PIXEL_HEAD_CHANNELS, 3)
+    up = nn.ConvTranspose2d(PIXEL_HEAD_CHANNELS, 3, patch_size + 2, stride=patch_size, padding=1)
+    return PIXEL_HEAD_CHANNELS, nn.Sequential(to_map, reflect, conv, nn.SiLU(), up, nn.Tanh())
 
 
 class ViT(nn.Module):
@@ -222,7 +222,7 @@ class ViT(nn.Module):
         """c: class embeddings (B, width) from this network's own table; None without classes."""
         x = self.x_embedder(x) + self.pos_embed  # (B, N, width)
         for block in self.blocks:
-            if self.checkpoint_activations and torch.is_grad_enabled():  # compute it twice
+            if self.checkpoint_activations and torch.is_grad_enabled():  # recompute it later
                 options = dict(use_reentrant=False, preserve_rng_state=False)
                 x = checkpoint(block, x, c, self.rope, **options)
             else:

@@ -12,8 +12,9 @@ from sphere_mini import (
     reconstruct,
     spherify,
 )
+from sphere_mini.data import stitch
 from sphere_mini.metrics import digits_judge
-from sphere_mini.sampling import draw_from_seeds, stitch
+from sphere_mini.sampling import draw_from_seeds
 from sphere_mini.sphere import slerp
 
 
