@@ -115,16 +115,13 @@ def draw(
     share_noise: bool,
     step_noise: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The seeds' labels (B,) and noise (B, N, D), and step_noise (passes, B, N, D) for the loop.
-
-    The latter is the seeds' unless given; with share_noise its first serves all passes.
-    """
+    """The seeds' labels (B,), noise (B, N, D) and, unless given, step_noise (passes, B, N, D)."""
     num_draws = 2 if share_noise else passes + 1
     labels, drawn = draw_from_seeds(seeds, model.config, num_draws)
     shape = (passes, *drawn.shape[1:])
     if step_noise is None:
         step_noise = drawn[1:]
-    if share_noise:
+    if share_noise:  # the first serves all passes
         step_noise = step_noise[:1].repeat(passes, 1, 1, 1)
     step_noise = step_noise[:passes]
     problem = f"step_noise is (passes, B, N, D) = {shape} here, not {tuple(step_noise.shape)}"
