@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from .config import SphereConfig
 from .errors import UserError, require
 
 # (picture or the path of one, label) for each image: torchvision's sets, or a folder's files
@@ -25,7 +26,7 @@ STITCHES = ("vertical", "horizontal", "backward", "forward")
 LARGEST_NEAREST = 64  # pixels: up to this size pictures are resized without interpolation
 
 
-@dataclass
+@dataclass(repr=False)
 class ImageSet:
     """Images in memory, on one device, with their labels: also the way to train on one's own.
 
@@ -39,8 +40,20 @@ class ImageSet:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        self.class_names = tuple(self.class_names)
+        distinct = len(set(self.class_names)) == len(self.class_names)
+        require(distinct, f"class names must differ: {', '.join(self.class_names)}")
         self._check_images()
         self._check_labels()
+
+    def __repr__(self) -> str:
+        size = f"{self.image_size} px, classes: {', '.join(self.class_names)}"
+        return f"ImageSet({len(self):,} images of {size})"
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self.images.shape[-1]
 
     def _check_images(self) -> None:
         """Square RGB images in bytes."""
@@ -162,6 +175,17 @@ def leave_signals_to_parent(worker: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def require_fit(data: ImageSet | ImageFiles, config: SphereConfig) -> None:
+    """Complain of images or classes that a network of this configuration is not made for."""
+    problem = f"the images are of {data.image_size} px and the network of {config.image_size}"
+    advice = "make the recipe with their image_size"
+    require(data.image_size == config.image_size, f"{problem}; {advice}")
+    classes = len(data.class_names)
+    problem = f"the images have {classes} classes and the network {config.num_classes}"
+    advice = "make it by recipe.sphere_config(data.class_names)"
+    require(config.num_classes in (0, classes), f"{problem}; {advice}")
 
 
 def to_model_range(images: Tensor, flip: Tensor | None = None) -> Tensor:

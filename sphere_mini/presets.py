@@ -159,6 +159,9 @@ class Recipe:
         return num_images * 3 * self.image_size**2 <= self.in_memory_gb * 2**30
 
 
+FIELDS = [field.name for field in dataclasses.fields(Recipe)]
+
+
 class DataSet(NamedTuple):
     """Training images and classes (0: known when the folder is read), and what all recipes set."""
 
@@ -291,6 +294,8 @@ def make_recipe(
     CIFAR-10's settings up to 64 px and Animal-Faces' above.
     """
     require(dataset in SETS, f"there is no dataset {dataset!r}; choose from {', '.join(SETS)}")
+    unknown = [name for name in overrides if name not in FIELDS]
+    require(not unknown, f"a recipe has no {', '.join(unknown)}; its fields: {', '.join(FIELDS)}")
     fields = {"dataset": dataset} | SETS[dataset].fields
     image_size = overrides.get("image_size", fields["image_size"])
     takes_paper = dataset in PAPER or overrides.get("model", "nano") not in QUICK_SIZES

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .config import SphereConfig
-from .data import ImageFiles, ImageSet, batch_indices, to_model_range
+from .data import ImageFiles, ImageSet, batch_indices, require_fit, to_model_range
 from .distributed import autocast, gradient_sync, mean_over_processes, own_rows, world
+from .errors import require
 from .losses import StepNoise, draw_step_noise, sphere_losses
 from .model import SphereEncoder
 from .perceptual import Perceptual
@@ -203,6 +204,8 @@ def train(
 ) -> Iterator[dict[str, Tensor | float]]:
     """The training loop: a resolved recipe's remaining steps, yielding what `train_step` returns,
     and `data_s`, the seconds that it waited for its images. Callers log and save between steps."""
+    require(recipe.steps > 0, "this recipe has no steps yet; train by recipe.resolved(len(data))")
+    require_fit(data, state.model.config)
     distribute(state)
     since = time.perf_counter()
     steps = range(state.step, recipe.steps)

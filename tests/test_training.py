@@ -7,7 +7,7 @@ import torch
 from conftest import DIGITS_MODEL
 
 from sphere_mini import UserError
-from sphere_mini.data import to_model_range
+from sphere_mini.data import ImageSet, to_model_range
 from sphere_mini.datasets import load_data
 from sphere_mini.distributed import pick_device
 from sphere_mini.metrics import held_out_psnr, judge_digits
@@ -200,3 +200,30 @@ def test_the_shipped_model_draws_digits(digits_model, digits):
     assert held_out_psnr(digits_model, digits) > 19
     assert (DIGITS_MODEL / "model.safetensors").stat().st_size <= 3e6
     assert json.loads((DIGITS_MODEL / "config.json").read_text())["training"]["dataset"] == "digits"
+
+
+def test_a_recipe_and_images_that_do_not_go_together_are_one_sentence():
+    cpu = torch.device("cpu")
+    pixels = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    data = ImageSet(pixels, torch.tensor([0, 1, 0, 1]), ["cat", "dog"])
+    fields = {"perceptual": "none", "batch_size": 2, "steps": 1}
+
+    def begin(recipe, config):
+        return next(train(new_state(recipe, config, cpu), recipe, data))
+
+    recipe = make_recipe("folder", image_size=16, **fields).resolved(len(data))
+    begin(recipe, recipe.sphere_config(data.class_names))
+    begin(recipe, recipe.sphere_config(()))  # without its classes
+    other = make_recipe("folder", image_size=32, **fields).resolved(len(data))
+    with pytest.raises(UserError, match="images are of 16 px and the network of 32; make"):
+        begin(other, other.sphere_config(data.class_names))
+    with pytest.raises(UserError, match="images have 2 classes and the network 3; make it by"):
+        begin(recipe, recipe.sphere_config(("cat", "dog", "hen")))
+    endless = make_recipe("folder", image_size=16, **fields | {"steps": 0})
+    with pytest.raises(UserError, match="no steps yet; train by recipe.resolved"):
+        begin(endless, endless.sphere_config(data.class_names))
+    with pytest.raises(UserError, match="a recipe has no step; its fields: .*steps"):
+        make_recipe("digits", step=3)
+    assert repr(data) == "ImageSet(4 images of 16 px, classes: cat, dog)"
+    with pytest.raises(UserError, match="class names must differ: cat, cat"):
+        ImageSet(pixels, torch.zeros(4).long(), ("cat", "cat"))

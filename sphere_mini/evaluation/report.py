@@ -108,6 +108,8 @@ def evaluate(
 
 def distinct_ways(ways: Sequence[Sampling], num_classes: int) -> list[Sampling]:
     """The ways without settings that change nothing, each once; `UserError` where there is none."""
+    if isinstance(ways, Sampling):
+        ways = [ways]
     require(len(ways) > 0, "evaluate takes at least one way of sampling")
     simplified = [way.simplified(num_classes) for way in ways]
     return list(dict.fromkeys(simplified))
