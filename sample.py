@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import sphere_mini
 from sphere_mini.command_line import Parser, run_script
 from sphere_mini.errors import UserError, reading, require
-from sphere_mini.hub import CONFIG_FILE, HUB_PREFIX, local_folder
+from sphere_mini.hub import CONFIG_FILE, HUB_PREFIX, PRIOR_FILE, local_folder
 from sphere_mini.presets import SETS, Recipe, make_recipe
 
 # Modules that bring torch are imported where they are used, so that --help answers at once.
@@ -42,6 +42,7 @@ STITCHES = ("vertical", "horizontal", "backward", "forward")
 FEATURES = ("pixels", "efficientnet", "inception")
 NOISE = ("shared", "fresh")
 SCHEDULE = ("fixed", "decay")
+PRIORS = ("uniform", "fitted")
 CLASSES = "numbers or names"
 
 
@@ -93,6 +94,7 @@ def add_generate_flags(task: argparse.ArgumentParser) -> None:
     add = task.add_argument
     add_loop_flags(task)
     add("--num-steps", type=int, nargs="+", default=[4], help="default: 4, several are stacked")
+    add_prior_flag(task)
     add_seed_flag(task)
     note = f"{CLASSES} (default: ten, evenly spaced)"
     add("--classes", nargs="+", metavar="CLASS", default=[], help=note)
@@ -114,6 +116,7 @@ def add_interpolate_flags(task: argparse.ArgumentParser) -> None:
     add = task.add_argument
     add_loop_flags(task)
     add("--num-steps", type=int, default=4, help="default: 4")
+    add_prior_flag(task)
     note = "two, or four corners (default: 0 1)"
     add("--seed", type=int, nargs="+", default=[0, 1], help=note)
     note = f"{CLASSES}, one per seed (default: from the seeds)"
@@ -162,6 +165,12 @@ def add_loop_flags(task: argparse.ArgumentParser) -> None:
     add("--decay", action="store_true", help=note)
 
 
+def add_prior_flag(task: argparse.ArgumentParser) -> None:
+    """Where the random points of tasks that start from them lie."""
+    note = "all of the sphere, or ours, where encoded images lie (default: uniform)"
+    task.add_argument("--prior", choices=PRIORS, default="uniform", help=note)
+
+
 def add_seed_flag(task: argparse.ArgumentParser) -> None:
     """The seed of tasks that draw several images from one on."""
     note = "of the first image; the next ones count up (default: 0)"
@@ -188,6 +197,8 @@ def add_evaluate_flags(task: argparse.ArgumentParser) -> None:
     add("--noise", choices=NOISE, nargs="+", default=["shared"], help=note)
     note = "of the noise's strength (default: fixed)"
     add("--schedule", choices=SCHEDULE, nargs="+", default=["fixed"], help=note)
+    note = "all of the sphere, or ours, where encoded images lie (default: uniform)"
+    add("--prior", choices=PRIORS, nargs="+", default=["uniform"], help=note)
     note = "of the first sample; the next ones count up (default: 0)"
     add("--seed", type=int, default=0, help=note)
     note = "N samples K times: mean ± standard deviation (default: 1)"
@@ -388,8 +399,8 @@ def sampling_ways(args: argparse.Namespace) -> list[Sampling]:
     require(args.repeats > 0, f"--repeats must be above 0, not {args.repeats}")
     flags = (args.num_steps, args.guidance, args.guidance_place, args.noise, args.schedule)
     ways = []
-    for num_steps, guidance, place, noise, schedule in product(*flags):
-        way = Sampling(num_steps, guidance, place, noise == "shared", schedule == "decay")
+    for num_steps, guidance, place, noise, schedule, prior in product(*flags, args.prior):
+        way = Sampling(num_steps, guidance, place, noise == "shared", schedule == "decay", prior)
         ways.append(way)
     return ways
 
@@ -426,16 +437,34 @@ def find_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
     return reference
 
 
+def fit_missing_prior(model: SphereEncoder, args: argparse.Namespace) -> None:
+    """Where --prior asks for a fitted one and the model has none: fit it, and keep it beside it."""
+    if "fitted" not in getattr(args, "prior", ()) or model.prior is not None:
+        return
+    from sphere_mini.datasets import load_data
+    from sphere_mini.distributed import first_of_node, from_rank_0
+    from sphere_mini.files import warn_on_write_error
+    from sphere_mini.prior import fit_prior
+
+    recipe = find_recipe(model, args)
+    data, _ = first_of_node(lambda: load_data(recipe, model.device))
+    model.prior = fit_prior(model, data)
+    print(f"prior fitted to the encoded training images of {recipe.dataset}")
+    if not args.run.startswith(HUB_PREFIX):
+        with warn_on_write_error(PRIOR_FILE):
+            from_rank_0(lambda: model.prior.save(Path(args.run), model.weights_hash()))
+
+
 def find_recipe(model: SphereEncoder, args: argparse.Namespace) -> Recipe:
     """How the training images of a model, or those that the flags name, are read."""
     config = model.config
     path = local_folder(args.run) / CONFIG_FILE
     with reading(path):
         training = json.loads(path.read_text()).get("training", {})
-    dataset = args.dataset or training.get("dataset")
+    dataset = getattr(args, "dataset", None) or training.get("dataset")
     problem = "this model does not say what it was trained on"
     require(dataset is not None, f"{problem}; pass --dataset, and --data-dir")
-    data_dir = args.data_dir or ""
+    data_dir = getattr(args, "data_dir", None) or ""
     if dataset == training.get("dataset"):
         data_dir = data_dir or training.get("data_dir") or ""
     elif dataset != "folder":
@@ -482,12 +511,15 @@ def write_text(path: Path, text: str) -> None:
 
 def loop_options(args: argparse.Namespace) -> dict[str, Any]:
     """The loop's flags as the sampling functions name them."""
-    return {
+    options = {
         "guidance": args.guidance,
         "guidance_place": args.guidance_place,
         "share_noise": not args.fresh_noise,
         "decay": args.decay,
     }
+    if "prior" in args:  # of the tasks that start from random points
+        options["prior"] = args.prior
+    return options
 
 
 def check_seed(seed: int) -> None:
@@ -555,7 +587,9 @@ def main() -> None:
     if world()[0] > 0 and not is_shared:
         return  # a picture is the work of one process
     model = sphere_mini.SphereEncoder.from_pretrained(args.run)
-    args.function(model.to(device), args)
+    model.to(device)
+    fit_missing_prior(model, args)
+    args.function(model, args)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,12 @@ def planned_images(
 
 
 def command_flags(
-    num_steps: int, guidance: float, guidance_place: str, share_noise: bool, decay: bool
+    num_steps: int,
+    guidance: float,
+    guidance_place: str,
+    share_noise: bool,
+    decay: bool,
+    prior: str = "uniform",
 ) -> str:
     """The arguments of `generate` as flags of sample.py."""
     flags = f"--num-steps {num_steps} --guidance {guidance:g} --guidance-place {guidance_place}"
@@ -90,6 +95,8 @@ def command_flags(
         flags += " --fresh-noise"
     if decay:
         flags += " --decay"
+    if prior != "uniform":
+        flags += f" --prior {prior}"
     return flags
 
 

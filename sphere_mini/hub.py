@@ -7,6 +7,7 @@ from .errors import UserError, require
 HUB_PREFIX = "hf://"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+PRIOR_FILE = "prior.safetensors"  # ours, where there is one: see prior.py
 
 
 def local_folder(folder: str | Path) -> Path:
@@ -19,7 +20,7 @@ def local_folder(folder: str | Path) -> Path:
 
     name = folder.removeprefix(HUB_PREFIX)
     try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, PRIOR_FILE]))
     except Exception as error:  # the hub's own errors, and those of any network layer below it
         files = f"a local folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
         problem = f"{folder} could not be fetched ({type(error).__name__})"

@@ -16,6 +16,7 @@ from .model import SphereEncoder
 from .perceptual import Perceptual
 from .presets import LossWeights
 from .sphere import at_least_float32, jitter, perturb, spherify, with_hard_cases
+from .uniformity import encode_by_constants, spreading
 
 MILD_SCALE = 0.5  # the mild noise is at most this share of the strong one
 
@@ -145,8 +146,11 @@ def sphere_losses(
     if consistency:
         losses["pix_con"] = pixel_consistency(x_far, x_near, far_to_near, weights)
     if weights.latent:
-        z_again = model.encode(x_far, drop_labels(y, drop_again, null_label))  # (B, N, D)
+        encode = encode_by_constants if weights.latent_spares_encoder else SphereEncoder.encode
+        z_again = encode(model, x_far, drop_labels(y, drop_again, null_label))  # (B, N, D)
         losses["lat_con"] = weights.latent * latent_consistency(z_again, z.detach())
+    if weights.spread:
+        losses["spread"] = weights.spread * spreading(z, y)
     losses["loss"] = sum(losses.values())
     return losses
 

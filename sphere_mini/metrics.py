@@ -94,8 +94,8 @@ def coverage(v: Tensor) -> dict[str, float]:
     """How uniform points v (n, N, D) lie on the sphere; n at least 2.
 
     `angle_ks`: Kolmogorov-Smirnov distance of the angles of n/2 disjoint pairs from their law for
-    uniform points. `mean_norm`: length of the mean unit vector. With `_uniform`: what n uniform
-    points would give on average.
+    uniform points. `mean_norm`: length of the mean unit vector. `dimension`: see
+    `effective_dimension`. With `_uniform`: what n uniform points would give on average.
     """
     points = v.flatten(1).double()  # (n, L)
     cosines = pair_cosines(v)
@@ -109,7 +109,18 @@ def coverage(v: Tensor) -> dict[str, float]:
         "angle_ks_uniform": angle_ks_uniform,
         "mean_norm": float(mean_norm),
         "mean_norm_uniform": len(v) ** -0.5,
+        "dimension": effective_dimension(v),
+        "dimension_uniform": float(points.shape[1]),
     }
+
+
+def effective_dimension(v: Tensor) -> float:
+    """1 / mean cos² of the angles between all pairs of points v (n, ...): L for uniform points."""
+    unit = F.normalize(v.flatten(1).double(), dim=1)  # (n, L)
+    if len(unit) > unit.shape[1]:
+        unit = unit.T  # of the two products of unit with itself the smaller has the same norm
+    squares = (unit @ unit.T).square().sum().item()  # of all cosines, with n times 1 among them
+    return len(v) * (len(v) - 1) / max(squares - len(v), TINY)
 
 
 def pair_cosines(v: Tensor) -> np.ndarray:

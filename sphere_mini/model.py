@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .config import SphereConfig, config_from_dict
 from .files import read_newest, write_safely
 from .hub import CONFIG_FILE, WEIGHTS_FILE, local_folder
+from .prior import FittedPrior, load_prior
 from .vit import ViT, build_decoder, build_encoder
 
 
@@ -28,6 +29,7 @@ class SphereEncoder(nn.Module):
         self.config = config
         self.encoder = build_encoder(config)
         self.decoder = build_decoder(config)
+        self.prior: FittedPrior | None = None
         initialize(self)
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -36,13 +38,13 @@ class SphereEncoder(nn.Module):
         y: long labels, or (B, num_classes + 1) float shares that mix class embeddings; None with
         classes means the null label.
         """
-        return self.encoder(x, self._embed(self.encoder, y, len(x)))
+        return self.encoder(x, self.embed_labels(self.encoder, y, len(x)))
 
     def decode(self, v: Tensor, y: Tensor | None = None) -> Tensor:
         """Points v (B, N, D) and labels y (B,), as in `encode` → images (B, 3, H, W) in [-1, 1]."""
-        return self.decoder(v, self._embed(self.decoder, y, len(v)))
+        return self.decoder(v, self.embed_labels(self.decoder, y, len(v)))
 
-    def _embed(self, vit: ViT, y: Tensor | None, batch_size: int) -> Tensor | None:
+    def embed_labels(self, vit: ViT, y: Tensor | None, batch_size: int) -> Tensor | None:
         """Class embeddings (B, width) from one end's own table, or None without classes."""
         if not self.config.num_classes:
             return None
@@ -81,6 +83,7 @@ class SphereEncoder(nn.Module):
         folder = local_folder(folder)
         model = cls(read_newest(folder / CONFIG_FILE, read_config))
         read_newest(folder / WEIGHTS_FILE, lambda path: model.load_state_dict(load_file(path)))
+        model.prior = load_prior(folder, model)
         return model.eval()
 
 

@@ -24,13 +24,19 @@ OTHER_WEIGHTS = ("recon_l1", "con_l1", "latent")
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """w1 ... w5 of the paper (its loss equations); a term of weight 0 is not computed."""
+    """w1 ... w5 of the paper (its loss equations), and ours; a term of weight 0 is not computed.
+
+    spread: weight of `uniformity.spreading`. latent_spares_encoder: whether L_lat-con teaches the
+    decoder alone.
+    """
 
     recon_l1: float = 1.0
     recon_perceptual: float = 1.0
     con_l1: float = 0.5
     con_perceptual: float = 0.5
     latent: float = 0.1
+    spread: float = 0.0
+    latent_spares_encoder: bool = False
 
 
 LOSS_FIELDS = tuple(field.name for field in dataclasses.fields(LossWeights))
@@ -49,6 +55,9 @@ class Recipe:
     con_l1: float = 0.5
     con_perceptual: float = 0.5
     latent: float = 0.1
+    # ours, off in the paper's recipes: see uniformity.py
+    spread: float = 0.0  # weight of the term that spreads latents over the sphere
+    latent_spares_encoder: bool = False  # L_lat-con teaches the decoder alone
     # images
     dataset: str
     data_dir: str = ""  # empty: data/<dataset>
@@ -321,7 +330,15 @@ def quick_fields(dataset: str, image_size: int) -> dict[str, Any]:
     fields = QUICK_COMMON | QUICK.get(dataset, QUICK["folder"])
     fields["patch_size"] = 2 * default_patch_size(image_size)
     if image_size > LARGE:
-        fields |= {name: ANIMAL_FACES[name] for name in ("alpha_max_deg", *LOSS_FIELDS)}
+        names = (
+            "alpha_max_deg",
+            "recon_l1",
+            "recon_perceptual",
+            "con_l1",
+            "con_perceptual",
+            "latent",
+        )
+        fields |= {name: ANIMAL_FACES[name] for name in names}
     return fields
 
 

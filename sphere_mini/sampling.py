@@ -12,6 +12,7 @@ from .config import SphereConfig
 from .data import stitch, to_unit_range
 from .errors import require
 from .model import SphereEncoder
+from .prior import start_points
 from .sphere import perturb, slerp, spherify
 
 GUIDANCE_PLACES = ("latent", "pixel", "both")
@@ -142,6 +143,7 @@ def generate(
     noise: Tensor | None = None,
     step_noise: Tensor | None = None,
     every_step: bool = False,
+    prior: str = "uniform",
 ) -> Tensor:
     """Images (B, 3, H, W) in [0, 1] from random points: decode f(e), refine num_steps - 1 times.
 
@@ -150,7 +152,7 @@ def generate(
     instead of 1. seeds: one integer an image (None: random ones); the same weights, label and seed
     give the same image in any batch. noise (B, N, D) and step_noise (T-1, B, N, D; with share_noise
     the first serves all) replace the draws. every_step: the image after each step, (T, B, 3, H, W).
-    `UserError`: a value out of range.
+    prior: "uniform", or "fitted" to encoded images (ours: prior.py). `UserError`: out of range.
     """
     require(num_steps >= 1, f"num_steps must be at least 1, not {num_steps}")
     _, on_pixels = guidance_weights(guidance, guidance_place)
@@ -161,7 +163,7 @@ def generate(
     noise = drawn if noise is None else noise
     shape = tuple(drawn.shape)
     require(noise.shape == shape, f"noise is (B, N, D) = {shape} here, not {tuple(noise.shape)}")
-    v = spherify(noise.to(model.device))  # (B, N, D)
+    v = start_points(model, noise.to(model.device), y, prior)  # (B, N, D)
     x = guided(model.decode, v, y, on_pixels).clamp(-1, 1)  # (B, 3, H, W)
     steps = [x, *refine(model, x, y, step_noise, 1.0, guidance, guidance_place, decay)]
     images = torch.stack(steps) if every_step else steps[-1]
@@ -186,10 +188,9 @@ def interpolate(
 ) -> Tensor:
     """Images (frames, 3, H, W) in [0, 1] on the path between two seeds' points, with both ends.
 
-    path: "spherical", the great circle, or "linear" between the two noises. y: (2,) labels, whose
-    embeddings are mixed linearly; None as in `generate`. With four seeds (and labels) the images of
-    a bilinear grid, (frames², ...) row by row, whose corners are the seeds'. All share the first
-    seed's refinement noise; `sampling`: as in `generate`.
+    path: "spherical", the great circle, or "linear" between the noises. y: (2,) labels, mixed as
+    embeddings; None as in `generate`. Four seeds (and labels) make a bilinear grid, (frames², ...)
+    row by row. All share the first seed's refinement noise; `sampling`: as in `generate`.
     """
     corners = len(seeds)
     require(corners in (2, 4), f"interpolation takes two seeds, or four for a grid, not {corners}")
@@ -234,9 +235,8 @@ def manipulate(
 ) -> Tensor:
     """The refinement loop entered at images x (B, 3, H, W) in [-1, 1], towards the classes y (B,).
 
-    y None: the null class. strength in (0, 1] scales the noise: little keeps the image, 1 is
-    `generate`'s loop. step_noise: (T, B, N, D). sampling: guidance, guidance_place and decay, here
-    r = 1 - t/(T+1). share_noise, seeds, every_step, and what is returned: as in `generate`.
+    y None: the null class. strength in (0, 1] scales the noise: little keeps the image. step_noise:
+    (T, B, N, D). sampling: guidance, guidance_place, decay (r = 1 - t/(T+1)). Else see `generate`.
     """
     require(num_steps >= 1, f"num_steps must be at least 1, not {num_steps}")
     require(0 < strength <= 1, f"strength must lie above 0 and up to 1, not {strength}")

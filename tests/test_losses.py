@@ -13,9 +13,8 @@ from sphere_mini.sphere import perturb, spherify
 
 def weights(*numbers: float) -> LossWeights:
     """w1 ... w5 in the paper's order."""
-    return LossWeights(
-        **dict(zip((field.name for field in dataclasses.fields(LossWeights)), numbers, strict=True))
-    )
+    names = ("recon_l1", "recon_perceptual", "con_l1", "con_perceptual", "latent")
+    return LossWeights(**dict(zip(names, numbers, strict=True)))
 
 
 OFF = weights(0, 0, 0, 0, 0)

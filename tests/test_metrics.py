@@ -10,6 +10,7 @@ from sphere_mini.metrics import (
     cosine_law,
     coverage,
     digits_judge,
+    effective_dimension,
     frechet_distance,
     judge_digits,
     memorised_below,
@@ -234,3 +235,26 @@ def test_caps_and_clusters_are_not_uniform():
     for v in (cap, clusters):
         assert coverage(v)["angle_ks"] > 5 * coverage(v)["angle_ks_uniform"]
     assert coverage(clusters)["mean_norm"] < 2 * coverage(clusters)["mean_norm_uniform"]
+
+
+def test_the_effective_dimension_by_hand_and_of_uniform_points():
+    generator = torch.Generator().manual_seed(0)
+    few = random_point((9, 2, 3), generator)
+    unit = few.flatten(1).double()
+    cosines = [
+        torch.cosine_similarity(unit[i], unit[j], dim=0)
+        for i in range(9)
+        for j in range(9)
+        if i != j
+    ]
+    by_hand = 1 / torch.stack(cosines).square().mean().item()
+    assert effective_dimension(few) == pytest.approx(by_hand, rel=1e-6)
+    for count in (40, 3000):  # fewer points than dimensions, and more
+        uniform = random_point((count, 4, 16), generator)
+        assert effective_dimension(uniform) == pytest.approx(64, rel=0.25)
+    line = few[:1] * torch.tensor([1.0, -2.0, 3.0]).view(3, 1, 1)
+    assert effective_dimension(line) == pytest.approx(1, rel=1e-6)
+    assert (
+        coverage(few)["dimension"] == pytest.approx(by_hand)
+        and coverage(few)["dimension_uniform"] == 6
+    )

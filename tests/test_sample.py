@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import sample as script
-from sphere_mini import data, generate, manipulate, presets, sampling
+from sphere_mini import data, generate, manipulate, presets, prior, sampling
 from sphere_mini.evaluation.features import EXTRACTORS
 from sphere_mini.pictures import to_uint8
 
@@ -252,6 +252,7 @@ def test_the_flags_choices_are_those_of_the_package():
     assert script.GUIDANCE_PLACES == sampling.GUIDANCE_PLACES
     assert script.PATHS == sampling.PATHS
     assert script.STITCHES == data.STITCHES
+    assert script.PRIORS == prior.PRIORS
     assert list(script.FEATURES) == list(EXTRACTORS)
     assert script.SETS is presets.SETS
 

@@ -33,6 +33,7 @@ FORMATS = {  # of a number, by how its column's name begins; the first that fits
     "PSNR": ".1f",
     "angle": ".4f",
     "mean": ".4f",
+    "dimension": ".0f",
     "": ".3f",
 }
 

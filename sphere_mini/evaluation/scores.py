@@ -19,6 +19,7 @@ from ..metrics import coverage, held_out_psnr, judge_digits, nearness, psnr
 from ..model import SphereEncoder
 from ..pictures import GRID_COLUMNS, count_steps, image_grid, quantise
 from ..plots import sphere_figure
+from ..prior import check_prior
 from ..sampling import generate, guidance_weights, reconstruct
 from ..sphere import spherify
 from .features import fid, fidelity, score_name
@@ -44,9 +45,11 @@ class Sampling:
     guidance_place: str = "both"
     share_noise: bool = True
     decay: bool = False
+    prior: str = "uniform"
 
     def __post_init__(self) -> None:
         require(self.num_steps >= 1, f"num_steps must be at least 1, not {self.num_steps}")
+        check_prior(self.prior)
         guidance_weights(self.guidance, self.guidance_place)  # complains of what is out of range
 
     def simplified(self, num_classes: int) -> "Sampling":
@@ -75,6 +78,7 @@ class Sampling:
             "place": self.guidance_place,
             "noise": noise,
             "schedule": schedule,
+            "prior": self.prior,
         }
 
 

@@ -1,0 +1,139 @@
+"""A prior fitted to encoded images: ours, not the paper's.
+
+The method draws uniform points of the sphere. A small model's latents do not fill theirs, and one
+step from a uniform point is weak there. This prior draws, for each class, from a normal
+distribution fitted to the encoded training images, and spherifies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .data import ImageFiles, ImageSet, evenly_spaced, to_model_range
+from .errors import reading, require
+from .files import write_safely
+from .hub import PRIOR_FILE
+from .sphere import spherify
+
+if TYPE_CHECKING:
+    from .model import SphereEncoder
+
+PRIORS = ("uniform", "fitted")
+
+RANK = 64  # axes kept of each class's covariance, at most
+MOST_IMAGES = 20_000  # that a prior is fitted to
+BATCH = 125  # images encoded at once
+
+
+@dataclass
+class FittedPrior:
+    """A normal distribution of points for each class, and in the last row one for all images.
+
+    mean: (classes + 1, L). axes: (classes + 1, rank, L), perpendicular, as long as the standard
+    deviation along them.
+    """
+
+    mean: Tensor
+    axes: Tensor
+
+    def points(self, e: Tensor, y: Tensor | None) -> Tensor:
+        """Points (B, N, D) on the sphere from Gaussian noise e (B, N, D) under labels y.
+
+        y: (B,) labels; (B, classes + 1) float shares mix the classes' points; None: all images'.
+        """
+        last = len(self.mean) - 1
+        if y is None:
+            y = torch.full((len(e),), last, device=e.device)
+        if y.is_floating_point():
+            labels = y.sum(0).nonzero().flatten().tolist()
+            mixed = [y[:, k, None] * self._before_spherify(e, k) for k in labels]
+            return spherify(sum(mixed)).view_as(e)
+        points = torch.empty_like(e.flatten(1))
+        for label in y.unique().tolist():
+            points[y == label] = self._before_spherify(e[y == label], label)
+        return spherify(points).view_as(e)
+
+    def _before_spherify(self, e: Tensor, label: int) -> Tensor:
+        """Draws (B, L) of one class: mean + Σ_k axis_k · (e · direction of axis_k)."""
+        axes = self.axes[label].to(e.device)  # (rank, L)
+        along = e.flatten(1) @ F.normalize(axes, dim=1).T  # (B, rank), standard normal
+        return self.mean[label].to(e.device) + along @ axes
+
+    def save(self, folder: Path, weights_hash: str) -> None:
+        """Write `prior.safetensors`, in half precision, beside the weights it was fitted to."""
+        tensors = {"mean": self.mean.half(), "axes": self.axes.half()}
+        facts = {"weights": weights_hash}
+        write_safely(folder / PRIOR_FILE, lambda path: save_file(tensors, path, facts))
+
+
+def load_prior(folder: Path, model: SphereEncoder) -> FittedPrior | None:
+    """The prior in a model's folder; None without one, or where it was fitted to other weights.
+
+    `UserError` where it is damaged.
+    """
+    path = folder / PRIOR_FILE
+    if not path.exists():
+        return None
+    with reading(path), safe_open(path, "pt") as file:
+        if file.metadata()["weights"] != model.weights_hash():
+            return None  # the run has gone on since
+        mean = file.get_tensor("mean").float()
+        axes = file.get_tensor("axes").float()
+        return FittedPrior(mean, axes)
+
+
+def check_prior(prior: str) -> None:
+    """Complain of a prior that is neither "uniform" nor "fitted"."""
+    require(prior in PRIORS, f"prior must be one of {', '.join(PRIORS)}, not {prior!r}")
+
+
+def start_points(model: SphereEncoder, e: Tensor, y: Tensor | None, prior: str) -> Tensor:
+    """The points (B, N, D) that noise e (B, N, D) stands for, "uniform" or "fitted" to images."""
+    check_prior(prior)
+    if prior == "uniform":
+        return spherify(e)
+    advice = "fit one: model.prior = fit_prior(model, data), of sphere_mini.prior"
+    require(model.prior is not None, f"this model has no fitted prior; {advice}")
+    return model.prior.points(e, y)
+
+
+@torch.no_grad()
+def fit_prior(model: SphereEncoder, data: ImageSet | ImageFiles, rank: int = RANK) -> FittedPrior:
+    """Fit the prior to at most 20,000 training images, each encoded under its own class."""
+    config = model.config
+    conditional = config.num_classes > 0
+    points = []
+    labels = []
+    rows = evenly_spaced(len(data), MOST_IMAGES)
+    for images, y in data.batches(rows.split(BATCH)):
+        x = to_model_range(images.to(model.device))
+        z = model.encode(x, y.to(model.device) if conditional else None)
+        points.append(spherify(z).flatten(1).cpu())
+        labels.append(y.cpu())
+    v = torch.cat(points)  # (n, L)
+    y = torch.cat(labels)  # (n,)
+    rank = min(rank, v.shape[1])
+    rows_of = [v[y == label] for label in range(config.num_classes)] + [v]
+    fitted = [fit_normal(rows, rank) for rows in rows_of]
+    return FittedPrior(
+        mean=torch.stack([mean for mean, _ in fitted]).half().float(),  # as its file keeps it
+        axes=torch.stack([axes for _, axes in fitted]).half().float(),
+    )
+
+
+def fit_normal(v: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Mean (L,) and main axes (rank, L) of points v (n, L); zeros where n is too small."""
+    require(len(v) > 1, "a prior takes at least two images of each class")
+    mean = v.mean(0)
+    _, deviations, directions = torch.linalg.svd((v - mean) / len(v) ** 0.5, full_matrices=False)
+    axes = deviations[:rank, None] * directions[:rank]
+    missing = rank - len(axes)
+    return mean, F.pad(axes, (0, 0, 0, missing))
