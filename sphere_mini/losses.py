@@ -56,12 +56,12 @@ def drop_labels(y: Tensor | None, drop: Tensor, null_label: int) -> Tensor | Non
     return None if y is None else torch.where(drop, null_label, y)
 
 
-def smooth_l1(x: Tensor, target: Tensor) -> Tensor:
-    """Smooth L1 (beta 1) of images in [-1, 1], taken to [0, 1] first; in at least float32.
+def smooth_l1(x: Tensor, target: Tensor, beta: float = 1.0) -> Tensor:
+    """Smooth L1 of images in [-1, 1], taken to [0, 1] first; in at least float32.
 
     Dividing by 2 is enough, since the shift by 1 cancels.
     """
-    return F.smooth_l1_loss(at_least_float32(x) / 2, at_least_float32(target) / 2)
+    return F.smooth_l1_loss(at_least_float32(x) / 2, at_least_float32(target) / 2, beta=beta)
 
 
 def perceptual_distances(
@@ -94,7 +94,7 @@ def pixel_reconstruction(
     """L_pix-recon = w1·smoothL1(x_near, x) + w2·perceptual(x_near, x)."""
     loss = weights.recon_perceptual * perceptual_distance
     if weights.recon_l1:
-        loss = loss + weights.recon_l1 * smooth_l1(x_near, x)
+        loss = loss + weights.recon_l1 * smooth_l1(x_near, x, weights.l1_beta)
     return loss
 
 
@@ -104,7 +104,8 @@ def pixel_consistency(
     """L_pix-con = w3·smoothL1(x_far, sg x_near) + w4·perceptual(x_far, sg x_near)."""
     loss = weights.con_perceptual * perceptual_distance
     if weights.con_l1:
-        loss = loss + weights.con_l1 * smooth_l1(x_far, x_near.detach())
+        difference = smooth_l1(x_far, x_near.detach(), weights.l1_beta)
+        loss = loss + weights.con_l1 * difference
     return loss
 
 

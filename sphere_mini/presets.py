@@ -15,7 +15,8 @@ from .errors import require
 DTYPES = ("auto", "float32", "bfloat16")
 PERCEPTUALS = ("none", "efficientnet", "lpips", "lpips+convnext")  # the networks in perceptual.py
 RECIPES = ("paper", "quick")
-ABOVE_ZERO = ("batch_size", "grad_accum", "epochs", "lr", "image_size", "clip", "compression_ratio")
+ABOVE_ZERO = ("batch_size", "grad_accum", "epochs", "lr", "image_size", "clip", "l1_beta")
+ABOVE_ZERO += ("compression_ratio",)
 ABOVE_ZERO += ("log_every", "sample_every", "save_every")
 SHARES = ("hard_fraction", "label_drop", "ema")  # at most 1
 PERCEPTUAL_WEIGHTS = ("recon_perceptual", "con_perceptual")
@@ -27,7 +28,8 @@ class LossWeights:
     """w1 ... w5 of the paper (its loss equations), and ours; a term of weight 0 is not computed.
 
     spread: weight of `uniformity.spreading`. latent_spares_encoder: whether L_lat-con teaches the
-    decoder alone.
+    decoder alone. l1_beta: difference of pixels in [0, 1] up to which smooth L1 is a square; the
+    paper's 1 makes all of it one, smaller ones bring it near to the plain L1, which blurs less.
     """
 
     recon_l1: float = 1.0
@@ -37,6 +39,7 @@ class LossWeights:
     latent: float = 0.1
     spread: float = 0.0
     latent_spares_encoder: bool = False
+    l1_beta: float = 1.0
 
 
 LOSS_FIELDS = tuple(field.name for field in dataclasses.fields(LossWeights))
@@ -58,6 +61,7 @@ class Recipe:
     # ours, off in the paper's recipes: see uniformity.py
     spread: float = 0.0  # weight of the term that spreads latents over the sphere
     latent_spares_encoder: bool = False  # L_lat-con teaches the decoder alone
+    l1_beta: float = 1.0  # pixel difference from which on smooth L1 grows linearly
     # images
     dataset: str
     data_dir: str = ""  # empty: data/<dataset>

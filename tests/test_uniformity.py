@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import random_model
 
-from sphere_mini.losses import draw_step_noise, latent_consistency, sphere_losses
+from sphere_mini.losses import draw_step_noise, latent_consistency, smooth_l1, sphere_losses
 from sphere_mini.presets import LossWeights, make_recipe
 from sphere_mini.sphere import perturb, random_point, spherify
 from sphere_mini.uniformity import encode_by_constants, spreading
@@ -105,7 +105,22 @@ def test_spreading_is_a_loss_of_its_own(batch):
     assert on["loss"].item() == pytest.approx((off["loss"] + on["spread"]).item(), rel=1e-5)
 
 
-def test_both_are_off_in_the_papers_recipes():
+def test_the_beta_of_smooth_l1_reaches_both_pixel_losses(batch):
+    x, y = batch
+    model = random_model(num_classes=3)
+    noise = noise_of(model)
+    off = replace(LATENT_ALONE, latent=0.0)
+    for weights in (replace(off, recon_l1=1.0), replace(off, con_l1=1.0)):
+        square = sphere_losses(model, x, y, noise, weights)["loss"].item()
+        linear = sphere_losses(model, x, y, noise, replace(weights, l1_beta=0.01))["loss"].item()
+        assert linear > 2 * square
+    apart = torch.tensor([0.0, 0.1, 0.6])  # in [0, 1]
+    found = smooth_l1(2 * apart, torch.zeros(3), beta=0.2).item()
+    assert found == pytest.approx((0.1**2 / 2 / 0.2 + 0.6 - 0.2 / 2) / 3)
+
+
+def test_all_are_off_in_the_papers_recipes():
     for dataset in ("cifar10", "afhq", "imagenet"):
         weights = make_recipe(dataset).loss_weights
         assert weights.spread == 0 and not weights.latent_spares_encoder
+        assert weights.l1_beta == 1
