@@ -317,3 +317,18 @@ def test_inception_with_its_weights_in_place(tmp_path, monkeypatch, crops):
     found = extract(load_extractor("inception", torch.device("cpu")), [images])
     assert [layer.shape for layer in found] == [(3, 2048), (3, 1008)]
     assert all(torch.equal(a, b) for a, b in zip(found, random(images), strict=True))
+
+
+def test_a_smaller_reference(tmp_path):
+    flags = ("--num-steps", 1, *SMALL, "--num-reference")
+    found = []
+    for count in (100, 200):
+        folder = tmp_path / str(count)
+        done = run("sample.py", DIGITS_MODEL, "evaluate", *flags, count, "--out", folder)
+        assert done.returncode == 0, done.stderr
+        (row,) = figures(folder)["samples"]
+        assert row["reference"] == f"{count} training images of digits"
+        found.append(row["FD-pixels-80"])
+    assert found[0] != found[1]
+    done = run("sample.py", DIGITS_MODEL, "evaluate", *flags, 0, "--out", tmp_path / "0")
+    assert done.returncode == 2 and "--num-reference must be above 0, not 0" in done.stderr

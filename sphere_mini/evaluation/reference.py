@@ -39,9 +39,9 @@ class Threshold(NamedTuple):
 
 @dataclass(eq=False)
 class Reference:
-    """Training images that samples are compared with, at most 50,000, and held-out ones, if any.
+    """Training images that samples are compared with, and held-out ones, if there are any.
 
-    data: training images. held_out: images that were not trained on, or None. features: "pixels",
+    data: training images, of which `most` are used, drawn once and for all. held_out: images that were not trained on, or None. features: "pixels",
     "efficientnet" or "inception"; None: pixels for images of 8 px, else efficientnet. name: what
     the figures call the data. folder: where the features that took a network are kept for the next
     time; None: nowhere. `UserError` for features of another name, or no data.
@@ -55,9 +55,11 @@ class Reference:
     features: str | None = None
     name: str = ""
     folder: Path | None = None
+    most: int = MOST_REFERENCE
 
     def __post_init__(self) -> None:
         require(len(self.data) > 0, "a reference takes training images, and there are none")
+        require(self.most > 0, f"a reference takes at least one image, not {self.most}")
         if self.features is None:
             self.features = "pixels" if self.image_size == DIGIT_SIDE else "efficientnet"
         known = ", ".join(EXTRACTORS)
@@ -68,7 +70,7 @@ class Reference:
     def rows(self) -> Tensor:
         """Numbers of the training images that are the reference, sorted, drawn once and for all."""
         order = np.random.default_rng(0).permutation(len(self.data))
-        return torch.from_numpy(np.sort(order[:MOST_REFERENCE]))
+        return torch.from_numpy(np.sort(order[: self.most]))
 
     def some_rows(self, count: int) -> Tensor:
         """`count` of the reference's rows, spread evenly, or all where there are fewer."""
