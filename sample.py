@@ -187,7 +187,7 @@ def add_evaluate_flags(task: argparse.ArgumentParser) -> None:
     note = "inception gives FID (default: efficientnet; for the digits pixels)"
     add("--features", choices=FEATURES, help=note)
     note = "training images of the reference, at most (default: 50,000)"
-    add("--num-reference", type=int, metavar="N", help=note)
+    add("--num-reference", type=int, metavar="N", default=50_000, help=note)
     note = "samples of a row, of all classes alike (default: 50,000 or 1,000)"
     add("--num-images", type=int, metavar="N", help=note)
     add("--num-steps", type=int, nargs="+", default=[1, 4], help="default: 1 4")
@@ -434,12 +434,7 @@ def find_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
     data, held_out = first_of_node(lambda: load_data(recipe, model.device, MOST_HELD_OUT))
     name = f"{recipe.dataset} {recipe.data_dir}".strip()
     folder = Path(recipe.data_dir or f"data/{recipe.dataset}")
-    reference = Reference(data, held_out, features, name, folder)
-    if args.num_reference is not None:
-        require(
-            args.num_reference > 0, f"--num-reference must be above 0, not {args.num_reference}"
-        )
-        reference.most = args.num_reference
+    reference = Reference(data, held_out, features, name, folder, args.num_reference)
     check_fit(model, reference)
     return reference
 

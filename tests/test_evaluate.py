@@ -331,4 +331,4 @@ def test_a_smaller_reference(tmp_path):
         found.append(row["FD-pixels-80"])
     assert found[0] != found[1]
     done = run("sample.py", DIGITS_MODEL, "evaluate", *flags, 0, "--out", tmp_path / "0")
-    assert done.returncode == 2 and "--num-reference must be above 0, not 0" in done.stderr
+    assert done.returncode == 2 and "a reference takes at least one image, not 0" in done.stderr
