@@ -41,10 +41,11 @@ class Threshold(NamedTuple):
 class Reference:
     """Training images that samples are compared with, and held-out ones, if there are any.
 
-    data: training images, of which `most` are used, drawn once and for all. held_out: images that were not trained on, or None. features: "pixels",
-    "efficientnet" or "inception"; None: pixels for images of 8 px, else efficientnet. name: what
-    the figures call the data. folder: where the features that took a network are kept for the next
-    time; None: nowhere. `UserError` for features of another name, or no data.
+    data: training images, of which `most` are used, drawn once and for all. held_out: images that
+    were not trained on, or None. features: "pixels", "efficientnet" or "inception"; None: pixels
+    for images of 8 px, else efficientnet. name: what the figures call the data. folder: where the
+    features that took a network are kept for the next time; None: nowhere. `UserError` for features
+    of another name, or no data.
 
     Features are computed when they are first asked for, on the data's device. Under torchrun all
     processes have to ask together, and rank 0 alone is certain to get them.
