@@ -115,8 +115,8 @@ def fit_prior(model: SphereEncoder, data: ImageSet | ImageFiles, rank: int = RAN
     rows = evenly_spaced(len(data), MOST_IMAGES)
     for images, y in data.batches(rows.split(BATCH)):
         x = to_model_range(images.to(model.device))
-        z = model.encode(x, y.to(model.device) if conditional else None)
-        points.append(spherify(z).flatten(1).cpu())
+        own_class = y.to(model.device) if conditional else None
+        points.append(spherify(model.encode(x, own_class)).flatten(1).cpu())
         labels.append(y.cpu())
     v = torch.cat(points)  # (n, L)
     y = torch.cat(labels)  # (n,)
