@@ -444,7 +444,7 @@ def fit_missing_prior(model: SphereEncoder, args: argparse.Namespace) -> None:
     if "fitted" not in getattr(args, "prior", ()) or model.prior is not None:
         return
     from sphere_mini.datasets import load_data
-    from sphere_mini.distributed import first_of_node, from_rank_0
+    from sphere_mini.distributed import first_of_node, world
     from sphere_mini.files import warn_on_write_error
     from sphere_mini.prior import fit_prior
 
@@ -452,9 +452,10 @@ def fit_missing_prior(model: SphereEncoder, args: argparse.Namespace) -> None:
     data, _ = first_of_node(lambda: load_data(recipe, model.device))
     model.prior = fit_prior(model, data)
     print(f"prior fitted to the encoded training images of {recipe.dataset}")
-    if not args.run.startswith(HUB_PREFIX):
+    rank, _ = world()
+    if rank == 0 and not args.run.startswith(HUB_PREFIX):
         with warn_on_write_error(PRIOR_FILE):
-            from_rank_0(lambda: model.prior.save(Path(args.run), model.weights_hash()))
+            model.prior.save(Path(args.run), model.weights_hash())
 
 
 def find_recipe(model: SphereEncoder, args: argparse.Namespace) -> Recipe:
@@ -585,12 +586,11 @@ def main() -> None:
     from sphere_mini.distributed import connect, world
 
     device = connect(args.device)
+    model = sphere_mini.SphereEncoder.from_pretrained(args.run).to(device)
+    fit_missing_prior(model, args)  # all processes together
     is_shared = args.task == "evaluate" or getattr(args, "save_images", None)
     if world()[0] > 0 and not is_shared:
         return  # a picture is the work of one process
-    model = sphere_mini.SphereEncoder.from_pretrained(args.run)
-    model.to(device)
-    fit_missing_prior(model, args)
     args.function(model, args)
 
 
