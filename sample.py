@@ -448,7 +448,8 @@ def fit_missing_prior(model: SphereEncoder, args: argparse.Namespace) -> None:
     from sphere_mini.files import warn_on_write_error
     from sphere_mini.prior import fit_prior
 
-    recipe = find_recipe(model, args)
+    own_data = argparse.Namespace(run=args.run)  # whatever evaluate compares the samples with
+    recipe = find_recipe(model, own_data)
     data, _ = first_of_node(lambda: load_data(recipe, model.device))
     model.prior = fit_prior(model, data)
     print(f"prior fitted to the encoded training images of {recipe.dataset}")

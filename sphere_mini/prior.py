@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .data import ImageFiles, ImageSet, evenly_spaced, to_model_range
+from .data import ImageFiles, ImageSet, evenly_spaced, require_fit, to_model_range
 from .errors import reading, require
 from .files import write_safely
 from .hub import PRIOR_FILE
@@ -109,6 +109,9 @@ def start_points(model: SphereEncoder, e: Tensor, y: Tensor | None, prior: str) 
 def fit_prior(model: SphereEncoder, data: ImageSet | ImageFiles, rank: int = RANK) -> FittedPrior:
     """Fit the prior to at most 20,000 training images, each encoded under its own class."""
     config = model.config
+    require_fit(data, config)
+    same = not config.class_names or config.class_names == tuple(data.class_names)
+    require(same, "these images' classes are not the model's; take those that it was trained on")
     conditional = config.num_classes > 0
     points = []
     labels = []

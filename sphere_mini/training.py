@@ -213,7 +213,7 @@ def train(
     for images, y in data.batches(own_rows(row) for row in rows):  # those of step state.step
         x = to_model_range(images, flips(state, recipe))
         waited = time.perf_counter() - since
-        labels = y if recipe.conditional else None
+        labels = y if state.model.config.num_classes else None
         yield train_step(state, recipe, x, labels, perceptual) | {"data_s": waited}
         since = time.perf_counter()
 

@@ -34,4 +34,9 @@ def encode_by_constants(model: SphereEncoder, x: Tensor, y: Tensor | None) -> Te
     c = model.embed_labels(model.encoder, y, len(x))
     if c is not None:
         c = c.detach()
-    return functional_call(model.encoder, constants, (x, c))
+    checkpointed = model.encoder.checkpoint_activations
+    model.encoder.checkpoint_activations = False  # the backward pass would find other weights
+    try:
+        return functional_call(model.encoder, constants, (x, c))
+    finally:
+        model.encoder.checkpoint_activations = checkpointed

@@ -87,6 +87,9 @@ def test_mistakes_are_one_sentence(digits):
         generate(plain, prior="normal")
     with pytest.raises(UserError, match="no fitted prior; fit one: model.prior = fit_prior"):
         generate(plain, prior="fitted")
+    others = ImageSet(digits.images, digits.labels, tuple("abcdefghij"))
+    with pytest.raises(UserError, match="classes are not the model's"):
+        fit_prior(plain, others)
     one_each = ImageSet(digits.images[:10], digits.labels[:10], digits.class_names)
     with pytest.raises(UserError, match="at least two images of each class"):
         fit_prior(plain, one_each)

@@ -93,6 +93,22 @@ def test_a_latent_consistency_that_spares_the_encoder(batch):
         assert torch.allclose(a, b, atol=1e-6)
 
 
+def test_sparing_the_encoder_goes_with_checkpointed_activations(batch):
+    x, y = batch
+    model = random_model(num_classes=3)
+    spares = replace(LATENT_ALONE, latent_spares_encoder=True)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    found = []
+    for checkpointed in (False, True):
+        for end in (model.encoder, model.decoder):
+            end.checkpoint_activations = checkpointed
+        loss = sphere_losses(model, x, y, noise_of(model), spares)["loss"]
+        found.append(gradients(weights, loss))
+        assert model.encoder.checkpoint_activations == checkpointed
+    for a, b in zip(*found, strict=True):
+        assert (a is None and b is None) or torch.allclose(a, b, atol=1e-6)
+
+
 def test_spreading_is_a_loss_of_its_own(batch):
     x, y = batch
     model = random_model(num_classes=3)
