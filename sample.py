@@ -456,7 +456,7 @@ def fit_missing_prior(model: SphereEncoder, args: argparse.Namespace) -> None:
     rank, _ = world()
     if rank == 0 and not args.run.startswith(HUB_PREFIX):
         with warn_on_write_error(PRIOR_FILE):
-            model.prior.save(Path(args.run), model.weights_hash())
+            model.prior.save(Path(args.run))
 
 
 def find_recipe(model: SphereEncoder, args: argparse.Namespace) -> Recipe:

@@ -67,18 +67,19 @@ class SphereEncoder(nn.Module):
         return digest.hexdigest()[:16]
 
     def save_pretrained(self, folder: str | Path, **extra: Any) -> None:
-        """Write `model.safetensors` and `config.json`, with `extra` JSON values, into `folder`."""
+        """Write weights, `config.json` with `extra` JSON values, and a fitted prior to `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_safely(folder / WEIGHTS_FILE, lambda path: save_file(self.state_dict(), path))
         save_config(self.config, folder, **extra)
+        if self.prior is not None:
+            self.prior.save(folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "SphereEncoder":
         """Load a run folder, a model folder or "hf://owner/name".
 
-        Returns the model in eval mode, in float32 (also from fp16 files), on the CPU. Raises
-        `UserError` where a file is missing or damaged.
+        In eval mode, float32 (also from fp16 files), on the CPU. `UserError`: missing or damaged.
         """
         folder = local_folder(folder)
         model = cls(read_newest(folder / CONFIG_FILE, read_config))

@@ -123,6 +123,9 @@ class Recipe:
             require(value <= 1 or name not in SHARES, f"{name} must lie in 0 ... 1, not {value}")
         problem = f"a batch of {self.batch_size} cannot be split into {self.grad_accum} equal parts"
         require(self.batch_size % self.grad_accum == 0, f"{problem}; change --grad-accum")
+        has_pairs = self.batch_size > self.grad_accum
+        problem = "the spreading term takes at least two images in a micro-batch"
+        require(has_pairs or not self.spread, f"{problem}; lower --grad-accum")
 
     def _check_some_loss(self) -> None:
         """At least one weight that can count is above 0."""
@@ -265,7 +268,12 @@ QUICK = {
     "digits": dict(
         perceptual="none",  # 8 by 8 pixels are too few for the network
         batch_size=128,
-        alpha_max_deg=78.0,
+        alpha_max_deg=70.0,
+        l1_beta=0.05,
+        recon_l1=0.5,
+        con_l1=0.25,
+        spread=3e-4,
+        latent_spares_encoder=True,
         epochs=75.0,
         warmup_epochs=7.0,
     ),

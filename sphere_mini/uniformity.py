@@ -13,9 +13,11 @@ def spreading(z: Tensor, y: Tensor | None) -> Tensor:
     """L · mean cos² between latents z (B, N, D): of all pairs, plus of pairs of one class y (B,).
 
     Each of the two is 1 for uniform points, and L for points on one line. y None: all pairs alone.
+    A batch that is split over processes or micro-batches has the pairs within each part alone.
     """
     unit = F.normalize(at_least_float32(z.flatten(1)), dim=1)  # (B, L)
-    squares = (unit @ unit.T).square()  # (B, B)
+    with torch.autocast(z.device.type, enabled=False):  # cosines near 0 drown in bf16's rounding
+        squares = (unit @ unit.T).square()  # (B, B)
     others = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
     loss = mean_where(squares, others)
     if y is not None:

@@ -5,7 +5,7 @@ import torch
 from conftest import DIGITS_MODEL, random_model, run
 from PIL import Image
 
-from sphere_mini import SphereEncoder, UserError, generate, interpolate
+from sphere_mini import SphereEncoder, UserError, generate, interpolate, prior
 from sphere_mini.data import ImageSet
 from sphere_mini.datasets import load_digit_images
 from sphere_mini.metrics import judge_digits
@@ -60,7 +60,6 @@ def test_a_mixture_of_labels_begins_and_ends_with_them(model):
 
 def test_it_is_kept_beside_its_weights_and_not_beside_others(model, tmp_path):
     model.save_pretrained(tmp_path)
-    model.prior.save(tmp_path, model.weights_hash())
     again = SphereEncoder.from_pretrained(tmp_path)
     images = [generate(m, Y[:9], 1, seeds=range(9), prior="fitted") for m in (model, again)]
     assert torch.equal(*images)
@@ -80,7 +79,7 @@ def test_without_classes_all_images_are_one():
     assert generate(plain, num_steps=1, seeds=[1, 2], prior="fitted").shape == (2, 3, 8, 8)
 
 
-def test_mistakes_are_one_sentence(digits):
+def test_mistakes_are_one_sentence(digits, monkeypatch):
     plain = SphereEncoder.from_pretrained(DIGITS_MODEL)
     plain.prior = None
     with pytest.raises(UserError, match="prior must be one of uniform, fitted, not 'normal'"):
@@ -90,13 +89,47 @@ def test_mistakes_are_one_sentence(digits):
     others = ImageSet(digits.images, digits.labels, tuple("abcdefghij"))
     with pytest.raises(UserError, match="classes are not the model's"):
         fit_prior(plain, others)
-    one_each = ImageSet(digits.images[:10], digits.labels[:10], digits.class_names)
-    with pytest.raises(UserError, match="at least two images of each class"):
-        fit_prior(plain, one_each)
+    alone = ImageSet(digits.images[:1], digits.labels[:1], digits.class_names)
+    with pytest.raises(UserError, match="at least two images"):
+        fit_prior(plain, alone)
+    with monkeypatch.context() as patch:
+        patch.setattr(prior, "MOST_NUMBERS", 11 * 65 * 128 - 1)
+        with pytest.raises(UserError, match="10 classes and 128 dimensions is too large; fit one"):
+            fit_prior(plain, digits)
+
+
+def test_a_class_of_one_image_takes_all_images(digits):
+    plain = SphereEncoder.from_pretrained(DIGITS_MODEL)
+    rows = torch.cat([torch.arange(10), (digits.labels > 0).nonzero().flatten()[:200]])
+    few = ImageSet(digits.images[rows], digits.labels[rows], digits.class_names)
+    fitted = fit_prior(plain, few)
+    assert torch.equal(fitted.mean[0], fitted.mean[-1])
+    assert torch.equal(fitted.axes[0], fitted.axes[-1])
+    assert not torch.equal(fitted.mean[1], fitted.mean[-1])
+
+
+def test_memory_bounds_the_images_it_sees(digits, monkeypatch):
+    plain = SphereEncoder.from_pretrained(DIGITS_MODEL)
+    seen = []
+    encode = plain.encode
+    monkeypatch.setattr(plain, "encode", lambda x, y: seen.append(len(x)) or encode(x, y))
+    monkeypatch.setattr(prior, "MOST_NUMBERS", 300 * 128)
+    fit_prior(plain, digits, rank=2)
+    assert sum(seen) == 300
+
+
+def test_a_damaged_one_counts_as_none(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    (tmp_path / "prior.safetensors").write_bytes(b"half a file")
+    with pytest.warns(UserWarning, match="prior.safetensors cannot be used"):
+        again = SphereEncoder.from_pretrained(tmp_path)
+    assert again.prior is None
+    assert generate(again, Y[:2], 1, seeds=[1, 2]).isfinite().all()
 
 
 def test_the_script_fits_it_once(tmp_path):
     plain = SphereEncoder.from_pretrained(DIGITS_MODEL)
+    plain.prior = None
     plain.save_pretrained(tmp_path / "run", training={"dataset": "digits"})
     flags = ("--classes", 3, "--per-class", 4, "--num-steps", 1)
     said = []
@@ -113,6 +146,7 @@ def test_the_script_fits_it_once(tmp_path):
 
 def test_single_images_and_scores_say_which_prior(tmp_path):
     plain = SphereEncoder.from_pretrained(DIGITS_MODEL)
+    plain.prior = None
     plain.save_pretrained(tmp_path / "run", training={"dataset": "digits"})
     flags = ("--prior", "fitted", "--num-steps", 1)
     folder = tmp_path / "images"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import random_model
 
+from sphere_mini import UserError
 from sphere_mini.losses import draw_step_noise, latent_consistency, smooth_l1, sphere_losses
 from sphere_mini.presets import LossWeights, make_recipe
 from sphere_mini.sphere import perturb, random_point, spherify
@@ -140,3 +141,17 @@ def test_all_are_off_in_the_papers_recipes():
         weights = make_recipe(dataset).loss_weights
         assert weights.spread == 0 and not weights.latent_spares_encoder
         assert weights.l1_beta == 1
+
+
+def test_spreading_stays_exact_under_autocast():
+    z = torch.randn(64, 4, 16, generator=torch.Generator().manual_seed(0))
+    exact = spreading(z, None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(spreading(z, None), exact)
+
+
+def test_spreading_takes_pairs():
+    with pytest.raises(UserError, match="at least two images in a micro-batch"):
+        make_recipe("digits", batch_size=8, grad_accum=8, spread=0.001)
+    make_recipe("digits", batch_size=8, grad_accum=4, spread=0.001)
+    make_recipe("digits", batch_size=8, grad_accum=8, spread=0)
