@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import sphere_mini
 from sphere_mini.command_line import Parser, run_script
 from sphere_mini.errors import UserError, reading, require
-from sphere_mini.hub import CONFIG_FILE, HUB_PREFIX, PRIOR_FILE, local_folder
+from sphere_mini.hub import CONFIG_FILE, HUB_PREFIX, JUDGE_FILE, PRIOR_FILE, local_folder
 from sphere_mini.presets import SETS, Recipe, make_recipe
 
 # Modules that bring torch are imported where they are used, so that --help answers at once.
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sphere_mini import SphereEncoder
+    from sphere_mini.data import ImageFiles, ImageSet
     from sphere_mini.evaluation import Reference, Report, Sampling
+    from sphere_mini.judge import Judge
 
     Task = Callable[[SphereEncoder, argparse.Namespace], Any]
     AddFlags = Callable[[argparse.ArgumentParser], None]
@@ -188,6 +190,10 @@ def add_evaluate_flags(task: argparse.ArgumentParser) -> None:
     add("--features", choices=FEATURES, help=note)
     note = "training images of the reference, at most (default: 50,000)"
     add("--num-reference", type=int, metavar="N", default=50_000, help=note)
+    note = (
+        "train a small classifier where RUN has none, for the samples' agreement with their class"
+    )
+    add("--judge", action="store_true", help=note)
     note = "samples of a row, of all classes alike (default: 50,000 or 1,000)"
     add("--num-images", type=int, metavar="N", help=note)
     add("--num-steps", type=int, nargs="+", default=[1, 4], help="default: 1 4")
@@ -436,7 +442,28 @@ def find_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
     folder = Path(recipe.data_dir or f"data/{recipe.dataset}")
     reference = Reference(data, held_out, features, name, folder, args.num_reference)
     check_fit(model, reference)
+    reference.judge = find_judge(model, data, args)
     return reference
+
+
+def find_judge(
+    model: SphereEncoder, data: ImageSet | ImageFiles, args: argparse.Namespace
+) -> Judge | None:
+    """The judge that is kept beside the model; with --judge a new one where there is none."""
+    from sphere_mini.distributed import world
+    from sphere_mini.files import warn_on_write_error
+    from sphere_mini.judge import fit_judge, load_judge
+
+    judge = load_judge(local_folder(args.run), data.class_names)
+    if judge is None and args.judge:
+        require(model.config.num_classes > 0, "this model has no classes; leave out --judge")
+        judge = fit_judge(data)
+        if world()[0] == 0 and not args.run.startswith(HUB_PREFIX):
+            with warn_on_write_error(JUDGE_FILE):
+                judge.save(Path(args.run))
+    if judge is not None:
+        judge.to(model.device)
+    return judge
 
 
 def fit_missing_prior(model: SphereEncoder, args: argparse.Namespace) -> None:

@@ -8,6 +8,8 @@ HUB_PREFIX = "hf://"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 PRIOR_FILE = "prior.safetensors"  # ours, where there is one: see prior.py
+JUDGE_FILE = "judge.safetensors"  # likewise: see judge.py
+FILES = [CONFIG_FILE, WEIGHTS_FILE, PRIOR_FILE, JUDGE_FILE]
 
 
 def local_folder(folder: str | Path) -> Path:
@@ -20,7 +22,7 @@ def local_folder(folder: str | Path) -> Path:
 
     name = folder.removeprefix(HUB_PREFIX)
     try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, PRIOR_FILE]))
+        return Path(snapshot_download(name, allow_patterns=FILES))
     except Exception as error:  # the hub's own errors, and those of any network layer below it
         files = f"a local folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
         problem = f"{folder} could not be fetched ({type(error).__name__})"

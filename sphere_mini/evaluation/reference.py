@@ -19,6 +19,7 @@ from ..data import ImageFiles, ImageSet, evenly_spaced
 from ..distributed import first_of_node, from_rank_0, own_share, world
 from ..errors import require
 from ..files import write_safely
+from ..judge import Judge
 from ..metrics import memorised_below, nearness
 from .features import EXTRACTORS, extract, load_extractor
 
@@ -44,8 +45,10 @@ class Reference:
     data: training images, of which `most` are used, drawn once and for all. held_out: images that
     were not trained on, or None. features: "pixels", "efficientnet" or "inception"; None: pixels
     for images of 8 px, else efficientnet. name: what the figures call the data. folder: where the
-    features that took a network are kept for the next time; None: nowhere. `UserError` for features
-    of another name, or no data.
+    features that took a network are kept for the next time; None: nowhere. most: images of the
+    reference, at most. judge: a classifier of these images, by which samples' agreement with their
+    class is measured; None: none (the digits have one). `UserError` for features of another name,
+    or no data.
 
     Features are computed when they are first asked for, on the data's device. Under torchrun all
     processes have to ask together, and rank 0 alone is certain to get them.
@@ -57,6 +60,7 @@ class Reference:
     name: str = ""
     folder: Path | None = None
     most: int = MOST_REFERENCE
+    judge: Judge | None = None
 
     def __post_init__(self) -> None:
         require(len(self.data) > 0, "a reference takes training images, and there are none")
@@ -132,6 +136,12 @@ class Reference:
         return self.features_of("training", self.data, self.rows)
 
     @cached_property
+    def held_out_features(self) -> Tensor | None:
+        """Features (m, F) of the held-out images, which there have to be; on rank 0."""
+        all_rows = torch.arange(len(self.held_out))
+        return self.features_of("held-out", self.held_out, all_rows)
+
+    @cached_property
     def threshold(self) -> Threshold:
         """The nearness below which a sample counts as memorised, from images not trained on.
 
@@ -143,8 +153,7 @@ class Reference:
             others = training
         else:
             kind = "held-out images to training images"
-            all_rows = torch.arange(len(self.held_out))
-            others = self.features_of("held-out", self.held_out, all_rows)
+            others = self.held_out_features
         if world()[0] > 0:
             return Threshold(0.0, "")
         _, ratio = nearness(others, training, others=self.held_out is None)

@@ -105,11 +105,11 @@ class Draws:
         seeds = [self.first_seed + row for row in rows.tolist()]
         return require_finite(generate(self.model, y, seeds=seeds, **vars(self.way)))
 
-    def batches(self) -> Iterator[Tensor]:
-        """This process's share of all samples, uint8 (B, 3, H, W)."""
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's share of all samples: their numbers (B,), and uint8 (B, 3, H, W)."""
         what = f"samples of {count_steps(self.way.num_steps)}"
         for rows in own_share(torch.arange(self.count).split(BATCH), what, BATCH):
-            yield quantise(self.images(rows))
+            yield rows, quantise(self.images(rows))
 
 
 def score_samples(
@@ -134,11 +134,13 @@ def score_samples(
     scores = defaultdict(list)
     for repeat in range(repeats):
         draws = Draws(model, way, seed + repeat * num_images, num_images)
-        fake = reference.extract(draws.batches())
+        fake, recognised = look_at(draws, reference)
         if not is_first:
             continue
         index, ratio = nearness(fake[0], training)
         values = score_features(reference, draws, fake)
+        if recognised is not None:
+            values["agreement"] = recognised.float().mean().item()
         values["memorised"] = (ratio < threshold.below).float().mean().item()
         for name, value in values.items():
             scores[name].append(value)
@@ -148,6 +150,29 @@ def score_samples(
     seeds = f"{seed} to {seed + repeats * num_images - 1}"
     row = facts | way.columns() | {"images": num_images, "seeds": seeds} | dict(scores)
     return row, closest_pairs(reference, draws, index, ratio)
+
+
+def look_at(draws: Draws, reference: Reference) -> tuple[list[Tensor], Tensor | None]:
+    """All samples' features as from `extract`, and whether the judge recognises them, (n,) or None.
+
+    Under torchrun all processes call it, and all get both.
+    """
+    judge = reference.judge
+    labels = draws.labels
+    judges = judge is not None and labels is not None
+    recognised = []
+
+    def batches() -> Iterator[Tensor]:
+        for rows, images in draws.batches():
+            if judges:
+                images = images.to(reference.first_image.device)
+                recognised.append(judge.recognises(images, labels[rows]).cpu())
+            yield images
+
+    fake = reference.extract(batches())
+    if not judges:
+        return fake, None
+    return fake, torch.cat(gather(recognised))
 
 
 def score_features(reference: Reference, draws: Draws, fake: list[Tensor]) -> dict[str, float]:
@@ -199,6 +224,7 @@ def score_reconstructions(
 
     layers = reference.extract(reconstructions())
     in_decibels = torch.cat(gather(in_decibels))
+    held_out = {} if reference.held_out is None else score_held_out(model, reference)
     if world()[0] > 0:
         return {}
     count = len(in_decibels)
@@ -206,9 +232,30 @@ def score_reconstructions(
     row = basic_facts(model, reference) | {"images": count}
     row[f"r{name}"] = fid(layers[0], training)
     row["PSNR"] = in_decibels.mean().item()
-    if reference.held_out is not None:
-        row["PSNR held out"] = held_out_psnr(model, reference.held_out)
-    return row
+    return row | held_out
+
+
+def score_held_out(model: SphereEncoder, reference: Reference) -> dict[str, float]:
+    """PSNR of held-out images' reconstructions, and what samples as good as they would score.
+
+    That is their Fréchet distance to the training images, and the share that the judge recognises,
+    as far as these can be measured. On rank 0; under torchrun all processes call it.
+    """
+    held_out = reference.held_out
+    features = None
+    if len(held_out) >= reference.feature_dim:
+        features = reference.held_out_features
+    if world()[0] > 0:
+        return {}
+    scores = {"PSNR held out": held_out_psnr(model, held_out)}
+    if features is not None:
+        name = score_name("FID", reference.features, len(held_out))
+        scores[f"{name} held out"] = fid(features, reference.training_features)
+    if reference.judge is not None:
+        batches = zip(held_out.images.split(BATCH), held_out.labels.split(BATCH), strict=True)
+        recognised = [reference.judge.recognises(images, y) for images, y in batches]
+        scores["agreement held out"] = torch.cat(recognised).float().mean().item()
+    return scores
 
 
 def score_coverage(

@@ -1,0 +1,88 @@
+"""The judge of samples: a small network that knows the classes."""
+
+import json
+
+import pytest
+import torch
+from conftest import DIGITS_MODEL, run
+
+from sphere_mini import SphereEncoder, UserError
+from sphere_mini.data import ImageSet
+from sphere_mini.datasets import load_digit_images
+from sphere_mini.evaluation import Reference, Sampling, evaluate
+from sphere_mini.judge import Judge, fit_judge, load_judge
+
+NAMES = tuple("0123456789")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load_digit_images(8, torch.device("cpu"))
+    rows = torch.arange(len(data)) % 6 == 5
+    held_out = ImageSet(data.images[rows], data.labels[rows], NAMES)
+    return ImageSet(
+        data.images[~rows].repeat(8, 1, 1, 1), data.labels[~rows].repeat(8), NAMES
+    ), held_out
+
+
+@pytest.fixture(scope="module")
+def judge(digits):
+    return fit_judge(digits[0])
+
+
+def test_it_learns_to_recognise(judge, digits):
+    _, held_out = digits
+    assert judge.recognises(held_out.images, held_out.labels).float().mean() > 0.9
+    wrong = (held_out.labels + 1) % 10
+    assert judge.recognises(held_out.images, wrong).float().mean() < 0.1
+
+
+def test_its_file_gives_it_back(judge, digits, tmp_path):
+    _, held_out = digits
+    assert load_judge(tmp_path, NAMES) is None
+    judge.save(tmp_path)
+    assert torch.equal(load_judge(tmp_path, NAMES)(held_out.images), judge(held_out.images))
+    with pytest.raises(UserError, match="judges other classes than the model's; remove it"):
+        load_judge(tmp_path, tuple("abcdefghij"))
+    (tmp_path / "judge.safetensors").write_bytes(b"half a file")
+    with pytest.raises(UserError, match="judge.safetensors cannot be used"):
+        load_judge(tmp_path, NAMES)
+
+
+def test_scores_say_what_it_recognises(judge, digits):
+    training, held_out = digits
+    model = SphereEncoder.from_pretrained(DIGITS_MODEL)
+    reference = Reference(training, held_out, "pixels", judge=judge)
+    report = evaluate(model, reference, [Sampling(1)], num_images=100)
+    [found] = report.samples[0]["agreement"]
+    assert found > 0.8
+    real = judge.recognises(held_out.images, held_out.labels).float().mean().item()
+    assert report.reconstruction[0]["agreement held out"] == pytest.approx(real)
+    assert report.reconstruction[0]["FD-pixels-299 held out"] > 0
+    blind = Judge(NAMES).eval()  # untrained: it guesses
+    by_chance = evaluate(
+        model, Reference(training, None, "pixels", judge=blind), [Sampling(1)], 100
+    )
+    assert by_chance.samples[0]["agreement"][0] < 0.5
+
+
+def test_one_class_is_nothing_to_judge(digits):
+    training, _ = digits
+    alone = ImageSet(training.images, torch.zeros_like(training.labels), ("digit",))
+    with pytest.raises(UserError, match="two classes or more"):
+        fit_judge(alone)
+
+
+def test_the_flag_trains_one_and_keeps_it(tmp_path):
+    model = SphereEncoder.from_pretrained(DIGITS_MODEL)
+    folder = tmp_path / "run"
+    model.save_pretrained(folder, training={"dataset": "digits"})
+    ways = ("evaluate", "--num-steps", 1, "--num-images", 100)
+    found = []
+    for flags in ((), ("--judge",), ()):
+        out = tmp_path / str(len(found))
+        done = run("sample.py", folder, *ways, *flags, "--out", out)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads((out / "metrics.json").read_text())["samples"][0]["agreement"])
+    assert (folder / "judge.safetensors").exists()
+    assert found[0] != found[1] == found[2]  # the digits' own judge, then the one that was kept
