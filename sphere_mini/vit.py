@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import Permute
 
 from .config import SphereConfig
+from .sphere import at_least_float32
 
 NORM_EPS = 1e-6
 BASE = 10000.0  # of the frequencies of rotary and sin-cos positions
@@ -53,22 +54,19 @@ def sincos_positions(width: int, side: int) -> Tensor:
 
 
 def rope_table(head_dim: int, side: int) -> Tensor:
-    """Cosines and sines (2, N, head_dim) of rotary positions.
+    """Cosines and sines (N, head_dim / 2, 2) of rotary positions, for each pair of channels.
 
-    The first half of the channels turns with the row, the second with the column, two neighbouring
-    channels at one frequency.
+    The first half of the pairs turns with the row, the second with the column.
     """
     angles = torch.cat(axial_angles(side, head_dim // 4), dim=1)  # (N, head_dim / 2)
-    angles = angles.repeat_interleave(2, dim=1)  # (N, head_dim)
-    return torch.stack([angles.cos(), angles.sin()]).float()
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
 
 
 def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
-    """Rotate channel pairs of x (..., N, d): (x0, x1) → (x0·cos - x1·sin, x1·cos + x0·sin)."""
-    cos, sin = rope  # (N, d), (N, d)
-    x0, x1 = x.unflatten(-1, (-1, 2)).unbind(-1)  # (..., N, d/2), (..., N, d/2)
-    turned = torch.stack([-x1, x0], dim=-1).flatten(-2)  # (..., N, d)
-    return (x * cos + turned * sin).type_as(x)
+    """Rotate channel pairs of x (..., N, d): (x0 + i·x1)·(cos + i·sin), as complex numbers."""
+    pairs = torch.view_as_complex(at_least_float32(x).unflatten(-1, (-1, 2)))  # (..., N, d/2)
+    turned = pairs * torch.view_as_complex(at_least_float32(rope))
+    return torch.view_as_real(turned).flatten(-2).type_as(x)  # (..., N, d)
 
 
 class Attention(nn.Module):
@@ -83,8 +81,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, heads, d)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, heads, N, d)
-        q, k = apply_rope(qkv[:2], rope)  # (B, heads, N, d), (B, heads, N, d)
-        out = F.scaled_dot_product_attention(q, k, qkv[2])  # (B, heads, N, d)
+        q, k, v = qkv.unbind(0)  # 3 of (B, heads, N, d)
+        q = apply_rope(q, rope)
+        k = apply_rope(k, rope)
+        out = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, d)
         return self.proj(out.transpose(1, 2).flatten(2))  # (B, N, width)
 
 
@@ -104,7 +104,7 @@ class SwiGLU(nn.Module):
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x·(1 + scale) + shift; x: (B, N, width), shift and scale: (B, 1, width)."""
-    return x * (1 + scale) + shift
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 def modulation(width: int, count: int) -> nn.Sequential:
