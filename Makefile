@@ -10,7 +10,8 @@ demo: $(READY)
 	.venv/bin/python sample.py $(RUN) --num-steps 1 --out $(RUN)/one-step.png
 	.venv/bin/python sample.py $(RUN) --num-steps 4 --out $(RUN)/four-steps.png
 	.venv/bin/python sample.py $(RUN) evaluate --num-steps 1 2 4
-	@echo "pictures: $(RUN)/one-step.png and $(RUN)/four-steps.png"
+	.venv/bin/python sample.py checkpoints/fashion_mnist --out $(RUN)/clothes.png
+	@echo "pictures: one-step.png, four-steps.png, and by the shipped model clothes.png, in $(RUN)"
 
 test: $(READY)
 	.venv/bin/ruff check

@@ -268,7 +268,7 @@ QUICK = {
     "digits": dict(
         perceptual="none",  # 8 by 8 pixels are too few for the network
         batch_size=128,
-        alpha_max_deg=70.0,
+        alpha_max_deg=75.0,
         l1_beta=0.05,
         recon_l1=0.5,
         con_l1=0.25,
@@ -278,11 +278,18 @@ QUICK = {
         warmup_epochs=7.0,
     ),
     "fashion_mnist": dict(
-        perceptual="efficientnet",
+        perceptual="none",  # it would cost several times the rest of the step
         batch_size=64,
+        lr=1.2e-2,
         alpha_max_deg=80.0,
-        epochs=2.0,
-        warmup_epochs=0.1,
+        l1_beta=0.2,
+        recon_l1=0.6,
+        con_l1=0.3,
+        latent_spares_encoder=True,
+        epochs=16.0,
+        warmup_epochs=0.5,
+        sample_every=1000,
+        save_every=500,
     ),
     "folder": dict(  # and all other data sets
         perceptual="efficientnet",

@@ -126,7 +126,7 @@ def test_the_table_of_the_terminal_is_aligned_and_kept(tmp_path):
     kept = (tmp_path / "metrics.md").read_text()
     assert (
         kept.count("FD-pixels-80") == 2
-        and kept.count("3579e8dfc29e8a22") == 2
+        and kept.count("8279fa23779331b1") == 2
         and "0 to 79" in kept
     )
     assert sorted(path.name for path in tmp_path.glob("closest*")) == [
