@@ -22,6 +22,13 @@ def test_panels_show_their_data():
     assert pixels_of_colour(empty, blue) == 0
 
 
+def test_curves_have_error_bars_where_these_are_given():
+    blue = (0x00, 0x72, 0xB2)
+    plain = Panel("x", "y", curves={"a": ([0, 1], [0.5, 0.5])}, options={"ylim": (0, 1)})
+    barred = Panel("x", "y", curves=plain.curves, bars={"a": [0.4, 0.4]}, options=plain.options)
+    assert pixels_of_colour(plots(barred), blue) > pixels_of_colour(plots(plain), blue) + 300
+
+
 def test_the_triangles_ends_lie_where_the_angle_says():
     v = torch.zeros(1, 2, 2)
     v[0, 0, 0] = 2

@@ -1,0 +1,38 @@
+"""What later lessons share: the model of clothes, its judge, and images that neither has seen."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sphere_mini import SphereEncoder
+from sphere_mini.data import ImageSet
+from sphere_mini.judge import Judge, load_judge
+from sphere_mini.pictures import quantise
+
+FOLDER = Path(__file__).parent
+CHECKPOINT = FOLDER.parent / "checkpoints" / "fashion_mnist"
+SIDE = 28  # pixels
+
+
+def load_clothes() -> tuple[SphereEncoder, Judge, ImageSet]:
+    """The shipped model of clothes, the judge, and 1,000 of Fashion-MNIST's test images.
+
+    The images, a hundred of each class, lie in one picture, a row for each class.
+    """
+    model = SphereEncoder.from_pretrained(CHECKPOINT)
+    names = model.config.class_names
+    judge = load_judge(CHECKPOINT, names)
+    pixels = np.asarray(Image.open(FOLDER / "results" / "clothes.png").convert("RGB"))
+    tiles = torch.from_numpy(pixels.copy()).unflatten(0, (-1, SIDE)).unflatten(2, (-1, SIDE))
+    images = tiles.permute(0, 2, 4, 1, 3).flatten(0, 1).contiguous()  # (1000, 3, 28, 28)
+    labels = torch.arange(len(names)).repeat_interleave(len(images) // len(names))
+    return model, judge, ImageSet(images, labels, names)
+
+
+@torch.no_grad()
+def judged(judge: Judge, images: Tensor) -> Tensor:
+    """The judge's probabilities (B, classes) for images (B, 3, H, W) in [0, 1]."""
+    return judge(quantise(images)).softmax(1)
