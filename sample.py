@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import sphere_mini
 from sphere_mini.command_line import Parser, run_script
+from sphere_mini.config import NUM_SEEDS
 from sphere_mini.errors import UserError, reading, require
 from sphere_mini.hub import CONFIG_FILE, HUB_PREFIX, JUDGE_FILE, PRIOR_FILE, local_folder
 from sphere_mini.presets import SETS, Recipe, make_recipe
@@ -554,8 +555,8 @@ def loop_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_seed(seed: int) -> None:
-    """Complain of a first seed that leaves no room for the ones after it."""
-    require(0 <= seed < 2**62, f"--seed must be a whole number from 0 to 2^62, not {seed}")
+    """Complain of a first seed that is none."""
+    require(0 <= seed < NUM_SEEDS, f"--seed must be a whole number from 0 to 2^32 - 1, not {seed}")
 
 
 def class_numbers(model: SphereEncoder, args: argparse.Namespace) -> list[int]:

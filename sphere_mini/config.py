@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from .errors import UserError, require
 
+NUM_SEEDS = 2**32  # torch's generator keeps 32 bits of a seed
 PIXEL_HEADS = ("conv", "linear")
 POSITIVE = ("image_size", "patch_size", "width", "depth", "num_heads", "latent_channels")
 
@@ -62,8 +63,8 @@ class SphereConfig:
         for name in POSITIVE:
             value = getattr(self, name)
             require(value > 0, f"{name} must be above 0, not {value}")
-        at_least_0 = self.num_classes >= 0 and self.mixer_depth >= 0
-        require(at_least_0, "num_classes and mixer_depth must be 0 or more")
+        least = min(self.num_classes, self.mixer_depth)
+        require(least >= 0, "num_classes and mixer_depth must be 0 or more")
         self._check_patches()
         multiple = 4 * self.num_heads
         problem = f"width {self.width} must be a multiple of {multiple}, 4 times num_heads"
@@ -110,16 +111,16 @@ class SphereConfig:
         return self.class_names[label] if self.class_names else str(label)
 
     def class_number(self, text: str) -> int:
-        """The class that `text` says by name or number; `UserError` lists those that there are."""
+        """The class that `text` says by name, or by number where no name is a number."""
         require(self.num_classes > 0, "this model has no classes; leave the class out")
         if text in self.class_names:
             return self.class_names.index(text)
-        if text.isdecimal() and int(text) < self.num_classes:
-            return int(text)
-        known = f"give a number in 0 ... {self.num_classes - 1}"
-        if self.class_names:
-            known += f" or one of {', '.join(self.class_names)}"
-        known = textwrap.shorten(known, 300, placeholder=" ...")
+        choices = list(self.class_names)
+        if not any(name.isdecimal() for name in choices):
+            if text.isdecimal() and int(text) < self.num_classes:
+                return int(text)
+            choices.insert(0, f"a number in 0 ... {self.num_classes - 1}")
+        known = textwrap.shorten(f"give {', '.join(choices)}", 300, placeholder=" ...")
         raise UserError(f"there is no class {text!r}; {known}")
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import active_children
@@ -18,12 +19,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .config import SphereConfig
-from .errors import UserError, require
+from .errors import ReadError, UserError, require
 
 # (picture or the path of one, label) for each image: torchvision's sets, or a folder's files
 Source = Dataset | Sequence[tuple[str, int]]
 STITCHES = ("vertical", "horizontal", "backward", "forward")
 LARGEST_NEAREST = 64  # pixels: up to this size pictures are resized without interpolation
+PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}  # modes whose colours are multiplied by their opacity
 
 
 @dataclass(repr=False)
@@ -138,7 +140,12 @@ class ImageFiles(Dataset):
                 yield images, labels
         except UserError as error:  # from a worker it comes with the worker's traceback in front
             sentence = str(error).strip().rsplit(f"{UserError.__name__}: ", 1)[-1]
-            raise UserError(sentence) from None
+            raise ReadError(sentence) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            problem = "a process that reads images was ended by the system, mostly to save memory"
+            raise ReadError(f"{problem}; take fewer, by --set workers=1 or 0") from error
 
     def in_memory(self, indices: Sequence[int], name: str) -> ImageSet:
         """These images decoded once, under a progress bar that says `name`.
@@ -149,7 +156,7 @@ class ImageFiles(Dataset):
         labels = torch.empty(len(indices), dtype=torch.long)
         with ThreadPoolExecutor() as pool:
             decoded = pool.map(self.__getitem__, indices)
-            progress = tqdm(decoded, f"decoding {name}", len(indices), leave=False)
+            progress = tqdm(decoded, f"decoding {name}", len(indices), leave=False, disable=None)
             for k, (image, label) in enumerate(progress):
                 images[k] = image
                 labels[k] = label
@@ -222,27 +229,56 @@ def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
 
 
 def open_picture(path: str | Path) -> Image.Image:
-    """One image file, upright and RGB; `UserError` where it cannot be read.
-
-    16-bit grey is scaled to 8 bits, and what is transparent becomes white.
-    """
+    """One image file, upright and RGB as by `to_rgb`; `UserError` where it cannot be read."""
     try:
         with Image.open(path) as picture:
-            picture = ImageOps.exif_transpose(picture)
-            if picture.mode.startswith("I"):
-                picture = Image.fromarray((np.array(picture) // 256).astype(np.uint8))
-            if picture.has_transparency_data:
-                white = Image.new("RGBA", picture.size, "white")
-                picture = Image.alpha_composite(white, picture.convert("RGBA"))
-            return picture.convert("RGB")
+            turn_upright(picture)
+            return to_rgb(picture)
+    except UserError as error:
+        raise UserError(f"{path} cannot be used: {error}") from None
     except Exception as error:  # a damaged file makes Pillow raise anything
         problem = f"{path} cannot be read as an image ({error})"
         raise UserError(f"{problem}; mend or remove it") from error
 
 
+def turn_upright(picture: Image.Image) -> None:
+    """Turn a picture as its EXIF notes say, in place; not at all where these notes are damaged."""
+    picture.load()  # damaged pixels are an error all the same
+    with suppress(Exception):  # of damaged notes Pillow raises anything, too
+        ImageOps.exif_transpose(picture, in_place=True)
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """A picture of any of Pillow's modes as RGB; what is transparent becomes white.
+
+    16-bit grey is scaled to 8 bits, and so are floats in [0, 1]. `UserError` for numbers whose
+    range nothing tells, and for modes that Pillow cannot convert.
+    """
+    if picture.mode in PREMULTIPLIED:
+        picture = picture.convert(PREMULTIPLIED[picture.mode])
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        picture = Image.fromarray(eight_bits(picture))
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    return picture.convert("RGB")
+
+
+def eight_bits(picture: Image.Image) -> np.ndarray:
+    """Grey of 16 bits, or floats in [0, 1], as uint8 (H, W); `UserError` for other numbers."""
+    numbers = np.asarray(picture)
+    # Pillow reads 16-bit PGM files into 32 bits, and scales them to 16
+    if picture.mode.startswith("I;16") or picture.format == "PPM":
+        return (numbers // 256).astype(np.uint8)
+    if picture.mode == "F" and numbers.min() >= 0 and numbers.max() <= 1:  # nothing else, nor NaN
+        return (numbers * 255).round().astype(np.uint8)
+    kind = {"I": "32-bit whole numbers", "F": "floats beyond [0, 1]"}[picture.mode]
+    raise UserError(f"it holds {kind}, and nothing says which is white; save it with 8 or 16 bits")
+
+
 def square_pixels(picture: Image.Image, size: int) -> Tensor:
     """A picture of any size and mode as uint8 (3, size, size), RGB, cropped by `fit_square`."""
-    square = fit_square(picture.convert("RGB"), size)
+    square = fit_square(to_rgb(picture), size)
     pixels = torch.from_numpy(np.array(square))  # (size, size, 3)
     return pixels.permute(2, 0, 1).contiguous()
 
@@ -251,8 +287,10 @@ def fit_square(picture: Image.Image, size: int) -> Image.Image:
     """The centre crop of size by size pixels, as in ADM.
 
     Halve (box) while twice too large, then resize the shorter side to `size`: bicubic, but nearest
-    up to 64 px.
+    up to 64 px. Of a thin picture the middle alone is enlarged.
     """
+    if min(picture.size) < size:
+        picture = crop_middle(picture, [min(side, 4 * min(picture.size)) for side in picture.size])
     while min(picture.size) >= 2 * size:
         halves = [side // 2 for side in picture.size]
         picture = picture.resize(halves, Image.Resampling.BOX)
@@ -263,8 +301,13 @@ def fit_square(picture: Image.Image, size: int) -> Image.Image:
             resample = Image.Resampling.NEAREST
         sides = [max(size, round(side * scale)) for side in picture.size]
         picture = picture.resize(sides, resample)
-    left, top = [(side - size) // 2 for side in picture.size]
-    return picture.crop((left, top, left + size, top + size))
+    return crop_middle(picture, [size, size])
+
+
+def crop_middle(picture: Image.Image, sides: Sequence[int]) -> Image.Image:
+    """The middle of a picture, of this width and height in pixels."""
+    left, top = [(side - kept) // 2 for side, kept in zip(picture.size, sides, strict=True)]
+    return picture.crop((left, top, left + sides[0], top + sides[1]))
 
 
 def evenly_spaced(n: int, most: int) -> Tensor:

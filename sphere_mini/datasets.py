@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, Flowers102
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from .data import ImageFiles, ImageSet, Source, evenly_spaced
 from .errors import UserError, require
+from .folders import CLASS_FOLDERS, Split, find_held_out, find_training, shortened
 from .presets import Recipe
 
 DIGIT_SIDE = 8  # pixels of scikit-learn's digits
 DIGIT_MAX = 16  # they count ink from 0 to 16
 HELD_OUT_IN_TRAINING = 1000  # images at most, of the test or val split, that training looks at
-CLASS_FOLDERS = "one folder of images per class"  # the form of a split on disk
 
 
 class FetchedSet(NamedTuple):
@@ -64,11 +63,15 @@ FETCHED = {
 
 
 class Splits(NamedTuple):
-    """A data set's images to train on, its held-out ones or None, and the names of its classes."""
+    """A data set's images to train on, its held-out ones or None, and the names of its classes.
+
+    description: what was found, in words.
+    """
 
     training: Source
     held_out: Source | None
     class_names: tuple[str, ...]
+    description: str
 
 
 def load_data(
@@ -85,6 +88,7 @@ def load_data(
         require(not recipe.data_dir, f"the digits come with scikit-learn; {advice}")
         return load_digit_images(recipe.image_size, device), None
     splits = find_splits(recipe)
+    print(f"data: {splits.description}")
     options = dict(
         class_names=splits.class_names,
         image_size=recipe.image_size,
@@ -122,10 +126,9 @@ def find_splits(recipe: Recipe) -> Splits:
     else:
         splits = folder_splits(recipe.dataset, root)
     names = splits.class_names
-    problem = f"{root} has one class, {names[0]}"
-    advice = "add a second folder of images, or ignore the classes with --unconditional"
-    enough = len(names) > 1 or not recipe.conditional or recipe.init_from
-    require(enough, f"{problem}; {advice}")
+    if len(names) == 1 and recipe.conditional and not recipe.init_from:
+        advice = "add a second folder of images, or ignore the classes with --unconditional"
+        raise UserError(f"{root} has one class, {names[0]}; {advice}")
     return splits
 
 
@@ -133,7 +136,11 @@ def fetched_splits(fetched: FetchedSet, root: Path) -> Splits:
     """The splits of a torchvision set: what is in `root` is used, the rest is downloaded."""
     parts = [read_or_fetch(fetched, root, split) for split in fetched.training]
     held_out = read_or_fetch(fetched, root, fetched.held_out)
-    return Splits(ConcatDataset(parts), held_out, tuple(parts[0].classes))
+    training = ConcatDataset(parts)
+    names = tuple(parts[0].classes)
+    description = f"{len(training):,} images of {root}, {describe_classes(names)}"
+    description += f"; held out: {len(held_out):,}"
+    return Splits(training, held_out, names, description)
 
 
 def read_or_fetch(fetched: FetchedSet, root: Path, split: dict[str, Any]) -> Dataset:
@@ -158,51 +165,31 @@ def folder_splits(dataset: str, root: Path) -> Splits:
 
     `UserError` where there is no such folder, or where its form is another one.
     """
-    forms = f"a folder with {CLASS_FOLDERS}, or with train/ and test/ or val/ of that form"
-    require(root.is_dir(), f"there is no folder {root}; --data-dir takes {forms}")
-    training = root / "train"
-    if not class_folders(training):
-        form = f"{dataset} takes train/ and val/, each with {CLASS_FOLDERS}"
-        require(dataset == "folder", f"{root} has no train/; {form}")
-        classes = class_folders(root)
-        return Splits(folder_images(root, classes), None, tuple(classes))
-    classes = class_folders(training)
-    held_out = held_out_images(root, classes)
-    return Splits(folder_images(training, classes), held_out, tuple(classes))
+    place, training = find_training(root, dataset)
+    problem = f"{place} has no image in it of a kind that is read"
+    require(bool(training.images), f"{problem}; images go into {CLASS_FOLDERS}, or all into it")
+    report_passed_over(place, training)
+    description = f"{len(training.images):,} images of {place}, "
+    description += describe_classes(training.class_names)
+    held_out = find_held_out(root, training.class_names) if place != root else None
+    if held_out is None:
+        return Splits(training.images, None, training.class_names, f"{description}; none held out")
+    place, split = held_out
+    description += f"; held out: {len(split.images):,} of {place}"
+    return Splits(training.images, split.images, training.class_names, description)
 
 
-def held_out_images(root: Path, classes: Sequence[str]) -> list[tuple[str, int]] | None:
-    """What `folder_images` finds in `root`/val, else in `root`/test; None without folders there."""
-    for split in (root / "val", root / "test"):
-        if class_folders(split):
-            return folder_images(split, classes)
-    return None
+def report_passed_over(place: Path, split: Split) -> None:
+    """Say in one line which files of a split are not seen."""
+    count = split.passed_over.total()
+    if count > 0:
+        kinds = shortened([suffix for suffix, _ in split.passed_over.most_common()])
+        where = "outside its folders of classes, or no images of a kind that is read"
+        print(f"{count:,} files of {place} are passed over, {where}: {kinds}")
 
 
-def class_folders(root: Path) -> list[str]:
-    """Names of the folders in `root`, sorted.
-
-    Without hidden ones and such as .ipynb_checkpoints or __MACOSX.
-    """
-    folders = [path.name for path in root.glob("*") if path.is_dir()]
-    return sorted(name for name in folders if not name.startswith((".", "__")))
-
-
-def folder_images(root: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
-    """Path and class, as a number among `classes`, of every image in `root`'s folders of classes.
-
-    `UserError` for a class that is not among them, and for a folder without images.
-    """
-    found = class_folders(root)
-    new = [name for name in found if name not in classes]
-    require(not new, f"{root} has classes that train/ lacks: {', '.join(new)}")
-    problem = f"{root} has no folder in it; images go into {CLASS_FOLDERS}"
-    require(bool(found), problem)
-    numbers = {name: classes.index(name) for name in found}
-    try:
-        return make_dataset(str(root), numbers, IMG_EXTENSIONS)
-    except OSError as error:
-        problem = f"{root} takes {CLASS_FOLDERS}: {error}"
-        advice = "each class is a folder of images"
-        advice += "; images without classes go into one folder, with --unconditional"
-        raise UserError(f"{problem}; {advice}") from error
+def describe_classes(names: Sequence[str]) -> str:
+    """How many classes there are, and the names of the first."""
+    if not names:
+        return "without classes"
+    return f"classes: {len(names)} ({shortened(names)})"

@@ -143,7 +143,8 @@ def own_share(chunks: Sequence[T], what: str, unit: int) -> Iterable[T]:
     """
     rank, processes = world()
     share = chunks[rank::processes]
-    return tqdm(share, what, unit="image", unit_scale=unit, leave=False, disable=rank > 0)
+    silent = True if rank > 0 else None  # None: where there is no terminal
+    return tqdm(share, what, unit="image", unit_scale=unit, leave=False, disable=silent)
 
 
 def gather(results: list[T]) -> list[T]:

@@ -30,6 +30,10 @@ class UserError(ValueError):
     """Something that the user can mend. The message is one sentence that says what to do."""
 
 
+class ReadError(UserError):
+    """An image, or a process that reads images, failed in the middle of a run."""
+
+
 def require(condition: bool, problem: str) -> None:
     """Raise `UserError` with the problem unless the condition holds."""
     if not condition:

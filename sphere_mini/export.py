@@ -1,6 +1,7 @@
 """Samples as single PNG files, in a folder that a second start completes."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,11 +75,17 @@ def planned_images(
         if labels:
             label = labels[k % len(labels)]
             name = f"class{label:04d}-{name}"
-            command += f" --classes {label}"
+            command += f" {class_flag(model.config.class_name(label))}"
         command += f" --seed {own_seed} --per-class 1 {flags}"
         facts = {"command": command, "weights": weights, "seed": str(own_seed)}
         images.append(SingleImage(folder / name, own_seed, label, facts))
     return images
+
+
+def class_flag(name: str) -> str:
+    """The flag of sample.py that selects a class by its name, even if that begins with "-"."""
+    joint = "=" if name.startswith("-") else " "
+    return f"--classes{joint}{shlex.quote(name)}"
 
 
 def command_flags(

@@ -94,7 +94,7 @@ def fit_judge(data: ImageSet | ImageFiles, seed: int = 0) -> Judge:
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps)
     rows = (batch_indices(step, BATCH, len(data), seed) for step in range(steps))
-    for images, y in tqdm(data.batches(rows), "judge", steps, leave=False):
+    for images, y in tqdm(data.batches(rows), "judge", steps, leave=False, disable=None):
         judge.to(images.device)
         flipped = (torch.rand(len(images)) < 0.5).to(images.device)
         images = torch.where(flipped[:, None, None, None], images.flip(3), images)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .config import SIZES, SphereConfig
+from .config import NUM_SEEDS, SIZES, SphereConfig
 from .errors import require
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -121,6 +121,7 @@ class Recipe:
             require(value > 0 or name not in ABOVE_ZERO, f"{name} must be above 0, not {value}")
             require(0 <= value < 2**63, f"{name} must be 0 or more and finite, not {value}")
             require(value <= 1 or name not in SHARES, f"{name} must lie in 0 ... 1, not {value}")
+        require(self.seed < NUM_SEEDS, f"seed must be below 2^32, not {self.seed}")
         problem = f"a batch of {self.batch_size} cannot be split into {self.grad_accum} equal parts"
         require(self.batch_size % self.grad_accum == 0, f"{problem}; change --grad-accum")
         has_pairs = self.batch_size > self.grad_accum

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import SphereConfig
+from .config import NUM_SEEDS, SphereConfig
 from .data import stitch, to_unit_range
 from .errors import require
 from .model import SphereEncoder
@@ -76,8 +76,8 @@ def check_inputs(
     if seeds is None:
         count = next(iter(sizes.values()), 1)
         seeds = torch.randint(2**31, (count,)).tolist()
-    in_range = all(0 <= seed < 2**63 for seed in seeds)
-    require(in_range, "seeds must be whole numbers in 0 ... 2^63 - 1")
+    in_range = all(0 <= seed < NUM_SEEDS for seed in seeds)
+    require(in_range, "seeds must be whole numbers in 0 ... 2^32 - 1")
     return seeds
 
 

@@ -1,6 +1,7 @@
 """What samples are compared with: the training images, held-out ones, and their features."""
 
 import hashlib
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -187,9 +188,22 @@ class Reference:
 
 
 def fingerprint(data: ImageSet | ImageFiles, rows: Tensor) -> str:
-    """Twelve hexadecimal digits that tell these images of a set from others."""
-    some = rows[evenly_spaced(len(rows), FINGERPRINTED)]
+    """Twelve hexadecimal digits that tell these images of a set from others.
+
+    Of images in memory every pixel counts, of files on the disk every name, size and time, and the
+    pixels of a thousand. (torchvision's sets are known by the thousand alone: they do not change.)
+    """
     digest = hashlib.sha256()
+    some = rows
+    if isinstance(data, ImageFiles):
+        some = rows[evenly_spaced(len(rows), FINGERPRINTED)]
+        if isinstance(data.source, list):
+            for row in rows.tolist():
+                path, _ = data.source[row]
+                facts = os.stat(path)
+                digest.update(
+                    f"{path}|{facts.st_size}|{facts.st_mtime_ns}|".encode(errors="replace")
+                )
     for images, _ in data.batches(some.split(BATCH)):
         digest.update(images.cpu().numpy().tobytes())
     return digest.hexdigest()[:12]

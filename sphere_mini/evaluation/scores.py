@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..config import NUM_SEEDS
 from ..data import to_model_range, to_unit_range
 from ..distributed import gather, own_share, world
 from ..errors import require
@@ -355,12 +356,14 @@ def check_request(
     repeats: int = 1,
 ) -> int:
     """The number of images, the usual one for None; `UserError` for what cannot be scored."""
-    require(0 <= seed < 2**62, f"seed must be a whole number from 0 to 2^62, not {seed}")
+    require(0 <= seed < NUM_SEEDS, f"seed must be a whole number from 0 to 2^32 - 1, not {seed}")
     require(repeats > 0, f"repeats must be above 0, not {repeats}")
     check_fit(model, reference)
     if num_images is None:
         num_images = usual_num_images(model, reference)
     reference.require_enough(num_images)
+    last = seed + repeats * num_images - 1
+    require(last < NUM_SEEDS, f"the last seed would be {last}, above 2^32 - 1; take a smaller one")
     return num_images
 
 
