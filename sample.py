@@ -521,7 +521,7 @@ def write_report(report: Report, folder: Path, command: str) -> None:
     log = folder / "metrics.md"
     text = table(report.samples) + "\n"
     if log.exists():
-        text = log.read_text() + "\n" + text
+        text = log.read_text(encoding="utf-8") + "\n" + text
     write_text(log, text)
     facts = {"command": command} | report.facts
     for name, picture in (("closest", report.closest), ("sphere", report.sphere)):
@@ -538,7 +538,7 @@ def write_text(path: Path, text: str) -> None:
     if world()[0] > 0:
         return
     with writing(path):
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def loop_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -8,11 +8,10 @@ metrics.jsonl and samples/*.png.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from tqdm import tqdm
 
 from sphere_mini.command_line import Parser, run_script
 from sphere_mini.config import SIZES
@@ -74,7 +73,7 @@ def main() -> None:
     args = parse_args()
 
     from sphere_mini.distributed import connect
-    from sphere_mini.runs.failures import explain_out_of_memory
+    from sphere_mini.runs.failures import explain_out_of_memory, save_before_read_error
     from sphere_mini.runs.progress import finish_last_save
     from sphere_mini.runs.stop import Stop
 
@@ -94,15 +93,20 @@ def main() -> None:
             return
         announce(run, device)
         stop.begin()
-        with explain_out_of_memory(run.recipe):
+        with explain_out_of_memory(run.recipe), save_before_read_error(run):
             follow(run, stop)
     if run.state.step < total:
         reason = stop.reason or "as another process was"
-        advice = f"go on with `python train.py --resume {run.folder}`"
+        advice = f"go on with `python train.py --resume {quoted(run.folder)}`"
         print(f"stopped {reason}, after step {run.state.step}; {advice}")
         sys.exit(stop.code)
-    advice = f"draw from it with `python sample.py {run.folder}`"
+    advice = f"draw from it with `python sample.py {quoted(run.folder)}`"
     print(f"done: weights and samples are in {run.folder}; {advice}")
+
+
+def quoted(path: Path) -> str:
+    """A path as a word of a command line."""
+    return shlex.quote(str(path))
 
 
 def print_cost(args: argparse.Namespace, device: torch.device) -> None:
@@ -156,7 +160,13 @@ def follow(run: Run, stop: Stop) -> None:
     from sphere_mini.distributed import any_process, world
     from sphere_mini.runs.failures import check_finite
     from sphere_mini.runs.log import Pace
-    from sphere_mini.runs.progress import log_step, save_checkpoint, save_picture, summary
+    from sphere_mini.runs.progress import (
+        log_step,
+        progress_bar,
+        save_checkpoint,
+        save_picture,
+        show_row,
+    )
     from sphere_mini.training import train
 
     state = run.state
@@ -164,7 +174,7 @@ def follow(run: Run, stop: Stop) -> None:
     rank, _ = world()
     writes = rank == 0  # all processes train, one writes
     steps = train(state, recipe, run.data, run.perceptual)
-    bar = tqdm(steps, total=recipe.steps, initial=state.step, unit="step", disable=not writes)
+    bar = progress_bar(steps, run)
     pace = Pace(state.step)
     for losses in bar:
         pace.waited += losses.pop("data_s")
@@ -177,7 +187,7 @@ def follow(run: Run, stop: Stop) -> None:
             check_finite(run)
         if log and writes:
             row = log_step(run, losses, pace, with_psnr=sample)
-            bar.set_postfix_str(summary(row))
+            show_row(bar, row)
         if save:  # before the picture, which takes a large model minutes on a CPU
             save_checkpoint(run)
         if sample and writes:
@@ -188,7 +198,7 @@ def follow(run: Run, stop: Stop) -> None:
             break
     problem = "the last checkpoint could not be written"
     advice = f"make room and go on from step {run.saved_step}"
-    command = f"`python train.py --resume {run.folder}`"
+    command = f"`python train.py --resume {quoted(run.folder)}`"
     require(run.saved_step == state.step, f"{problem}; {advice} with {command}")
 
 

@@ -4,6 +4,7 @@ Nothing here imports torch, so that the scripts' --help answers at once.
 """
 
 import argparse
+import io
 import os
 import socket
 import sys
@@ -35,6 +36,9 @@ def run_script(main: Callable[[], None]) -> None:
     gives to `sys.exit`.
     """
     socket.setdefaulttimeout(PATIENCE)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names may hold what it cannot show
+            stream.reconfigure(errors="backslashreplace")
     code = 0
     try:
         main()

@@ -63,8 +63,8 @@ class SphereConfig:
         for name in POSITIVE:
             value = getattr(self, name)
             require(value > 0, f"{name} must be above 0, not {value}")
-        least = min(self.num_classes, self.mixer_depth)
-        require(least >= 0, "num_classes and mixer_depth must be 0 or more")
+        at_least_0 = self.num_classes >= 0 and self.mixer_depth >= 0
+        require(at_least_0, "num_classes and mixer_depth must be 0 or more")
         self._check_patches()
         multiple = 4 * self.num_heads
         problem = f"width {self.width} must be a multiple of {multiple}, 4 times num_heads"

@@ -121,7 +121,7 @@ class ImageFiles(Dataset):
             problem = f"image {index} cannot be read ({error})"
             raise UserError(f"{problem}; remove the data set and fetch it anew") from error
         if isinstance(picture, str):
-            picture = open_picture(picture)
+            picture = open_picture(picture, "mend it or put another picture in its place")
         return square_pixels(picture, self.image_size), label
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -228,8 +228,11 @@ def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(num_images)
 
 
-def open_picture(path: str | Path) -> Image.Image:
-    """One image file, upright and RGB as by `to_rgb`; `UserError` where it cannot be read."""
+def open_picture(path: str | Path, advice: str = "mend or remove it") -> Image.Image:
+    """One image file, upright and RGB as by `to_rgb`; `UserError` where it cannot be read.
+
+    advice: what to do then.
+    """
     try:
         with Image.open(path) as picture:
             turn_upright(picture)
@@ -238,7 +241,7 @@ def open_picture(path: str | Path) -> Image.Image:
         raise UserError(f"{path} cannot be used: {error}") from None
     except Exception as error:  # a damaged file makes Pillow raise anything
         problem = f"{path} cannot be read as an image ({error})"
-        raise UserError(f"{problem}; mend or remove it") from error
+        raise UserError(f"{problem}; {advice}") from error
 
 
 def turn_upright(picture: Image.Image) -> None:

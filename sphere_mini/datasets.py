@@ -166,9 +166,9 @@ def folder_splits(dataset: str, root: Path) -> Splits:
     `UserError` where there is no such folder, or where its form is another one.
     """
     place, training = find_training(root, dataset)
+    report_passed_over(place, training)
     problem = f"{place} has no image in it of a kind that is read"
     require(bool(training.images), f"{problem}; images go into {CLASS_FOLDERS}, or all into it")
-    report_passed_over(place, training)
     description = f"{len(training.images):,} images of {place}, "
     description += describe_classes(training.class_names)
     held_out = find_held_out(root, training.class_names) if place != root else None

@@ -78,13 +78,27 @@ def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:
     path = Path(out) if out else free_path(default)
     problem = f"{path} exists already; choose another --out, nothing is written over"
     require(not path.exists(), problem)
-    folder = path / subfolder if subfolder else path.parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not subfolder:
+            return path
+        if is_first_to_make(path):
+            (path / subfolder).mkdir()
+            return path
     except OSError as error:
-        problem = f"{path} cannot be made ({error.strerror})"
-        raise UserError(f"{problem}; choose another --out") from error
-    return path
+        cause = f"{path} cannot be made ({error.strerror})"
+        raise UserError(f"{cause}; choose another --out") from error
+    require(out is None, problem)
+    return claim_path(None, default, subfolder)
+
+
+def is_first_to_make(folder: Path) -> bool:
+    """Make a folder; False where another program was quicker by a moment. Raises `OSError`."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 @contextmanager

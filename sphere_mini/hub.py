@@ -1,5 +1,6 @@
 """Where a model's files are: in a folder, or on the Hugging Face hub."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import UserError, require
@@ -12,8 +13,11 @@ JUDGE_FILE = "judge.safetensors"  # likewise: see judge.py
 FILES = [CONFIG_FILE, WEIGHTS_FILE, PRIOR_FILE, JUDGE_FILE]
 
 
-def local_folder(folder: str | Path) -> Path:
-    """The folder itself, or the local copy of "hf://owner/name"; `UserError` without either."""
+def local_folder(folder: str | Path, files: Sequence[str] = FILES) -> Path:
+    """The folder itself, or the local copy of "hf://owner/name"; `UserError` without either.
+
+    files: those that are fetched, as patterns.
+    """
     if not str(folder).startswith(HUB_PREFIX):
         advice = "pass a run folder of train.py or a model folder"
         require(Path(folder).is_dir(), f"there is no folder {folder}; {advice}")
@@ -22,8 +26,8 @@ def local_folder(folder: str | Path) -> Path:
 
     name = folder.removeprefix(HUB_PREFIX)
     try:
-        return Path(snapshot_download(name, allow_patterns=FILES))
+        return Path(snapshot_download(name, allow_patterns=list(files)))
     except Exception as error:  # the hub's own errors, and those of any network layer below it
-        files = f"a local folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
+        advice = "check the name and the network, or pass a local folder with its files"
         problem = f"{folder} could not be fetched ({type(error).__name__})"
-        raise UserError(f"{problem}; check the name and the network, or pass {files}") from error
+        raise UserError(f"{problem}; {advice}") from error

@@ -74,9 +74,7 @@ def perceptual_distances(
     near_to_x = 0.0
     far_to_near = 0.0
     if weights.recon_perceptual or weights.con_perceptual:
-        advice = (
-            "pass load_perceptual(recipe.perceptual, device), or make it with perceptual='none'"
-        )
+        advice = "pass load_perceptual(recipe.perceptual, device), or set perceptual='none'"
         problem = "a perceptual weight above 0 needs a perceptual loss"
         require(perceptual is not None, f"{problem}; {advice}")
         seen_near = perceptual.features(x_near)

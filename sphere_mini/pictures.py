@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from .sampling import generate
 
 MIN_TILE = 48  # pixels a side of an image in a grid, at least
 GAP = 4  # pixels between images
+FONT = "fonts/ttf/DejaVuSans.ttf"  # in matplotlib's data
 FONT_SIZE = 14  # pixels
+NO_LETTER = "\uffff"  # which no font has
 MIN_FRAME = 192  # pixels a side of an animation, at least
 FRAME_MS = 120  # milliseconds of an animation's frame
 END_MS = 600  # milliseconds of its first and its last one
@@ -45,7 +48,8 @@ def image_grid(
     labels stand left of the rows, captions under the images. Images are enlarged by a whole factor
     to `min_tile` pixels or more, so that each of their own pixels can be seen.
     """
-    font = ImageFont.load_default(FONT_SIZE)
+    font = label_font()
+    labels = [readable(label) for label in labels]
     tile = enlarged_side(rows[0].shape[-1], min_tile)
     column_width = tile
     row_height = tile + GAP
@@ -71,6 +75,30 @@ def image_grid(
     return canvas
 
 
+@cache
+def label_font() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib and has the letters of many alphabets."""
+    import matplotlib  # here: only pictures with labels need it
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), FONT), FONT_SIZE)
+
+
+def readable(text: str) -> str:
+    """A text in which letters that the font lacks stand as their codes, such as \\u6c34."""
+    return "".join(letter if has_glyph(letter) else code_of(letter) for letter in printable(text))
+
+
+def has_glyph(letter: str) -> bool:
+    """Whether the font can draw a letter; it draws one box for all that it lacks."""
+    font = label_font()
+    return bytes(font.getmask(letter)) != bytes(font.getmask(NO_LETTER))
+
+
+def code_of(letter: str) -> str:
+    """A letter as its code, in ASCII."""
+    return letter.encode("ascii", errors="backslashreplace").decode()
+
+
 def text_width(text: str, font: Any) -> int:
     """Width in pixels."""
     return int(font.getlength(text))
@@ -90,8 +118,13 @@ def save_picture(picture: Image.Image, path: Path, facts: dict[str, Any]) -> Non
     """Write a PNG that carries `facts` as text, so that it can be made again."""
     text = PngInfo()
     for name, value in facts.items():
-        text.add_text(name, str(value))
+        text.add_text(name, printable(str(value)))
     picture.save(path, "PNG", pnginfo=text)
+
+
+def printable(text: str) -> str:
+    """A text in which what is no letter, as in file names that are not UTF-8, stands as a code."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def save_animation(images: Tensor, path: Path, comment: str) -> None:
@@ -112,7 +145,7 @@ def save_animation(images: Tensor, path: Path, comment: str) -> None:
         append_images=frames[1:],
         duration=times,
         loop=0,
-        comment=comment,
+        comment=printable(comment).encode(),
     )
 
 

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -178,6 +179,50 @@ def test_a_release_that_is_another_network_is_refused_by_name(tmp_path, change, 
     write_release(tmp_path / "release", random_model(), change)
     with pytest.raises(UserError, match=named):
         import_release(tmp_path / "release")
+
+
+def as_bare(folder, weights):
+    torch.save(weights, folder / "weights.pth")
+
+
+def as_safetensors(folder, weights):
+    save_file(weights, folder / "model.safetensors")
+
+
+def as_compiled(folder, weights):
+    torch.save({f"module._orig_mod.{k}": v for k, v in weights.items()}, folder / "weights.pth")
+
+
+def as_compiled_ends(folder, weights):
+    compiled = {k.replace("coder.", "coder._orig_mod.", 1): v for k, v in weights.items()}
+    save_file(compiled, folder / "ema.safetensors")
+
+
+FORMS = [as_bare, as_safetensors, as_compiled, as_compiled_ends]
+
+
+@pytest.mark.parametrize("write", FORMS)
+def test_checkpoints_as_others_share_them(write, tmp_path, monkeypatch):
+    monkeypatch.setitem(SIZES, RELEASE_SIZES["small"], (16, 1, 2))
+    model = random_model(num_classes=10)
+    folder = tmp_path / "release"
+    write_release(folder, model)
+    shutil.rmtree(folder / "ckpt")
+    write(folder, model.state_dict())
+    fetched = {}
+
+    def fetch(name, allow_patterns):
+        fetched.update(name=name, patterns=allow_patterns)
+        return folder
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    expected = generate(model, seeds=range(3), num_steps=2)
+    for place in (folder, "hf://someone/theirs"):
+        assert torch.equal(generate(import_release(place), seeds=range(3), num_steps=2), expected)
+    assert fetched["name"] == "someone/theirs" and "cfg.json" in fetched["patterns"]
+    write(folder, model.state_dict() | {"encoder.extra": torch.zeros(3)})
+    with pytest.raises(UserError, match="encoder.extra"):
+        import_release(folder)
 
 
 def test_a_release_without_or_with_a_cut_checkpoint(tmp_path):

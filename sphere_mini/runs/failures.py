@@ -1,14 +1,16 @@
 """What a run cannot go on from: numbers that are none any more, and too little memory."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from ..distributed import world
-from ..errors import UserError, require
+from ..errors import ReadError, UserError, require
 from ..presets import Recipe
 from ..training import TrainState
+from .progress import save_checkpoint
 from .start import Run
 
 # No weight of a sound network comes near this; a diverged one may, with losses that are finite.
@@ -37,6 +39,20 @@ def check_finite(run: Run) -> None:
     lower = f"a lower --lr than {run.recipe.lr:g}, a lower --set clip"
     advice = f"start anew with {lower}, or --dtype float32"
     require(step == 0, f"{problem}; {kept}; {advice}")
+
+
+@contextmanager
+def save_before_read_error(run: Run) -> Iterator[None]:
+    """Where an image or its reader fails, the steps since the last save are saved first."""
+    try:
+        yield
+    except ReadError as error:
+        state = run.state
+        if state.step > run.saved_step and find_bad_step(state) == 0:
+            save_checkpoint(run)
+        kept = f"{run.saved_step:,} steps are saved"
+        advice = f"then go on with `python train.py --resume {shlex.quote(str(run.folder))}`"
+        raise UserError(f"{error}; {advice}; {kept}") from error
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """What a run leaves in its folder on the way: a row of the log, a checkpoint, a picture."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from ..data import ImageSet, to_model_range, to_unit_range
 from ..distributed import world
@@ -16,6 +18,7 @@ from .folder import SAMPLES_FOLDER, save_run, save_weights
 from .log import METRICS_FILE, Pace, append_row
 from .start import Run
 
+T = TypeVar("T")
 PICTURE_WIDTH = 640  # pixels of a training picture, about, where that leaves two images or more
 PICTURE_STEPS = (1, 4)  # of the sampling loop, one above the other
 SHOWN_LOSSES = ("loss", "pix_recon", "pix_con", "lat_con")  # in the progress bar
@@ -38,6 +41,22 @@ def log_step(
     with warn_on_write_error(f"the log of step {step}"):
         append_row(run.folder / METRICS_FILE, row)
     return row
+
+
+def progress_bar(steps: Iterable[T], run: Run) -> tqdm:
+    """The steps of a run under a progress bar, which rank 0 shows where there is a terminal."""
+    rank, _ = world()
+    silent = True if rank > 0 else None  # None: where there is no terminal
+    total = run.recipe.steps
+    return tqdm(steps, total=total, initial=run.state.step, unit="step", disable=silent)
+
+
+def show_row(bar: tqdm, row: dict[str, Any]) -> None:
+    """A row of the log beside the progress bar; as a line of its own where no bar is shown."""
+    if bar.disable:
+        print(f"step {row['step']:,}: {summary(row)}", flush=True)
+    else:
+        bar.set_postfix_str(summary(row))
 
 
 def summary(row: dict[str, Any]) -> str:

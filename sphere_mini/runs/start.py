@@ -1,5 +1,6 @@
 """How a run begins: as a new one, or going on with one that was stopped or killed."""
 
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ def resume(
     new run can follow. Raises `UserError` for what would break the run.
     """
     state, recipe = first_of_node(lambda: load_run(folder, device))
+    from_rank_0(lambda: check_writable(folder))
     check_same_step(folder, state.step)
     if recipe.init_from and state.step == 0:
         start_from(state, SphereEncoder.from_pretrained(recipe.init_from))
@@ -100,6 +102,16 @@ def resume(
         with warn_on_write_error("a shorter log"):
             keep_rows(folder / METRICS_FILE, state.step)
     return Run(state, recipe, data, held_out, perceptual, folder, saved_step=state.step)
+
+
+def check_writable(folder: Path) -> None:
+    """`UserError` where nothing could be saved in a run's folder: better now than at the end."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        problem = f"nothing can be written to {folder} ({error.strerror})"
+        raise UserError(f"{problem}; make it writable, or copy it to a place that is") from error
 
 
 def load_inputs(
@@ -126,8 +138,9 @@ def check_same_step(folder: Path, step: int) -> None:
 def check_same_data(state: TrainState, recipe: Recipe, data: ImageSet | ImageFiles) -> None:
     """Images and classes are as they were when the run began, else a `UserError`."""
     was = f"{state.num_images:,} images when the run began"
-    problem = f"the data set had {was} and {len(data):,} now; put them back as they were"
-    require(len(data) == state.num_images, problem)
+    problem = f"the data set had {was} and {len(data):,} now"
+    advice = "put them back as they were, or others in their places"
+    require(len(data) == state.num_images, f"{problem}; {advice}")
     known = state.model.config.class_names
     found = data.class_names if recipe.conditional else ()
     problem = f"the classes were {', '.join(known)} and are {', '.join(found)} now"
