@@ -22,11 +22,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sphere_mini import SphereEncoder, generate, reconstruct, spherify
-from sphere_mini.data import ImageSet, to_model_range, to_unit_range
+from sphere_mini.data import ImageSet, evenly_spaced, to_model_range, to_unit_range
 from sphere_mini.datasets import load_data, load_digit_images
 from sphere_mini.evaluation import Reference, Sampling, score_samples
 from sphere_mini.evaluation.features import extract, fid, load_extractor
-from sphere_mini.metrics import frechet_distance, judge_digits, psnr
+from sphere_mini.metrics import coverage, frechet_distance, judge_digits, psnr
 from sphere_mini.pictures import quantise
 from sphere_mini.presets import Recipe, make_recipe
 from sphere_mini.sampling import GUIDANCE_PLACES
@@ -138,7 +138,8 @@ def holes(model: SphereEncoder, data: ImageSet) -> dict[str, float]:
 
     In degrees, over 200 points.
     """
-    v = spherify(model.encode(to_model_range(data.images), data.labels))  # (n, N, D)
+    labels = data.labels if model.config.num_classes else None
+    v = spherify(model.encode(to_model_range(data.images), labels))  # (n, N, D)
     points = random_point((200, *v.shape[1:]), torch.Generator().manual_seed(0))
     angles = torch.stack([angle_between(point.expand_as(v), v) for point in points])  # (200, n)
     of_class = angles[:, data.labels == 3]
@@ -282,6 +283,50 @@ def detail(images: Tensor) -> float:
     return energy[..., high].mean().item()
 
 
+# ---- notebook 4: how uniform the latents are, and what that changes
+
+
+def uniformity() -> None:
+    """Digits models over the spreading term, classes, angles and images. 25 minutes on 2 cores."""
+    usual = dict(spread=3e-4, latent=0.1, conditional=True, alpha_max_deg=75, num_images=1797)
+    changes = [dict(spread=spread) for spread in (0.0, 1e-4, 3e-4, 1e-3)]
+    changes.append(dict(conditional=False))
+    changes += [dict(num_images=count) for count in (100, 300, 900)]
+    tasks = [usual | change | dict(seed=seed) for change in changes for seed in range(REPEATS)]
+    nearly_uniform = usual | dict(spread=1e-3, latent=0.0, seed=0)
+    for angle in (40, 50, 55, 60, 65, 70, 75, 80):
+        tasks.append(nearly_uniform | dict(alpha_max_deg=angle))
+    run_all(train_spread, tasks, RESULTS / "uniformity.json")
+
+
+def train_spread(num_images: int, **fields: Any) -> dict[str, float]:
+    """Train the digits recipe with some fields changed on some digits; score how uniform it is."""
+    data = load_digit_images(8, CPU)
+    some = torch.zeros(len(data), dtype=torch.bool)
+    some[evenly_spaced(len(data), num_images)] = True
+    training = select(data, some)
+    recipe = make_recipe("digits", steps=DIGITS_STEPS, **fields)
+    model = train_model(recipe, training)
+    y = None
+    if recipe.conditional:
+        y = torch.arange(JUDGED) % 10
+    found = {}
+    for num_steps in NUM_STEPS:
+        images = generate(model, y, num_steps, seeds=range(JUDGED))
+        judged = judge_digits(images, torch.arange(JUDGED) % 10)
+        if y is None:
+            judged = {"frechet": judged["frechet"]}  # no class was asked for
+        found |= of_steps(judged, num_steps)
+    with torch.no_grad():
+        labels = training.labels if recipe.conditional else None
+        v = spherify(model.encode(to_model_range(training.images), labels))
+    classes = [coverage(v[training.labels == label]) for label in range(10)]
+    for name in ("angle_ks", "dimension"):
+        found[name] = coverage(v)[name]
+        found[f"{name}_of_class"] = float(np.mean([row[name] for row in classes]))
+    return found | holes(model, training)
+
+
 # ---- notebook 5: the refinement loop on clothes
 
 
@@ -414,6 +459,7 @@ def rounded(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    figures = {run.__name__: run for run in (covering_law, loss_terms, posterior_hole, refinement)}
+    every = (covering_law, loss_terms, posterior_hole, uniformity, refinement)
+    figures = {run.__name__: run for run in every}
     for name in sys.argv[1:] or figures:
         figures[name]()

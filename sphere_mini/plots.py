@@ -231,6 +231,25 @@ def sphere_figure(v: Tensor, labels: Tensor, size: Size = SIZE) -> Image.Image:
         return to_picture(figure)
 
 
+def clouds(named: dict[str, Tensor], labels: Tensor, size: Size = SIZE) -> Image.Image:
+    """Sets of latents (n, N, D), side by side along the same three random axes, as one picture.
+
+    labels: classes (n,), which colour the points of every set.
+    """
+    first = next(iter(named.values()))
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(first[0].numel(), 3, generator=generator)
+    some = evenly_spaced(len(first), MOST_IN_VIEW)
+    colours = {"c": labels[some], "cmap": "tab10"}
+    with rc_context(STYLE):
+        figure = Figure(size, layout="constrained")
+        for place, (name, points) in enumerate(named.items(), 1):
+            axes = figure.add_subplot(1, len(named), place, projection="3d")
+            axes.set_title(name, y=1.0)
+            draw_cloud(axes, points[some], directions, colours)
+        return to_picture(figure)
+
+
 def angle_panel(v: Tensor) -> Panel:
     """The angles of disjoint pairs of latents v (n, N, D), and their law for uniform points."""
     dim = v[0].numel()

@@ -173,11 +173,11 @@ def test_the_usual_number_of_images_is_of_all_classes_alike(digits_model):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_images": 63}, "num_images is 63, and a distance of 64 pixels features takes"),
+        ({"num_images": 9}, "scores take at least 10 samples and training images"),
         ({"seed": -1}, "seed must be a whole number"),
         ({"repeats": 0}, "repeats must be above 0"),
         ({"ways": []}, "at least one way"),
-        ({"reference": Reference(image_set(50))}, "the reference has 50, and a distance of 64"),
+        ({"reference": Reference(image_set(9))}, "scores take at least 10 samples and training"),
         ({"reference": Reference(image_set(side=16))}, "draws images of 8 px"),
         ({"reference": Reference(image_set(classes=("a",)))}, "2 classes are not those of"),
     ],

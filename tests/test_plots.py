@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sphere_mini.plots import Panel, noise_triangle, plots, sphere_figure, tradeoff
+from sphere_mini.plots import Panel, clouds, noise_triangle, plots, sphere_figure, tradeoff
 from sphere_mini.sphere import random_point
 
 
@@ -57,3 +57,16 @@ def test_the_sphere_picture_shows_where_points_gather():
     assert spread.tobytes() != gathered.tobytes()
     small = sphere_figure(v, labels, size=(6, 3))
     assert small.size == (600, 300)
+
+
+def test_clouds_show_each_set_of_points():
+    v = random_point((200, 4, 4), torch.Generator().manual_seed(0))
+    labels = torch.arange(200) % 2
+    pictures = []
+    for second in (v, v[:1].expand_as(v)):
+        picture = clouds({"spread": v, "other": second}, labels, size=(8, 4))
+        assert picture.size == (800, 400)
+        left, right = np.split(np.asarray(picture), 2, axis=1)
+        pictures.append((left, right))
+    (left_a, right_a), (left_b, right_b) = pictures
+    assert (left_a == left_b).all() and not (right_a == right_b).all()

@@ -144,15 +144,20 @@ def fid(fake: Tensor, real: Tensor) -> float:
 def fidelity(fake: list[Tensor], real: Tensor) -> dict[str, float]:
     """torch-fidelity's scores of samples, as from `extract`, against real features (m, F).
 
-    FID: Fréchet distance. With logits also IS, the Inception score, and KID, the kernel distance.
-    `precision`: share of samples that lie among the real images, `recall`: of real images among
-    the samples, on at most `MOST_COMPARED` of each.
+    FID: Fréchet distance, where there are at least as many images as features. With logits also IS,
+    the Inception score. KID: kernel distance, with logits and wherever FID is missing. `precision`:
+    share of samples that lie among the real images, `recall`: of real images among the samples, on
+    at most `MOST_COMPARED` of each.
     """
     features = fake[0]  # (n, F)
-    found = {KEYS["FID"]: fid(features, real)}
-    if len(fake) > 1:
-        logits = fake[1]
-        found |= metric_isc.isc_features_to_metric(logits)
+    found = {}
+    has_fid = min(len(features), len(real)) >= features.shape[1]
+    if has_fid:
+        found[KEYS["FID"]] = fid(features, real)
+    has_logits = len(fake) > 1
+    if has_logits:
+        found |= metric_isc.isc_features_to_metric(fake[1])
+    if has_logits or not has_fid:
         size = min(KID_SUBSET, len(features), len(real))
         found |= metric_kid.kid_features_to_metric(
             features, real, kid_subset_size=size, verbose=False

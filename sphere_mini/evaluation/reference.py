@@ -122,14 +122,15 @@ class Reference:
         """Numbers that describe one image: F."""
         return self.extractor(self.first_image)[0].shape[1]
 
-    def require_enough(self, num_images: int, what: str = "num_images is") -> None:
-        """`UserError` where samples or reference are too few for a distance of these features."""
-        dim = self.feature_dim
-        need = f"a distance of {dim:,} {self.features} features takes at least as many images"
-        advice = "take more, or other features"
-        require(num_images >= dim, f"{what} {num_images:,}, and {need}; {advice}")
-        count = len(self.rows)
-        require(count >= dim, f"the reference has {count:,}, and {need}; {advice}")
+    def why_no_distance(self, num_images: int) -> str:
+        """Why so many samples give no Fréchet distance to this reference; "" where they do."""
+        need = f"it takes {self.feature_dim:,}, the number of {self.features} features"
+        for count, what in ((len(self.rows), "training images"), (num_images, "samples")):
+            if count < self.feature_dim:
+                return (
+                    f"no Fréchet distance of {count:,} {what}, since {need}; but a kernel distance"
+                )
+        return ""
 
     @cached_property
     def training_features(self) -> Tensor | None:

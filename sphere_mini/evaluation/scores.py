@@ -28,6 +28,7 @@ from .reference import BATCH, DIGIT_SIDE, Reference
 
 Row = dict[str, Any]
 
+LEAST_IMAGES = 10  # precision and recall look at the third neighbour, memorised at more
 USUAL_IMAGES = 50_000  # samples of a row, by the field's convention
 USUAL_MULTIPLE = 50  # samples of a class are a multiple of it (Flowers: 102 times 500)
 USUAL_DIGITS = 1000  # samples where the digits are the reference
@@ -229,9 +230,10 @@ def score_reconstructions(
     if world()[0] > 0:
         return {}
     count = len(in_decibels)
-    name = score_name("FID", reference.features, count)
     row = basic_facts(model, reference) | {"images": count}
-    row[f"r{name}"] = fid(layers[0], training)
+    if not reference.why_no_distance(count):
+        name = score_name("FID", reference.features, count)
+        row[f"r{name}"] = fid(layers[0], training)
     row["PSNR"] = in_decibels.mean().item()
     return row | held_out
 
@@ -244,7 +246,7 @@ def score_held_out(model: SphereEncoder, reference: Reference) -> dict[str, floa
     """
     held_out = reference.held_out
     features = None
-    if len(held_out) >= reference.feature_dim:
+    if not reference.why_no_distance(len(held_out)):
         features = reference.held_out_features
     if world()[0] > 0:
         return {}
@@ -340,10 +342,15 @@ def facts_of(model: SphereEncoder, reference: Reference) -> dict[str, str]:
 
 
 def usual_num_images(model: SphereEncoder, reference: Reference) -> int:
-    """Samples of a row, of all classes alike: 50,000 or a little more; for the digits 1,000."""
+    """Samples of a row, of all classes alike: 50,000 or a little more; for the digits 1,000.
+
+    As many as the reference has where that is too small for a Fréchet distance.
+    """
     if reference.holds_digits:
         return USUAL_DIGITS
     num_classes = max(model.config.num_classes, 1)
+    if reference.why_no_distance(USUAL_IMAGES):
+        return num_classes * math.ceil(len(reference.rows) / num_classes)
     multiples = math.ceil(USUAL_IMAGES / num_classes / USUAL_MULTIPLE)
     return num_classes * multiples * USUAL_MULTIPLE
 
@@ -361,7 +368,8 @@ def check_request(
     check_fit(model, reference)
     if num_images is None:
         num_images = usual_num_images(model, reference)
-    reference.require_enough(num_images)
+    problem = f"scores take at least {LEAST_IMAGES} samples and training images"
+    require(min(num_images, len(reference.rows)) >= LEAST_IMAGES, problem)
     last = seed + repeats * num_images - 1
     require(last < NUM_SEEDS, f"the last seed would be {last}, above 2^32 - 1; take a smaller one")
     return num_images
