@@ -272,13 +272,11 @@ def reconstruct_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
     """One row an image: itself and its reconstruction, with the PSNR."""
     import torch
 
-    from sphere_mini.data import to_unit_range
     from sphere_mini.metrics import psnr
     from sphere_mini.pictures import image_grid
 
-    x = torch.cat([read_image(path, model) for path in args.images])
-    again = sphere_mini.reconstruct(model, x).cpu()
-    real = to_unit_range(x)
+    real = torch.cat([read_image(path, model) for path in args.images])
+    again = sphere_mini.reconstruct(model, real).cpu()
     rows = list(torch.stack([real, again], dim=1))  # (2, 3, H, W) each
     names = [Path(path).name for path in args.images]
     captions = [["input", f"{score:.1f} dB"] for score in psnr(again, real).tolist()]
@@ -323,7 +321,6 @@ def manipulate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """One row a class: the image and every step towards it."""
     import torch
 
-    from sphere_mini.data import to_unit_range
     from sphere_mini.pictures import image_grid
 
     check_seed(args.seed)
@@ -335,7 +332,7 @@ def manipulate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     options = {"seeds": [args.seed] * count, "every_step": True} | loop_options(args)
     steps = sphere_mini.manipulate(model, x, y, args.num_steps, args.strength, **options)
     steps = steps.cpu()  # (T, B, 3, H, W)
-    rows = torch.cat([to_unit_range(x)[None], steps]).unbind(1)
+    rows = torch.cat([x[None], steps]).unbind(1)
     captions = [["input", *step_names(args.num_steps)]] * count
     write_picture(image_grid(rows, names, captions), model, args)
 
@@ -344,7 +341,7 @@ def crossover_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """Both images, what they are stitched to, and every step."""
     import torch
 
-    from sphere_mini.data import stitch, to_unit_range
+    from sphere_mini.data import stitch
     from sphere_mini.pictures import image_grid
 
     check_seed(args.seed)
@@ -356,7 +353,7 @@ def crossover_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     options["strength"] = args.strength
     options["seeds"] = [args.seed]
     steps = sphere_mini.crossover(model, a, b, args.stitch, every_step=True, **options)
-    before = to_unit_range(torch.cat([a, b, stitch(a, b, args.stitch)]))  # (3, 3, H, W)
+    before = torch.cat([a, b, stitch(a, b, args.stitch)])  # (3, 3, H, W)
     row = torch.cat([before, steps[:, 0].cpu()])
     captions = ["first", "second", "stitched", *step_names(args.num_steps)]
     write_picture(image_grid([row], [""], [captions]), model, args)
@@ -581,11 +578,10 @@ def step_names(num_steps: int) -> list[str]:
 
 
 def read_image(path: str, model: SphereEncoder) -> Tensor:
-    """An image file as the model takes it: (1, 3, H, W) in [-1, 1], its centre square."""
-    from sphere_mini.data import open_picture, square_pixels, to_model_range
+    """An image file as the model's size wants it: (1, 3, H, W) in [0, 1], its centre square."""
+    from sphere_mini.data import open_picture, square_pixels
 
-    pixels = square_pixels(open_picture(path), model.config.image_size)
-    return to_model_range(pixels[None])
+    return square_pixels(open_picture(path), model.config.image_size)[None] / 255
 
 
 def write_picture(picture: Image.Image, model: SphereEncoder, args: argparse.Namespace) -> Path:

@@ -108,7 +108,7 @@ def train_digits(**fields: float) -> dict[str, Any]:
     recipe = make_recipe("digits", **fields)
     data = load_digit_images(recipe.image_size, CPU)
     model = train_model(recipe, data)
-    again = reconstruct(model, to_model_range(data.images))
+    again = reconstruct(model, data.images / 255)
     found = {"psnr": psnr(again, data.images / 255).mean().item()}
     y = torch.arange(JUDGED) % 10
     for num_steps in NUM_STEPS:

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 from torch import Tensor
 
-from .data import ImageSet, to_model_range, to_unit_range
+from .data import ImageSet
 from .datasets import DIGIT_MAX
 from .model import SphereEncoder
 from .sampling import reconstruct
@@ -34,9 +34,8 @@ def held_out_psnr(model: SphereEncoder, data: ImageSet) -> float:
     """Mean PSNR in dB of a set's reconstructions (null class, no noise)."""
     values = []
     for images in data.images.split(100):
-        x = to_model_range(images.to(model.device))
-        again = reconstruct(model, x)
-        values.append(psnr(again, to_unit_range(x)))
+        real = images.to(model.device) / 255
+        values.append(psnr(reconstruct(model, real), real))
     return torch.cat(values).mean().item()
 
 

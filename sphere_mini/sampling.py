@@ -1,16 +1,17 @@
 """Sampling: one refinement loop, and short functions that give it a start, labels and noise."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import NUM_SEEDS, SphereConfig
+from .config import SphereConfig
 from .data import stitch, to_unit_range
 from .errors import require
+from .inputs import Labels, as_labels, as_model_input, seeds_for
 from .model import SphereEncoder
 from .prior import start_points
 from .sphere import perturb, slerp, spherify
@@ -61,37 +62,6 @@ def refine(
         yield x
 
 
-def check_inputs(
-    model: SphereEncoder, y: Tensor | None, seeds: Sequence[int] | None, **others: Sized | None
-) -> Sequence[int]:
-    """The seeds, one for each image; drawn at random where `seeds` is None.
-
-    `UserError` where the numbers of images differ, or a label or a seed is out of range.
-    """
-    inputs = {"y": y, "seeds": seeds} | others
-    sizes = {name: len(value) for name, value in inputs.items() if value is not None}
-    require(len(set(sizes.values())) < 2, f"the numbers of images differ: {sizes}")
-    if y is not None:
-        check_labels(model.config, y)
-    if seeds is None:
-        count = next(iter(sizes.values()), 1)
-        seeds = torch.randint(2**31, (count,)).tolist()
-    in_range = all(0 <= seed < NUM_SEEDS for seed in seeds)
-    require(in_range, "seeds must be whole numbers in 0 ... 2^32 - 1")
-    return seeds
-
-
-def check_labels(config: SphereConfig, y: Tensor) -> None:
-    """Labels are (B,) class numbers, or (B, num_classes + 1) float shares of embeddings."""
-    null = config.null_label
-    require(config.num_classes > 0, "this model has no classes; leave the labels out")
-    fits = bool(((y >= 0) & (y <= null)).all())
-    if y.is_floating_point():
-        fits = y.shape[1] == null + 1
-    numbers = f"0 ... {null - 1} (null class: {null})"
-    require(fits, f"labels must lie in {numbers}, or mix {null + 1} embeddings")
-
-
 def draw_from_seeds(
     seeds: Sequence[int], config: SphereConfig, num_draws: int
 ) -> tuple[Tensor, Tensor]:
@@ -133,7 +103,7 @@ def draw(
 @torch.no_grad()
 def generate(
     model: SphereEncoder,
-    y: Tensor | None = None,
+    y: Labels = None,
     num_steps: int = 4,
     guidance: float = 1.0,
     guidance_place: str = "both",
@@ -147,16 +117,18 @@ def generate(
 ) -> Tensor:
     """Images (B, 3, H, W) in [0, 1] from random points: decode f(e), refine num_steps - 1 times.
 
-    y: (B,) labels; None draws each from its seed (without classes there are none). guidance: 1 is
-    off. share_noise: one noise for all refinement passes, else a fresh one each. decay: r = 1 - t/T
-    instead of 1. seeds: one integer an image (None: random ones); the same weights, label and seed
-    give the same image in any batch. noise (B, N, D) and step_noise (T-1, B, N, D; with share_noise
-    the first serves all) replace the draws. every_step: the image after each step, (T, B, 3, H, W).
-    prior: "uniform", or "fitted" to encoded images (ours: prior.py). `UserError`: out of range.
+    y: classes by number or name, one, a list, or (B,) labels; None draws each from its seed
+    (without classes there are none). guidance: 1 is off. share_noise: one noise for all refinement
+    passes, else a fresh one each. decay: r = 1 - t/T instead of 1. seeds: one integer an image
+    (None: random ones); the same weights, label and seed give the same image in any batch. noise
+    (B, N, D) and step_noise (T-1, B, N, D; with share_noise the first serves all) replace the
+    draws. every_step: the image after each step, (T, B, 3, H, W). prior: "uniform", or "fitted" to
+    encoded images (ours: prior.py). `UserError`: out of range.
     """
     require(num_steps >= 1, f"num_steps must be at least 1, not {num_steps}")
     _, on_pixels = guidance_weights(guidance, guidance_place)
-    seeds = check_inputs(model, y, seeds, noise=noise)
+    y = as_labels(y, model.config)
+    seeds = seeds_for(seeds, y=y, noise=noise)
     labels, drawn, step_noise = draw(model, seeds, num_steps - 1, share_noise, step_noise)
     y = labels if y is None else y
     y = y.to(model.device) if model.config.num_classes else None
@@ -172,14 +144,15 @@ def generate(
 
 @torch.no_grad()
 def reconstruct(model: SphereEncoder, x: Tensor) -> Tensor:
-    """D(f(E(x))) of images x (B, 3, H, W) in [-1, 1], in [0, 1]; null label, no noise."""
-    return to_unit_range(model.decode(spherify(model.encode(x.to(model.device)))))
+    """D(f(E(x))) of images x (B, 3, H, W) in [0, 1], in [0, 1] too; null label, no noise."""
+    x = as_model_input(x.to(model.device))
+    return to_unit_range(model.decode(spherify(model.encode(x))))
 
 
 @torch.no_grad()
 def interpolate(
     model: SphereEncoder,
-    y: Tensor | None = None,
+    y: Labels = None,
     seeds: Sequence[int] = (0, 1),
     frames: int = 16,
     path: str = "spherical",
@@ -188,7 +161,7 @@ def interpolate(
 ) -> Tensor:
     """Images (frames, 3, H, W) in [0, 1] on the path between two seeds' points, with both ends.
 
-    path: "spherical", the great circle, or "linear" between the noises. y: (2,) labels, mixed as
+    path: "spherical", the great circle, or "linear" between the noises. y: two classes, mixed as
     embeddings; None as in `generate`. Four seeds (and labels) make a bilinear grid, (frames², ...)
     row by row. All share the first seed's refinement noise; `sampling`: as in `generate`.
     """
@@ -197,7 +170,8 @@ def interpolate(
     require(num_steps >= 1, f"num_steps must be at least 1, not {num_steps}")
     require(frames >= 2, f"frames must be at least 2, both ends, not {frames}")
     require(path in PATHS, f"path must be one of {', '.join(PATHS)}, not {path!r}")
-    seeds = check_inputs(model, y, seeds)
+    y = as_labels(y, model.config)
+    seeds = seeds_for(seeds, y=y)
     labels, ends, step_noise = draw(model, seeds, num_steps, share_noise=False)
     shares = corner_shares(frames, corners)  # (n, corners)
     noise = torch.einsum("nk,ktd->ntd", shares, ends)
@@ -224,7 +198,7 @@ def corner_shares(frames: int, corners: int) -> Tensor:
 def manipulate(
     model: SphereEncoder,
     x: Tensor,
-    y: Tensor | None = None,
+    y: Labels = None,
     num_steps: int = 10,
     strength: float = 1.0,
     share_noise: bool = True,
@@ -233,16 +207,18 @@ def manipulate(
     every_step: bool = False,
     **sampling: Any,
 ) -> Tensor:
-    """The refinement loop entered at images x (B, 3, H, W) in [-1, 1], towards the classes y (B,).
+    """The refinement loop entered at images x (B, 3, H, W) in [0, 1], towards the classes y.
 
-    y None: the null class. strength in (0, 1] scales the noise: little keeps the image. step_noise:
-    (T, B, N, D). sampling: guidance, guidance_place, decay (r = 1 - t/(T+1)). Else see `generate`.
+    y: one for each image, as in `generate`; None: the null class. strength in (0, 1] scales the
+    noise: little keeps the image. step_noise: (T, B, N, D). sampling: guidance, guidance_place,
+    decay (r = 1 - t/(T+1)). Else see `generate`.
     """
     require(num_steps >= 1, f"num_steps must be at least 1, not {num_steps}")
     require(0 < strength <= 1, f"strength must lie above 0 and up to 1, not {strength}")
-    seeds = check_inputs(model, y, seeds, x=x)
+    y = as_labels(y, model.config)
+    seeds = seeds_for(seeds, y=y, x=x)
     *_, step_noise = draw(model, seeds, num_steps, share_noise, step_noise)
-    x = x.to(model.device)
+    x = as_model_input(x.to(model.device))
     y = None if y is None else y.to(model.device)
     steps = list(refine(model, x, y, step_noise, strength, **sampling))
     images = torch.stack(steps) if every_step else steps[-1]
@@ -252,7 +228,7 @@ def manipulate(
 def crossover(
     model: SphereEncoder, a: Tensor, b: Tensor, how: str = "vertical", **sampling: Any
 ) -> Tensor:
-    """`manipulate` of two images (B, 3, H, W) in [-1, 1] put together by `stitch`.
+    """`manipulate` of two images (B, 3, H, W) in [0, 1] put together by `stitch`.
 
     Null class; strength 0.25 unless `sampling` says otherwise.
     """

@@ -149,12 +149,11 @@ def test_manipulation_shows_the_input_and_every_step(tmp_path, pictures, digits_
         torch.from_numpy(np.array(Image.open(pictures / "3.png").convert("RGB"))).permute(2, 0, 1)[
             None
         ]
-        / 127.5
-        - 1
+        / 255
     )
     steps = manipulate(digits_model, x, torch.tensor([5]), 2, seeds=[4], every_step=True)[:, 0]
     pixels = np.array(image)
-    for tile in to_uint8(torch.cat([(x + 1) / 2, steps])):
+    for tile in to_uint8(torch.cat([x, steps])):
         tile = np.repeat(np.repeat(tile, 6, 0), 6, 1)
         assert any((pixels[4:52, k : k + 48] == tile).all() for k in range(pixels.shape[1] - 47))
 
@@ -199,7 +198,7 @@ MISTAKES = [
     ("reconstruct PICTURES/nothing.png", "nothing.png cannot be read as an image"),
     ("reconstruct", "required: IMAGE"),
     ("manipulate PICTURES/words.png --class 3", "words.png cannot be read as an image"),
-    ("manipulate PICTURES/3.png --class 11", "0 ... 9"),
+    ("manipulate PICTURES/3.png --class 11", "no class '11'; give 0, 1, 2"),
     ("manipulate PICTURES/3.png --strength 0", "strength must lie above 0"),
     ("manipulate PICTURES/3.png --strength 1.5", "strength must lie above 0"),
     ("manipulate PICTURES/3.png --strength nan", "strength must lie above 0"),

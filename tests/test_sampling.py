@@ -13,7 +13,7 @@ from sphere_mini import (
     spherify,
 )
 from sphere_mini.data import stitch
-from sphere_mini.metrics import digits_judge
+from sphere_mini.metrics import digits_judge, psnr
 from sphere_mini.sampling import draw_from_seeds
 from sphere_mini.sphere import slerp
 
@@ -105,7 +105,7 @@ def test_reconstruction_is_encode_then_decode_under_the_null_class(digits_model,
     x = real_digits[0][:20]
     with torch.no_grad():
         expected = (digits_model.decode(spherify(digits_model.encode(x))) + 1) / 2
-    assert torch.equal(reconstruct(digits_model, x), expected)
+    assert torch.allclose(reconstruct(digits_model, (x + 1) / 2), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +207,38 @@ def test_the_corners_of_a_grid_are_the_images_of_its_seeds(digits_model):
     ).abs().max() < 1e-5  # bilinear: edges are linear paths
 
 
+def test_what_one_task_gives_the_others_take(digits_model, real_digits):
+    """All pictures are in [0, 1]; what is not is refused."""
+    real = (real_digits[0][:50] + 1) / 2
+    drawn = generate(digits_model, real_digits[1][:50], seeds=range(50))
+    for images in (real, drawn):
+        assert psnr(reconstruct(digits_model, images), images).mean() > 20
+    crossed = crossover(digits_model, drawn[:2], real[:2], seeds=[0, 1])
+    assert reconstruct(digits_model, crossed).shape == (2, 3, 8, 8)
+    bytes_of = (real * 255).byte()
+    for wrong in (2 * real - 1, 255 * real, bytes_of, bytes_of * 0, real * float("nan")):
+        for task in (reconstruct, manipulate, lambda m, x: crossover(m, x, x)):
+            with pytest.raises(UserError, match=r"images are floats in \[0, 1\] here; what encode"):
+                task(digits_model, wrong)
+
+
+def test_classes_by_number_by_name_one_or_many(digits_model):
+    seeds = [4, 5, 6]
+    expected = generate(digits_model, torch.tensor([3, 5, 8]), 2, seeds=seeds)
+    for y in ([3, 5, 8], ["3", 5, "8"], (3, 5, 8)):
+        assert torch.equal(generate(digits_model, y, 2, seeds=seeds), expected)
+    for y in (3, "3", [3]):
+        assert torch.allclose(generate(digits_model, y, 2, seeds=[4]), expected[:1], atol=1e-5)
+    path = interpolate(digits_model, [3, 5], seeds[:2], frames=3)
+    assert torch.equal(path, interpolate(digits_model, torch.tensor([3, 5]), seeds[:2], frames=3))
+    edited = manipulate(digits_model, expected[:1], "7", 2, seeds=[1])
+    assert torch.equal(edited, manipulate(digits_model, expected[:1], [7], 2, seeds=[1]))
+    with pytest.raises(UserError, match="no class 'cat'"):
+        generate(digits_model, ["cat"])
+    with pytest.raises(UserError, match=r"labels must lie in 0 \.\.\. 9"):
+        generate(digits_model, 11)
+
+
 def test_an_unconditional_path():
     model = random_model(num_classes=0)
     assert interpolate(model, seeds=[3, 4], frames=4).shape == (4, 3, 8, 8)
@@ -219,7 +251,10 @@ def test_manipulation_of_little_strength_is_encoding_and_decoding(digits_model, 
         twice = digits_model.decode(spherify(digits_model.encode(once, y)), y)
     for num_steps, limit in ((1, once), (2, twice)):
         gaps = [
-            (manipulate(digits_model, x, y, num_steps, strength, seeds=range(10)) - (limit + 1) / 2)
+            (
+                manipulate(digits_model, (x + 1) / 2, y, num_steps, strength, seeds=range(10))
+                - (limit + 1) / 2
+            )
             .abs()
             .max()
             for strength in (1e-1, 1e-2, 1e-3, 1e-4)
@@ -233,21 +268,21 @@ def test_manipulation_at_full_strength_is_the_loop_of_generation(digits_model, s
     y, seeds = torch.arange(6), range(20, 26)
     options = {"guidance": guidance, "share_noise": share, "seeds": seeds}
     steps = generate(digits_model, y, 5, every_step=True, **options)
-    again = manipulate(digits_model, 2 * steps[0] - 1, y, 4, every_step=True, **options)
+    again = manipulate(digits_model, steps[0], y, 4, every_step=True, **options)
     assert (again - steps[1:]).abs().max() < 1e-4
     noise = torch.randn(
         4, 6, *digits_model.config.latent_shape, generator=torch.Generator().manual_seed(3)
     )
     options |= {"step_noise": noise, "decay": True}
     decayed = generate(digits_model, y, 5, every_step=True, **options)
-    again = manipulate(digits_model, 2 * decayed[0] - 1, y, 4, every_step=True, **options)
+    again = manipulate(digits_model, decayed[0], y, 4, every_step=True, **options)
     assert (again - decayed[1:]).abs().max() < 1e-4 and not torch.allclose(decayed, steps)
 
 
 def test_manipulation_goes_to_the_class_and_the_null_class_is_the_default(
     digits_model, real_digits
 ):
-    x = real_digits[0][:50]
+    x = (real_digits[0][:50] + 1) / 2
     y = (real_digits[1][:50] + 1) % 10
     judge, _ = digits_judge()
     moved = manipulate(digits_model, x, y, seeds=range(50))
@@ -273,7 +308,7 @@ def test_stitches():
 def test_crossover_is_a_weak_manipulation_of_the_stitch_under_the_null_class(
     digits_model, real_digits
 ):
-    a, b = real_digits[0][:4], real_digits[0][4:8]
+    a, b = (real_digits[0][:8].view(2, 4, 3, 8, 8) + 1) / 2
     expected = manipulate(digits_model, stitch(a, b, "backward"), None, 10, 0.25, seeds=range(4))
     assert torch.equal(crossover(digits_model, a, b, "backward", seeds=range(4)), expected)
 

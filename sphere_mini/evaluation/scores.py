@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import NUM_SEEDS
-from ..data import to_model_range, to_unit_range
+from ..data import to_model_range
 from ..distributed import gather, own_share, world
 from ..errors import require
 from ..metrics import coverage, held_out_psnr, judge_digits, nearness, psnr
@@ -219,9 +219,9 @@ def score_reconstructions(
 
     def reconstructions() -> Iterator[Tensor]:
         for images, _ in reference.data.batches(own_share(batches, "reconstructions", BATCH)):
-            x = to_model_range(images.to(model.device))
-            again = require_finite(reconstruct(model, x))
-            in_decibels.append(psnr(again, to_unit_range(x)).cpu())
+            real = images.to(model.device) / 255
+            again = require_finite(reconstruct(model, real))
+            in_decibels.append(psnr(again, real).cpu())
             yield quantise(again)
 
     layers = reference.extract(reconstructions())

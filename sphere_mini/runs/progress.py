@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data import ImageSet, to_model_range, to_unit_range
+from ..data import ImageSet
 from ..distributed import world
 from ..files import warn_on_write_error
 from ..metrics import held_out_psnr
@@ -103,7 +103,7 @@ def training_picture(model: SphereEncoder, held_out: ImageSet | None) -> Image.I
     rows, names = class_rows(model, grid_labels(model), columns, PICTURE_STEPS)
     if held_out is not None:
         stride = len(held_out) // columns
-        x = to_model_range(held_out.images[::stride][:columns])
-        rows = [*rows, to_unit_range(x), reconstruct(model, x)]
+        real = held_out.images[::stride][:columns] / 255
+        rows = [*rows, real, reconstruct(model, real)]
         names = [*names, "held out", "again"]
     return image_grid(rows, names)
