@@ -302,14 +302,12 @@ def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
     images = sphere_mini.interpolate(model, y, args.seed, count, path, args.num_steps, **options)
     images = images.cpu()
     rows = images.split(count)
-    captions = [[""] * count for _ in rows]
     ends = args.classes or [f"seed {seed}" for seed in args.seed]
-    captions[0][0] = ends[0]
-    captions[0][-1] = ends[1]
-    if is_grid:
-        captions[-1][0] = ends[2]
-        captions[-1][-1] = ends[3]
-    picture = write_picture(image_grid(rows, [""] * len(rows), captions), model, args)
+    names = [f"{ends[0]} → {ends[1]}"]
+    if is_grid:  # corners, at the left of the first and of the last row
+        names += [""] * (count - 1)
+        names[-1] = f"{ends[2]} → {ends[3]}"
+    picture = write_picture(image_grid(rows, names), model, args)
     if not is_grid:
         animation = free_path(picture.with_suffix(".gif"))
         with writing(animation):
@@ -508,6 +506,7 @@ def find_recipe(model: SphereEncoder, args: argparse.Namespace) -> Recipe:
         image_size=config.image_size,
         patch_size=config.patch_size,
         conditional=config.num_classes > 0,
+        held_out=training.get("held_out", 0.0),
     )
 
 

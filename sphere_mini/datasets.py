@@ -86,8 +86,10 @@ def load_data(
     if recipe.dataset == "digits":
         advice = "for your own images use --dataset folder"
         require(not recipe.data_dir, f"the digits come with scikit-learn; {advice}")
-        return load_digit_images(recipe.image_size, device), None
+        return split_digits(load_digit_images(recipe.image_size, device), recipe.held_out)
     splits = find_splits(recipe)
+    if splits.held_out is None:
+        splits = hold_some_out(splits, recipe.held_out)
     print(f"data: {splits.description}")
     options = dict(
         class_names=splits.class_names,
@@ -118,6 +120,23 @@ def load_digit_images(image_size: int, device: torch.device) -> ImageSet:
     return ImageSet(images.to(device), labels.to(device), tuple("0123456789"))
 
 
+def split_digits(digits: ImageSet, share: float) -> tuple[ImageSet, ImageSet | None]:
+    """The digits to train on, and a share of them that is held out; None for none."""
+    rows = list(held_out_rows(len(digits), share))
+    held_out = torch.zeros(len(digits), dtype=torch.bool)
+    held_out[rows] = True
+    classes = describe_classes(digits.class_names)
+    print(f"data: {len(digits):,} digits of scikit-learn, {classes}; {len(rows):,} held out")
+    if not rows:
+        return digits, None
+    parts = []
+    for part in (~held_out, held_out):
+        images = digits.images[part.to(digits.images.device)]
+        labels = digits.labels[part.to(digits.labels.device)]
+        parts.append(ImageSet(images, labels, digits.class_names))
+    return parts[0], parts[1]
+
+
 def find_splits(recipe: Recipe) -> Splits:
     """Where a recipe's images are; `UserError` where there is one class and classes are wanted."""
     root = Path(recipe.data_dir or f"data/{recipe.dataset}")
@@ -130,6 +149,27 @@ def find_splits(recipe: Recipe) -> Splits:
         advice = "add a second folder of images, or ignore the classes with --unconditional"
         raise UserError(f"{root} has one class, {names[0]}; {advice}")
     return splits
+
+
+def hold_some_out(splits: Splits, share: float) -> Splits:
+    """A share of the training images as held-out ones."""
+    images = splits.training
+    rows = held_out_rows(len(images), share)
+    if not rows:
+        return splits._replace(description=f"{splits.description}; none held out")
+    advice = "--set held_out=0 trains on all"
+    return Splits(
+        training=[image for k, image in enumerate(images) if k not in rows],
+        held_out=[images[k] for k in rows],
+        class_names=splits.class_names,
+        description=f"{splits.description}; {len(rows):,} of them are held out ({advice})",
+    )
+
+
+def held_out_rows(num_images: int, share: float) -> dict[int, None]:
+    """Numbers of the images that are held out, in order: evenly spread, at most 1,000, not all."""
+    count = min(int(share * num_images), HELD_OUT_IN_TRAINING, num_images - 1)
+    return dict.fromkeys(evenly_spaced(num_images, count).tolist())
 
 
 def fetched_splits(fetched: FetchedSet, root: Path) -> Splits:
@@ -173,7 +213,7 @@ def folder_splits(dataset: str, root: Path) -> Splits:
     description += describe_classes(training.class_names)
     held_out = find_held_out(root, training.class_names) if place != root else None
     if held_out is None:
-        return Splits(training.images, None, training.class_names, f"{description}; none held out")
+        return Splits(training.images, None, training.class_names, description)
     place, split = held_out
     description += f"; held out: {len(split.images):,} of {place}"
     return Splits(training.images, split.images, training.class_names, description)

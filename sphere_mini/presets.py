@@ -18,7 +18,7 @@ RECIPES = ("paper", "quick")
 ABOVE_ZERO = ("batch_size", "grad_accum", "epochs", "lr", "image_size", "clip", "l1_beta")
 ABOVE_ZERO += ("compression_ratio",)
 ABOVE_ZERO += ("log_every", "sample_every", "save_every")
-SHARES = ("hard_fraction", "label_drop", "ema")  # at most 1
+SHARES = ("hard_fraction", "label_drop", "ema", "held_out")  # at most 1
 PERCEPTUAL_WEIGHTS = ("recon_perceptual", "con_perceptual")
 OTHER_WEIGHTS = ("recon_l1", "con_l1", "latent")
 
@@ -68,6 +68,7 @@ class Recipe:
     init_from: str = ""  # model whose weights the run starts from
     image_size: int = 32  # pixels
     flip: bool = True  # random horizontal flips
+    held_out: float = 0.1  # share that is not trained on, of a set without a split of its own
     in_memory_gb: float = 2.0  # larger sets are read from disk while training
     workers: int = 8  # processes that read them, at most one per core
     # network
@@ -188,7 +189,8 @@ class DataSet(NamedTuple):
 
 
 SETS = {
-    "digits": DataSet(1_797, 10, dict(image_size=8, flip=False)),  # a mirrored 2 is no 2
+    # a mirrored 2 is no 2, and there are few to learn from
+    "digits": DataSet(1_797, 10, dict(image_size=8, flip=False, held_out=0.0)),
     "fashion_mnist": DataSet(60_000, 10, dict(image_size=28)),
     "cifar10": DataSet(50_000, 10, dict(image_size=32)),
     "cifar100": DataSet(50_000, 100, dict(image_size=32)),

@@ -193,7 +193,7 @@ def test_a_bad_image_is_named_from_disk_too(photo_folder, tmp_path, workers):
     bad.write_bytes(bad.read_bytes()[:500])
     fields = dict(data_dir=str(folder), in_memory_gb=0.0, workers=workers, batch_size=8)
     data, _ = load_data(make_recipe("folder", **fields), CPU)
-    problem = r"china/3.png cannot be read as an image \(.*truncated.*\); mend or"
+    problem = r"china/3.png cannot be read as an image \(.*truncated.*\); mend it"
     with pytest.raises(UserError, match=problem) as error:
         list(data.batches([torch.arange(48)]))
     assert "\n" not in str(error.value)

@@ -178,9 +178,36 @@ def test_folder_with_train_below_it_or_classes_directly(photo_folder):
     data, held_out = load_data(make_recipe("folder", data_dir=str(photo_folder)), CPU)
     assert len(data) == 48 and len(held_out) == 6 and data.class_names == ("china", "flower")
     assert data.images.shape == (48, 3, 32, 32) and data.images.dtype == torch.uint8
-    direct, nothing = load_data(make_recipe("folder", data_dir=str(photo_folder / "train")), CPU)
+    recipe = make_recipe("folder", data_dir=str(photo_folder / "train"), held_out=0)
+    direct, nothing = load_data(recipe, CPU)
     assert nothing is None
     assert torch.equal(direct.images, data.images) and torch.equal(direct.labels, data.labels)
+
+
+@pytest.mark.parametrize(("share", "rows"), [(0.1, [0, 16, 31, 47]), (0.04, [0]), (0.0, [])])
+def test_a_share_of_a_folder_is_held_out_by_itself(share, rows, photo_folder, capsys):
+    root = photo_folder / "train"
+    everything, _ = load_data(make_recipe("folder", data_dir=str(root), held_out=0), CPU)
+    capsys.readouterr()
+    data, held_out = load_data(make_recipe("folder", data_dir=str(root), held_out=share), CPU)
+    said = capsys.readouterr().out
+    kept = [k for k in range(48) if k not in rows]
+    assert torch.equal(data.images, everything.images[kept])
+    assert torch.equal(data.labels, everything.labels[kept])
+    if not rows:
+        assert held_out is None and "none held out" in said
+        return
+    assert torch.equal(held_out.images, everything.images[rows])
+    assert torch.equal(held_out.labels, everything.labels[rows])
+    assert f"{len(rows)} of them are held out (--set held_out=0 trains on all)" in said
+
+
+def test_digits_may_be_held_out_too():
+    data, held_out = load_data(make_recipe("digits", held_out=0.2), CPU)
+    assert len(data) == 1438 and len(held_out) == 359
+    everything, _ = load_data(make_recipe("digits"), CPU)
+    both = torch.cat([data.images, held_out.images])
+    assert both.sum() == everything.images.sum()
 
 
 def black_image(folder):

@@ -6,6 +6,7 @@ from conftest import random_model, run
 from PIL import Image
 from short_runs import DIGITS, TINY, assert_same_end, no_room, saved_step
 
+from sphere_mini.data import ImageSet
 from sphere_mini.runs.progress import training_picture
 
 
@@ -64,6 +65,8 @@ def test_a_run_whose_last_save_fails_ends_with_an_error(tmp_path, monkeypatch):
 def test_a_training_picture_of_large_images_has_few_of_them(tmp_path):
     for size, columns in ((8, 10), (256, 2)):
         model = random_model(image_size=size, patch_size=size // 2, num_classes=2)
-        training_picture(model, None).save(tmp_path / f"{size}.png")
+        images = torch.zeros(20, 3, size, size, dtype=torch.uint8)
+        data = ImageSet(images, torch.zeros(20).long(), ("a", "b"))
+        training_picture(model, data, "training").save(tmp_path / f"{size}.png")
         tile, width = max(size, 48), Image.open(tmp_path / f"{size}.png").width
         assert columns * tile < width < (columns + 2) * tile + 40

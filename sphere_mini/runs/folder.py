@@ -19,6 +19,7 @@ from ..training import TrainState, new_state
 
 STATE_FILE = "last.pt"
 SAMPLES_FOLDER = "samples"
+BEFORE = {"held_out": 0.0}  # what fields were, when runs did not say them yet
 STATE_PARTS = ("model", "ema", "optimizer")  # of a TrainState, those with a state of their own
 
 
@@ -76,7 +77,7 @@ def load_checkpoint(path: Path, device: torch.device) -> Loaded:
     # torch.load does not look at the checksums
     require(zipfile.ZipFile(path).testzip() is None, "its checksum is wrong")
     content = torch.load(path, map_location=device, weights_only=True)
-    recipe = Recipe(**content["recipe"])
+    recipe = Recipe(**BEFORE | content["recipe"])
     state = new_state(recipe, config_from_dict(content["config"]), device)
     for name in STATE_PARTS:
         getattr(state, name).load_state_dict(content[name])
@@ -90,6 +91,6 @@ def load_beginning(path: Path, device: torch.device) -> tuple[TrainState, Recipe
     with reading(path):
         content = json.loads(path.read_text())
         require("step" not in content["training"], f"its checkpoint {STATE_FILE} is gone")
-        recipe = Recipe(**content["training"])
+        recipe = Recipe(**BEFORE | content["training"])
         config = config_from_dict(content)
     return new_state(recipe, config, device), recipe

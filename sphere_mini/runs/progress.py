@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data import ImageSet
+from ..data import ImageFiles, ImageSet, evenly_spaced
 from ..distributed import world
 from ..files import warn_on_write_error
 from ..metrics import held_out_psnr
@@ -91,19 +91,21 @@ def save_picture(run: Run) -> None:
     step = run.state.step
     path = run.folder / SAMPLES_FOLDER / f"step{step:07d}.png"
     with warn_on_write_error(f"the picture of step {step}"):
-        training_picture(run.state.ema, run.held_out).save(path)
+        if run.held_out is None:
+            picture = training_picture(run.state.ema, run.data, "training")
+        else:
+            picture = training_picture(run.state.ema, run.held_out, "held out")
+        picture.save(path)
 
 
-def training_picture(model: SphereEncoder, held_out: ImageSet | None) -> Image.Image:
-    """One row a class, one step above four, then some held-out images and their reconstructions."""
+def training_picture(model: SphereEncoder, data: ImageSet | ImageFiles, kind: str) -> Image.Image:
+    """One row a class, one step above four, then some of the images and their reconstructions.
+
+    kind: what the images are called.
+    """
     columns = PICTURE_WIDTH // model.config.image_size
     columns = max(2, min(columns, GRID_COLUMNS))
-    if held_out is not None:
-        columns = min(columns, len(held_out))
     rows, names = class_rows(model, grid_labels(model), columns, PICTURE_STEPS)
-    if held_out is not None:
-        stride = len(held_out) // columns
-        real = held_out.images[::stride][:columns] / 255
-        rows = [*rows, real, reconstruct(model, real)]
-        names = [*names, "held out", "again"]
-    return image_grid(rows, names)
+    [(images, _)] = data.batches([evenly_spaced(len(data), columns)])
+    real = images / 255
+    return image_grid([*rows, real, reconstruct(model, real)], [*names, kind, "again"])
