@@ -13,6 +13,9 @@ from tqdm import tqdm
 from .errors import UserError, reading, require
 
 T = TypeVar("T")
+UMASK = os.umask(0)  # the only way to ask for it is to set it
+os.umask(UMASK)
+USUAL_MODE = 0o666 & ~UMASK  # of files that a program makes
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # a full disk, as each library puts it
 
 
@@ -30,6 +33,7 @@ def write_safely(path: Path, write: Callable[[Path], Any]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         write(temporary)
+        temporary.chmod(USUAL_MODE)  # safetensors would leave it to the owner alone
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
     except WRITE_ERRORS as error:

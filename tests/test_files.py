@@ -1,5 +1,7 @@
 """Files are replaced whole, and names are free."""
 
+from conftest import random_model
+
 from sphere_mini.files import claim_path, free_path, previous, write_safely
 
 
@@ -19,3 +21,9 @@ def test_free_path_counts_up(tmp_path):
     (tmp_path / "a.png").touch()
     assert free_path(tmp_path / "a.png") == tmp_path / "a-2.png"
     assert claim_path(None, tmp_path / "run", "samples") == tmp_path / "run-3"
+
+
+def test_weights_may_be_read_by_whom_their_neighbours_may(tmp_path):
+    random_model().save_pretrained(tmp_path)
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(list(tmp_path.iterdir())) == 2 and len(modes) == 1
