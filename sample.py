@@ -440,14 +440,18 @@ def find_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
     folder = Path(recipe.data_dir or f"data/{recipe.dataset}")
     reference = Reference(data, held_out, features, name, folder, args.num_reference)
     check_fit(model, reference)
-    reference.judge = find_judge(model, data, args)
+    reference.judge = find_judge(model, data, recipe.flip, args)
     return reference
 
 
 def find_judge(
-    model: SphereEncoder, data: ImageSet | ImageFiles, args: argparse.Namespace
+    model: SphereEncoder, data: ImageSet | ImageFiles, flip: bool, args: argparse.Namespace
 ) -> Judge | None:
-    """The judge that is kept beside the model; with --judge a new one where there is none."""
+    """The judge that is kept beside the model; with --judge a new one where there is none.
+
+    flip: whether mirrored images show the same class. One that was fitted to other images than the
+    model's own is not kept.
+    """
     from sphere_mini.distributed import world
     from sphere_mini.files import warn_on_write_error
     from sphere_mini.judge import fit_judge, load_judge
@@ -455,8 +459,9 @@ def find_judge(
     judge = load_judge(local_folder(args.run), data.class_names)
     if judge is None and args.judge:
         require(model.config.num_classes > 0, "this model has no classes; leave out --judge")
-        judge = fit_judge(data)
-        if world()[0] == 0 and not args.run.startswith(HUB_PREFIX):
+        judge = fit_judge(data, flip)
+        is_own = args.dataset is None and args.data_dir is None
+        if is_own and world()[0] == 0 and not args.run.startswith(HUB_PREFIX):
             with warn_on_write_error(JUDGE_FILE):
                 judge.save(Path(args.run))
     if judge is not None:
@@ -507,6 +512,7 @@ def find_recipe(model: SphereEncoder, args: argparse.Namespace) -> Recipe:
         patch_size=config.patch_size,
         conditional=config.num_classes > 0,
         held_out=training.get("held_out", 0.0),
+        flip=training.get("flip", SETS[dataset].fields.get("flip", True)),
     )
 
 

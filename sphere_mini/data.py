@@ -25,6 +25,7 @@ from .errors import ReadError, UserError, require
 Source = Dataset | Sequence[tuple[str, int]]
 STITCHES = ("vertical", "horizontal", "backward", "forward")
 LARGEST_NEAREST = 64  # pixels: up to this size pictures are resized without interpolation
+THIN = 32  # of pictures longer than so many times their width the ends are cut off first
 PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}  # modes whose colours are multiplied by their opacity
 
 
@@ -271,7 +272,7 @@ def eight_bits(picture: Image.Image) -> np.ndarray:
     """Grey of 16 bits, or floats in [0, 1], as uint8 (H, W); `UserError` for other numbers."""
     numbers = np.asarray(picture)
     # Pillow reads 16-bit PGM files into 32 bits, and scales them to 16
-    if picture.mode.startswith("I;16") or picture.format == "PPM":
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):
         return (numbers // 256).astype(np.uint8)
     if picture.mode == "F" and numbers.min() >= 0 and numbers.max() <= 1:  # nothing else, nor NaN
         return (numbers * 255).round().astype(np.uint8)
@@ -290,10 +291,13 @@ def fit_square(picture: Image.Image, size: int) -> Image.Image:
     """The centre crop of size by size pixels, as in ADM.
 
     Halve (box) while twice too large, then resize the shorter side to `size`: bicubic, but nearest
-    up to 64 px. Of a thin picture the middle alone is enlarged.
+    up to 64 px. Of a very thin picture the middle alone is enlarged.
     """
     if min(picture.size) < size:
-        picture = crop_middle(picture, [min(side, 4 * min(picture.size)) for side in picture.size])
+        kept = [min(side, THIN * min(picture.size)) for side in picture.size]
+        # with as many pixels on both sides cut off, the middle stays where it is
+        kept = [few + (side - few) % 2 for side, few in zip(picture.size, kept, strict=True)]
+        picture = crop_middle(picture, kept)
     while min(picture.size) >= 2 * size:
         halves = [side // 2 for side in picture.size]
         picture = picture.resize(halves, Image.Resampling.BOX)

@@ -1,5 +1,6 @@
 """Data sets by name and by folder."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -152,9 +153,15 @@ def find_splits(recipe: Recipe) -> Splits:
 
 
 def hold_some_out(splits: Splits, share: float) -> Splits:
-    """A share of the training images as held-out ones."""
+    """A share of the training images as held-out ones; each class keeps one image at least."""
     images = splits.training
-    rows = held_out_rows(len(images), share)
+    left = Counter(label for _, label in images)
+    rows = {}
+    for row in held_out_rows(len(images), share):
+        _, label = images[row]
+        if left[label] > 1:
+            left[label] -= 1
+            rows[row] = None
     if not rows:
         return splits._replace(description=f"{splits.description}; none held out")
     advice = "--set held_out=0 trains on all"

@@ -67,7 +67,7 @@ def free_path(path: Path) -> Path:
     """`path`, or the first of path-2, path-3 ... that does not exist."""
     candidate = path
     number = 1
-    while candidate.exists():
+    while os.path.lexists(candidate):  # a link to nothing is in the way too
         number += 1
         candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return candidate

@@ -13,6 +13,8 @@ IMAGE_SUFFIXES |= {".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pn
 TRAINING_NAMES = ("train", "training")
 HELD_OUT_NAMES = ("val", "valid", "validation", "test", "testing")  # the first that there is
 CLASS_FOLDERS = "one folder of images per class"  # the form of a split on disk
+OF_SYSTEMS = {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
+OF_SYSTEMS |= {"lost+found"}
 MOST_NAMED = 5  # things that a message lists
 
 
@@ -106,8 +108,8 @@ def class_folders(root: Path) -> list[str]:
 
 
 def is_shown(name: str) -> bool:
-    """Whether a file or folder is none of those that systems hide, as .DS_Store or __MACOSX."""
-    return not name.startswith((".", "__"))
+    """Whether a file or folder is none of those that systems hide, or make for themselves."""
+    return not name.startswith(".") and name not in OF_SYSTEMS
 
 
 def read_split(root: Path, classes: Sequence[str] = ()) -> Split:
@@ -147,7 +149,11 @@ def visible_files(root: Path) -> Iterator[File]:
         with os.scandir(folder) as entries:
             for entry in filter(lambda entry: is_shown(entry.name), entries):
                 linked = is_linked or entry.is_symlink()
-                if entry.is_dir():
+                if not entry.is_symlink() or os.path.exists(entry.path):
+                    is_folder = entry.is_dir()
+                else:  # a link to nothing, or to itself
+                    is_folder = False
+                if is_folder:
                     yield from walk(group or entry.name, entry.path, linked, [*above, real])
                 elif entry.is_symlink():
                     yield File(group, folder, entry.name, os.path.realpath(entry.path), True)

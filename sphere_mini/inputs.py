@@ -47,7 +47,7 @@ def seeds_for(seeds: Sequence[int] | None, **others: Sized | None) -> Sequence[i
     if seeds is None:
         count = next(iter(sizes.values()), 1)
         seeds = torch.randint(2**31, (count,)).tolist()
-    in_range = all(0 <= seed < NUM_SEEDS for seed in seeds)
+    in_range = all(int(seed) == seed and 0 <= seed < NUM_SEEDS for seed in seeds)
     require(in_range, "seeds must be whole numbers in 0 ... 2^32 - 1")
     return seeds
 

@@ -1,6 +1,6 @@
 """An independent judge of samples: a small convolutional network that knows the classes.
 
-It never sees a sample in training, and shares nothing with the models that it judges.
+It never sees a sample in training, and shares no weights with the models that it judges.
 """
 
 import copy
@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data import ImageFiles, ImageSet, batch_indices, to_model_range
+from .distributed import world
 from .errors import reading, require
 from .files import write_safely
 from .hub import JUDGE_FILE
 
 WIDTHS = (24, 48, 96)  # channels of the three stages, each at half the size of the one before
 EPOCHS = 4
+LEAST_STEPS = 300  # of a small set: fewer would leave its batch norms where they began
 BATCH = 256
 PEAK_LR = 6e-3
 SMOOTHING = 0.05  # of the labels
@@ -53,7 +55,8 @@ class Judge(nn.Module):
     @torch.no_grad()
     def recognises(self, images: Tensor, labels: Tensor) -> Tensor:
         """Whether it sees in each of the images uint8 (B, 3, H, W) the class of its label, (B,)."""
-        return self(images).argmax(1) == labels.to(images.device)
+        device = next(self.parameters()).device
+        return self(images.to(device)).argmax(1) == labels.to(device)
 
     def save(self, folder: Path) -> None:
         """Write `judge.safetensors`, in half precision, into a model's folder."""
@@ -82,21 +85,26 @@ def load_judge(folder: Path, class_names: tuple[str, ...]) -> Judge | None:
     return judge.eval()
 
 
-def fit_judge(data: ImageSet | ImageFiles, seed: int = 0) -> Judge:
-    """Train a judge on labelled images, four epochs with flips; some minutes on a CPU core.
+def fit_judge(data: ImageSet | ImageFiles, flip: bool = True, seed: int = 0) -> Judge:
+    """Train a judge on labelled images, four epochs, more of a small set; minutes on a CPU core.
 
-    Its weights are rounded to half precision, as its file keeps them.
+    flip: whether mirrored images show the same class. Its weights are rounded to half precision, as
+    its file keeps them.
     """
     require(len(data.class_names) > 1, "a judge takes images of two classes or more")
-    torch.manual_seed(seed)
-    judge = Judge(tuple(data.class_names))
-    steps = max(1, EPOCHS * len(data) // BATCH)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+        torch.manual_seed(seed)
+        judge = Judge(tuple(data.class_names))
+    generator = torch.Generator().manual_seed(seed)
+    steps = max(LEAST_STEPS, EPOCHS * len(data) // BATCH)
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps)
     rows = (batch_indices(step, BATCH, len(data), seed) for step in range(steps))
-    for images, y in tqdm(data.batches(rows), "judge", steps, leave=False, disable=None):
+    silent = True if world()[0] > 0 else None  # None: where there is no terminal
+    for images, y in tqdm(data.batches(rows), "judge", steps, leave=False, disable=silent):
         judge.to(images.device)
-        flipped = (torch.rand(len(images)) < 0.5).to(images.device)
+        flipped = torch.rand(len(images), generator=generator) < (0.5 if flip else 0.0)
+        flipped = flipped.to(images.device)
         images = torch.where(flipped[:, None, None, None], images.flip(3), images)
         loss = F.cross_entropy(judge(images), y, label_smoothing=SMOOTHING)
         optimizer.zero_grad()

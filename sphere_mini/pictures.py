@@ -96,7 +96,7 @@ def has_glyph(letter: str) -> bool:
 
 def code_of(letter: str) -> str:
     """A letter as its code, in ASCII."""
-    return letter.encode("ascii", errors="backslashreplace").decode()
+    return letter.encode("unicode_escape").decode()
 
 
 def text_width(text: str, font: Any) -> int:
@@ -123,8 +123,8 @@ def save_picture(picture: Image.Image, path: Path, facts: dict[str, Any]) -> Non
 
 
 def printable(text: str) -> str:
-    """A text in which what is no letter, as in file names that are not UTF-8, stands as a code."""
-    return text.encode(errors="backslashreplace").decode()
+    """A text in which what cannot be printed, line ends and bytes that are no UTF-8, are codes."""
+    return "".join(letter if letter.isprintable() else code_of(letter) for letter in text)
 
 
 def save_animation(images: Tensor, path: Path, comment: str) -> None:

@@ -113,8 +113,9 @@ def test_accepted_seeds_give_different_images(digits_model):
     y = torch.tensor([3, 3, 3])
     images = generate(digits_model, y, 1, seeds=[0, 1, 2**32 - 1])
     assert len({image.numpy().tobytes() for image in images}) == 3
-    with pytest.raises(UserError, match=r"0 \.\.\. 2\^32 - 1"):
-        generate(digits_model, y[:1], 1, seeds=[2**32])
+    for beyond in (2**32, -1, 0.5):
+        with pytest.raises(UserError, match=r"0 \.\.\. 2\^32 - 1"):
+            generate(digits_model, y[:1], 1, seeds=[beyond])
     flags = ("--classes", 3, "--per-class", 1, "--seed")
     done = run("sample.py", DIGITS_MODEL, *flags, 2**32, "--out", "never.png")
     assert done.returncode == 2 and "2^32 - 1" in done.stderr
@@ -176,6 +177,14 @@ def test_sixteen_bits_on_the_disk(suffix, tmp_path):
     assert (np.asarray(open_picture(path))[..., 0] == RAMP).all()
 
 
+def test_floats_on_the_disk(tmp_path):
+    grey = (RAMP / 255).astype("<f4")
+    (tmp_path / "a.pfm").write_bytes(b"Pf\n8 2\n-1.0\n" + grey.tobytes())
+    Image.fromarray(grey).save(tmp_path / "a.tif")
+    for name in ("a.pfm", "a.tif"):
+        assert (np.asarray(open_picture(tmp_path / name))[..., 0] == RAMP).all()
+
+
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
 def test_numbers_without_a_known_range_are_refused_in_a_sentence(kind, tmp_path):
     path = tmp_path / "a.tif"
@@ -213,7 +222,21 @@ def test_a_thin_picture_costs_no_memory(monkeypatch):
     square = fit_square(thin, 256)
     assert square.size == (256, 256)
     assert np.asarray(square)[..., 0].min() == 255
-    assert max(width * height for width, height in sizes) <= 4 * 256**2
+    assert max(width * height for width, height in sizes) <= 33 * 256**2
+
+
+@pytest.mark.parametrize("size", [(101, 20), (20, 103), (90, 21), (701, 20), (20, 803)])
+def test_the_middle_of_a_thin_picture_is_its_middle(size):
+    """As without cropping first."""
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    scale = 64 / min(size)
+    whole = picture.resize([max(64, round(side * scale)) for side in size], Image.NEAREST)
+    left, top = [(side - 64) // 2 for side in whole.size]
+    expected = np.asarray(whole.crop((left, top, left + 64, top + 64)))
+    found = np.asarray(fit_square(picture, 64))
+    same = (found == expected).mean()
+    assert same == 1 if max(size) < 32 * min(size) else same > 0.8  # rounding of the sides
 
 
 # ---- 4 and 5 folders
@@ -228,6 +251,32 @@ def test_hidden_files_and_folders_are_passed_over(tmp_path):
     (tmp_path / "a" / ".DS_Store").write_bytes(b"\0")
     data, _ = read_folder(tmp_path)
     assert greys(data) == [0, 1, 2, 5, 6] and data.labels.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_names_of_images_may_begin_with_underlines_and_systems_folders_are_none(tmp_path):
+    write_images(tmp_path / "a", 2)
+    write_images(tmp_path / "__background__", 1, first=5)
+    os.rename(tmp_path / "a" / "1.jpg", tmp_path / "a" / "__artist_1.jpg")
+    for name in ("@eaDir", "$RECYCLE.BIN", "lost+found", "System Volume Information"):
+        write_images(tmp_path / name, 1, first=9)
+    data, _ = read_folder(tmp_path)
+    assert data.class_names == ("__background__", "a") and greys(data) == [5, 0, 1]
+
+
+def test_links_to_nothing_and_to_themselves(tmp_path, capsys):
+    write_images(tmp_path / "a", 1)
+    write_images(tmp_path / "b", 1, first=5)
+    os.symlink("loop", tmp_path / "a" / "loop")
+    os.symlink("/nowhere/x.txt", tmp_path / "a" / "gone.txt")
+    data, _ = read_folder(tmp_path)
+    assert greys(data) == [0, 5] and "2 files of" in capsys.readouterr().out
+
+
+def test_a_class_of_one_image_keeps_it(tmp_path):
+    write_images(tmp_path / "a", 20)
+    write_images(tmp_path / "b", 1, first=21)
+    data, held_out = read_folder(tmp_path)
+    assert data.labels.tolist() == [0] * 19 + [1] and held_out.labels.tolist() == [0]
 
 
 @pytest.mark.parametrize("suffix", ["jfif", "avif", "gif", "webp", "bmp", "tiff", "ppm", "JPG"])
@@ -426,6 +475,7 @@ def test_classes_that_the_terminal_cannot_show(encoding, tmp_path):
 def test_labels_show_letters_beyond_ascii():
     tile = [torch.zeros(1, 3, 8, 8)]
     letters = "éüßłαЖ"
+    assert readable(letters) == letters and readable("a\nb") == "a\\nb"
     pictures = {image_grid(tile, [letter]).tobytes() for letter in letters}
     assert len(pictures) == len(letters)
     assert readable("Größe") == "Größe" and readable("水") == "\\u6c34"
@@ -467,7 +517,12 @@ def test_two_programs_claim_two_folders(tmp_path, monkeypatch):
     assert first != second and (second / "samples").is_dir()
 
 
-# ---- community checkpoints
+def test_a_link_to_nothing_is_no_free_name(tmp_path):
+    os.symlink("/nowhere/else", tmp_path / "run")
+    assert claim_path(None, tmp_path / "run", "samples") == tmp_path / "run-2"
+
+
+# ---- a model's own files
 
 
 def test_a_model_goes_through_its_own_files(tmp_path):

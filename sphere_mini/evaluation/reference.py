@@ -104,7 +104,10 @@ class Reference:
         images = f"{len(self.rows):,} training images"
         if self.name:
             images += f" of {self.name}"
-        return {"features": self.features, "reference": images}
+        facts = {"features": self.features, "reference": images}
+        if self.judge is not None:
+            facts["judge"] = "a small network"
+        return facts
 
     @cached_property
     def extractor(self) -> FeatureExtractorBase:

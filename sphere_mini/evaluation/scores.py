@@ -23,7 +23,7 @@ from ..plots import sphere_figure
 from ..prior import check_prior
 from ..sampling import generate, guidance_weights, reconstruct
 from ..sphere import spherify
-from .features import fid, fidelity, score_name
+from .features import NUMBERED_BELOW, fid, fidelity, score_name
 from .reference import BATCH, DIGIT_SIDE, Reference
 
 Row = dict[str, Any]
@@ -141,7 +141,7 @@ def score_samples(
             continue
         index, ratio = nearness(fake[0], training)
         values = score_features(reference, draws, fake)
-        if recognised is not None:
+        if recognised is not None:  # before the digits' own judge
             values["agreement"] = recognised.float().mean().item()
         values["memorised"] = (ratio < threshold.below).float().mean().item()
         for name, value in values.items():
@@ -246,15 +246,16 @@ def score_held_out(model: SphereEncoder, reference: Reference) -> dict[str, floa
     """
     held_out = reference.held_out
     features = None
-    if not reference.why_no_distance(len(held_out)):
+    if not reference.why_no_distance(len(held_out)):  # all processes compute them together
         features = reference.held_out_features
     if world()[0] > 0:
         return {}
     scores = {"PSNR held out": held_out_psnr(model, held_out)}
     if features is not None:
-        name = score_name("FID", reference.features, len(held_out))
-        scores[f"{name} held out"] = fid(features, reference.training_features)
-    if reference.judge is not None:
+        name = score_name("FID", reference.features, NUMBERED_BELOW)  # the number stands in words
+        found = fid(features, reference.training_features)
+        scores[f"{name} of {len(held_out):,} held out"] = found
+    if reference.judge is not None and model.config.num_classes > 0:
         batches = zip(held_out.images.split(BATCH), held_out.labels.split(BATCH), strict=True)
         recognised = [reference.judge.recognises(images, y) for images, y in batches]
         scores["agreement held out"] = torch.cat(recognised).float().mean().item()
