@@ -52,8 +52,8 @@ def pictures_of(path):
     return found
 
 
-def test_there_are_three():
-    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03"]
+def test_there_are_four():
+    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "06"]
 
 
 @each_notebook
