@@ -9,7 +9,7 @@ SHOWN = {  # which of its pictures, counted from 0, or from the end
     "01_why_a_sphere": -1,
     "02_noise_is_an_angle": -1,
     "03_build_and_train": 2,
-    "06_interpolation_and_editing": 6,
+    "06_interpolation_and_editing": 7,
 }
 
 

@@ -179,7 +179,7 @@ def test_processes_end_with_the_right_code(tmp_path):
     done = run_process("train.py", *TINY, "--steps", 1, "--out", tmp_path / "run")
     assert done.returncode == 0 and "done" in done.stdout and "images/s" in done.stdout
     done = run_process("train.py", "--out", tmp_path / "run")
-    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "")
+    assert (done.returncode, done.stderr.count("\n"), done.stdout.count("\n")) == (2, 1, 1)
     code = f"import sys\nsys.path.append({str(ROOT)!r})\n"
     code += "from sphere_mini.command_line import run_script\nrun_script(lambda: 1 / 0)"
     (tmp_path / "broken.py").write_text(code)
