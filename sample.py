@@ -343,9 +343,10 @@ def crossover_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     from sphere_mini.pictures import image_grid
 
     check_seed(args.seed)
-    a, b = [read_image(path, model) for path in args.images]
+    paths = args.images
     if args.swap:
-        a, b = b, a
+        paths = paths[::-1]
+    a, b = [read_image(path, model) for path in paths]
     options = loop_options(args)
     options["num_steps"] = args.num_steps
     options["strength"] = args.strength

@@ -196,10 +196,15 @@ def follow(run: Run, stop: Stop) -> None:
             pace.restart(state.step)
         if stopping:
             break
+    require_saved(run)
+
+
+def require_saved(run: Run) -> None:
+    """`UserError` where the last steps of a run are in no checkpoint."""
     problem = "the last checkpoint could not be written"
     advice = f"make room and go on from step {run.saved_step}"
     command = f"`python train.py --resume {quoted(run.folder)}`"
-    require(run.saved_step == state.step, f"{problem}; {advice} with {command}")
+    require(run.saved_step == run.state.step, f"{problem}; {advice} with {command}")
 
 
 if __name__ == "__main__":

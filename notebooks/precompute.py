@@ -16,20 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from baselines import MLPAutoencoder, train_baseline
-from lessons import load_clothes
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 from tqdm import tqdm
 
 from sphere_mini import SphereEncoder, generate, reconstruct, spherify
-from sphere_mini.data import ImageSet, evenly_spaced, to_model_range, to_unit_range
-from sphere_mini.datasets import load_data, load_digit_images
-from sphere_mini.evaluation import Reference, Sampling, score_samples
+from sphere_mini.data import ImageSet, to_model_range, to_unit_range
+from sphere_mini.datasets import load_digit_images
 from sphere_mini.evaluation.features import extract, fid, load_extractor
-from sphere_mini.metrics import coverage, frechet_distance, judge_digits, psnr
+from sphere_mini.metrics import frechet_distance, judge_digits, psnr
 from sphere_mini.pictures import quantise
 from sphere_mini.presets import Recipe, make_recipe
-from sphere_mini.sampling import GUIDANCE_PLACES
 from sphere_mini.sphere import angle_between, random_point
 from sphere_mini.training import new_state, train
 
@@ -38,7 +35,6 @@ CPU = torch.device("cpu")
 NUM_STEPS = (1, 4)  # of sampling with the sphere encoder
 JUDGED = 1000  # samples that are scored, of variants of one recipe
 COMPARED = 2000  # the same, of different models
-REPEATS = 3  # of them, where error bars are shown
 SHOWN = 10  # samples that are kept as pixels
 DIGITS_STEPS = 800
 PAPER_LOSSES = dict(  # of the digits' runs that ask what the paper's losses do; ours are in presets
@@ -138,8 +134,7 @@ def holes(model: SphereEncoder, data: ImageSet) -> dict[str, float]:
 
     In degrees, over 200 points.
     """
-    labels = data.labels if model.config.num_classes else None
-    v = spherify(model.encode(to_model_range(data.images), labels))  # (n, N, D)
+    v = spherify(model.encode(to_model_range(data.images), data.labels))  # (n, N, D)
     points = random_point((200, *v.shape[1:]), torch.Generator().manual_seed(0))
     angles = torch.stack([angle_between(point.expand_as(v), v) for point in points])  # (200, n)
     of_class = angles[:, data.labels == 3]
@@ -283,96 +278,6 @@ def detail(images: Tensor) -> float:
     return energy[..., high].mean().item()
 
 
-# ---- notebook 4: how uniform the latents are, and what that changes
-
-
-def uniformity() -> None:
-    """Digits models over the spreading term, classes, angles and images. 25 minutes on 2 cores."""
-    usual = dict(spread=3e-4, latent=0.1, conditional=True, alpha_max_deg=75, num_images=1797)
-    changes = [dict(spread=spread) for spread in (0.0, 1e-4, 3e-4, 1e-3)]
-    changes.append(dict(conditional=False))
-    changes += [dict(num_images=count) for count in (100, 300, 900)]
-    tasks = [usual | change | dict(seed=seed) for change in changes for seed in range(REPEATS)]
-    nearly_uniform = usual | dict(spread=1e-3, latent=0.0, seed=0)
-    for angle in (40, 50, 55, 60, 65, 70, 75, 80):
-        tasks.append(nearly_uniform | dict(alpha_max_deg=angle))
-    run_all(train_spread, tasks, RESULTS / "uniformity.json")
-
-
-def train_spread(num_images: int, **fields: Any) -> dict[str, float]:
-    """Train the digits recipe with some fields changed on some digits; score how uniform it is."""
-    data = load_digit_images(8, CPU)
-    some = torch.zeros(len(data), dtype=torch.bool)
-    some[evenly_spaced(len(data), num_images)] = True
-    training = select(data, some)
-    recipe = make_recipe("digits", steps=DIGITS_STEPS, **fields)
-    model = train_model(recipe, training)
-    y = None
-    if recipe.conditional:
-        y = torch.arange(JUDGED) % 10
-    found = {}
-    for num_steps in NUM_STEPS:
-        images = generate(model, y, num_steps, seeds=range(JUDGED))
-        judged = judge_digits(images, torch.arange(JUDGED) % 10)
-        if y is None:
-            judged = {"frechet": judged["frechet"]}  # no class was asked for
-        found |= of_steps(judged, num_steps)
-    with torch.no_grad():
-        labels = training.labels if recipe.conditional else None
-        v = spherify(model.encode(to_model_range(training.images), labels))
-    classes = [coverage(v[training.labels == label]) for label in range(10)]
-    for name in ("angle_ks", "dimension"):
-        found[name] = coverage(v)[name]
-        found[f"{name}_of_class"] = float(np.mean([row[name] for row in classes]))
-    return found | holes(model, training)
-
-
-# ---- notebook 5: the refinement loop on clothes
-
-
-def refinement() -> None:
-    """Scores of the clothes model over the ways of sampling. 30 minutes on 2 CPU cores.
-
-    It takes Fashion-MNIST, downloaded or placed in data/fashion_mnist.
-    """
-    usual = dict(num_steps=4, noise="shared", schedule="fixed", guidance=1.0, place="both")
-    changes = [dict(num_steps=num_steps) for num_steps in (1, 2, 4, 6, 8)]
-    for num_steps in (4, 6, 8):
-        changes.append(dict(num_steps=num_steps, noise="fresh"))
-        changes.append(dict(num_steps=num_steps, noise="fresh", schedule="decay"))
-    changes += [dict(num_steps=num_steps, schedule="decay") for num_steps in (2, 4, 6, 8)]
-    for place in GUIDANCE_PLACES:
-        changes += [dict(guidance=guidance, place=place) for guidance in (1.25, 1.5, 2.0)]
-    changes += [dict(num_steps=1, guidance=guidance) for guidance in (1.25, 1.5, 2.0)]
-    tasks = [usual | change for change in changes]
-    run_all(score_way, tasks, RESULTS / "refinement.json")
-
-
-def score_way(
-    num_steps: int, noise: str, schedule: str, guidance: float, place: str
-) -> dict[str, float]:
-    """Scores of one way of sampling clothes: means, and standard deviations over the repeats."""
-    model, judge, _ = load_clothes()
-    reference = clothes_reference()
-    reference.judge = judge
-    way = Sampling(num_steps, guidance, place, noise == "shared", schedule == "decay")
-    row, _ = score_samples(model, reference, way, COMPARED, repeats=REPEATS)
-    distance = next(name for name in row if name.startswith("FD"))
-    found = {}
-    for name in (distance, "agreement", "precision", "recall", "memorised"):
-        short = "frechet" if name == distance else name
-        found[short] = float(np.mean(row[name]))
-        found[f"{short}_deviation"] = float(np.std(row[name], ddof=1))
-    return found
-
-
-def clothes_reference() -> Reference:
-    """Fashion-MNIST's training images, and what EfficientNet sees in them, kept beside them."""
-    folder = RESULTS.parents[1] / "data" / "fashion_mnist"
-    data, held_out = load_data(make_recipe("fashion_mnist", data_dir=str(folder)), CPU)
-    return Reference(data, held_out, "efficientnet", folder=folder)
-
-
 # ---- images
 
 
@@ -459,7 +364,6 @@ def rounded(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    every = (covering_law, loss_terms, posterior_hole, uniformity, refinement)
-    figures = {run.__name__: run for run in every}
+    figures = {run.__name__: run for run in (covering_law, loss_terms, posterior_hole)}
     for name in sys.argv[1:] or figures:
         figures[name]()

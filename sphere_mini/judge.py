@@ -92,10 +92,8 @@ def fit_judge(data: ImageSet | ImageFiles, flip: bool = True, seed: int = 0) -> 
     its file keeps them.
     """
     require(len(data.class_names) > 1, "a judge takes images of two classes or more")
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
-        torch.manual_seed(seed)
-        judge = Judge(tuple(data.class_names))
-    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    judge = Judge(tuple(data.class_names))
     steps = max(LEAST_STEPS, EPOCHS * len(data) // BATCH)
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps)
@@ -103,8 +101,7 @@ def fit_judge(data: ImageSet | ImageFiles, flip: bool = True, seed: int = 0) -> 
     silent = True if world()[0] > 0 else None  # None: where there is no terminal
     for images, y in tqdm(data.batches(rows), "judge", steps, leave=False, disable=silent):
         judge.to(images.device)
-        flipped = torch.rand(len(images), generator=generator) < (0.5 if flip else 0.0)
-        flipped = flipped.to(images.device)
+        flipped = (torch.rand(len(images)) < (0.5 if flip else 0.0)).to(images.device)
         images = torch.where(flipped[:, None, None, None], images.flip(3), images)
         loss = F.cross_entropy(judge(images), y, label_smoothing=SMOOTHING)
         optimizer.zero_grad()

@@ -75,8 +75,7 @@ def with_looks(named: dict[str, Any]) -> Iterator[tuple[str, Any, Look]]:
 class Panel:
     """One pair of axes and its data by name.
 
-    curves and points: (x, y). bars: for curves of the same names, how far their error bars reach
-    up and down. histograms: values, shown as densities. marks: x of vertical lines.
+    curves and points: (x, y). histograms: values, shown as densities. marks: x of vertical lines.
     xlabel, ylabel (with their units), title and options (such as xlim or yscale) go to matplotlib's
     axes. The first curve, points and histogram have one colour, the second ones the next, and so
     on.
@@ -86,7 +85,6 @@ class Panel:
     ylabel: str
     title: str = ""
     curves: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-    bars: dict[str, Any] = field(default_factory=dict)
     points: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     histograms: dict[str, Any] = field(default_factory=dict)
     marks: dict[str, float] = field(default_factory=dict)
@@ -118,8 +116,7 @@ class Panel:
             marker = look.marker
             if self.points or len(x) > MOST_MARKED:
                 marker = ""
-            style = {"color": look.colour, "linestyle": look.dash, "marker": marker}
-            axes.errorbar(x, y, self.bars.get(name), capsize=4, label=name, **style)
+            axes.plot(x, y, color=look.colour, linestyle=look.dash, marker=marker, label=name)
 
     def _draw_points(self, axes: Any) -> None:
         hollow = {"fillstyle": "none", "markeredgewidth": 2.5}
@@ -227,25 +224,6 @@ def sphere_figure(v: Tensor, labels: Tensor, size: Size = SIZE) -> Image.Image:
         ):
             axes = figure.add_subplot(1, 3, place, projection="3d")
             axes.set_title(f"{name} along 3 random axes", y=1.0)
-            draw_cloud(axes, points[some], directions, colours)
-        return to_picture(figure)
-
-
-def clouds(named: dict[str, Tensor], labels: Tensor, size: Size = SIZE) -> Image.Image:
-    """Sets of latents (n, N, D), side by side along the same three random axes, as one picture.
-
-    labels: classes (n,), which colour the points of every set.
-    """
-    first = next(iter(named.values()))
-    generator = torch.Generator().manual_seed(0)
-    directions = torch.randn(first[0].numel(), 3, generator=generator)
-    some = evenly_spaced(len(first), MOST_IN_VIEW)
-    colours = {"c": labels[some], "cmap": "tab10"}
-    with rc_context(STYLE):
-        figure = Figure(size, layout="constrained")
-        for place, (name, points) in enumerate(named.items(), 1):
-            axes = figure.add_subplot(1, len(named), place, projection="3d")
-            axes.set_title(name, y=1.0)
             draw_cloud(axes, points[some], directions, colours)
         return to_picture(figure)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sphere_mini.plots import Panel, clouds, noise_triangle, plots, sphere_figure, tradeoff
+from sphere_mini.plots import Panel, noise_triangle, plots, sphere_figure, tradeoff
 from sphere_mini.sphere import random_point
 
 
@@ -20,13 +20,6 @@ def test_panels_show_their_data():
     blue = (0x00, 0x72, 0xB2)
     assert pixels_of_colour(one, blue) > 500
     assert pixels_of_colour(empty, blue) == 0
-
-
-def test_curves_have_error_bars_where_these_are_given():
-    blue = (0x00, 0x72, 0xB2)
-    plain = Panel("x", "y", curves={"a": ([0, 1], [0.5, 0.5])}, options={"ylim": (0, 1)})
-    barred = Panel("x", "y", curves=plain.curves, bars={"a": [0.4, 0.4]}, options=plain.options)
-    assert pixels_of_colour(plots(barred), blue) > pixels_of_colour(plots(plain), blue) + 300
 
 
 def test_the_triangles_ends_lie_where_the_angle_says():
@@ -57,16 +50,3 @@ def test_the_sphere_picture_shows_where_points_gather():
     assert spread.tobytes() != gathered.tobytes()
     small = sphere_figure(v, labels, size=(6, 3))
     assert small.size == (600, 300)
-
-
-def test_clouds_show_each_set_of_points():
-    v = random_point((200, 4, 4), torch.Generator().manual_seed(0))
-    labels = torch.arange(200) % 2
-    pictures = []
-    for second in (v, v[:1].expand_as(v)):
-        picture = clouds({"spread": v, "other": second}, labels, size=(8, 4))
-        assert picture.size == (800, 400)
-        left, right = np.split(np.asarray(picture), 2, axis=1)
-        pictures.append((left, right))
-    (left_a, right_a), (left_b, right_b) = pictures
-    assert (left_a == left_b).all() and not (right_a == right_b).all()
