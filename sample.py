@@ -585,7 +585,7 @@ def step_names(num_steps: int) -> list[str]:
 
 def read_image(path: str, model: SphereEncoder) -> Tensor:
     """An image file as the model's size wants it: (1, 3, H, W) in [0, 1], its centre square."""
-    from sphere_mini.data import open_picture, square_pixels
+    from sphere_mini.picture_files import open_picture, square_pixels
 
     return square_pixels(open_picture(path), model.config.image_size)[None] / 255
 

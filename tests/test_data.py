@@ -16,13 +16,11 @@ from sphere_mini.data import (
     ImageSet,
     batch_indices,
     evenly_spaced,
-    fit_square,
-    open_picture,
-    square_pixels,
     to_model_range,
     to_unit_range,
 )
 from sphere_mini.datasets import load_data
+from sphere_mini.picture_files import fit_square, open_picture, square_pixels
 from sphere_mini.presets import make_recipe
 
 CPU = torch.device("cpu")

@@ -11,10 +11,11 @@ from PIL import Image
 from torch_fidelity import FeatureExtractorInceptionV3, feature_extractor_inceptionv3
 
 from sphere_mini import SphereEncoder, generate
-from sphere_mini.data import ImageSet, open_picture, square_pixels
+from sphere_mini.data import ImageSet
 from sphere_mini.evaluation import Reference, reference, scores
 from sphere_mini.evaluation.features import extract, load_extractor
 from sphere_mini.metrics import judge_digits
+from sphere_mini.picture_files import open_picture, square_pixels
 
 SMALL = ("--num-images", 80)
 

@@ -19,12 +19,13 @@ from PIL import Image
 from short_runs import TINY_NETWORK, config, launch, rows, saved_step
 
 from sphere_mini import SphereConfig, SphereEncoder, UserError, files, generate
-from sphere_mini.data import ImageFiles, fit_square, open_picture, to_rgb
+from sphere_mini.data import ImageFiles
 from sphere_mini.datasets import load_data
 from sphere_mini.evaluation import Reference
 from sphere_mini.evaluation.reference import fingerprint
 from sphere_mini.files import claim_path
 from sphere_mini.folders import read_split
+from sphere_mini.picture_files import fit_square, open_picture, to_rgb
 from sphere_mini.pictures import image_grid, readable
 from sphere_mini.presets import make_recipe
 

@@ -6,9 +6,9 @@ from conftest import ROOT
 from PIL import Image
 
 from sphere_mini import SphereEncoder, generate, reconstruct
-from sphere_mini.data import open_picture, square_pixels
 from sphere_mini.judge import load_judge
 from sphere_mini.metrics import judge_digits, psnr
+from sphere_mini.picture_files import open_picture, square_pixels
 from sphere_mini.pictures import quantise
 
 MODELS = ("digits", "fashion_mnist")
