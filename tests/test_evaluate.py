@@ -12,7 +12,7 @@ from torch_fidelity import FeatureExtractorInceptionV3, feature_extractor_incept
 
 from sphere_mini import SphereEncoder, generate
 from sphere_mini.data import ImageSet
-from sphere_mini.evaluation import Reference, reference, scores
+from sphere_mini.evaluation import Reference, coverage, reference
 from sphere_mini.evaluation.features import extract, load_extractor
 from sphere_mini.metrics import judge_digits
 from sphere_mini.picture_files import open_picture, square_pixels
@@ -96,7 +96,7 @@ def test_the_digits_model_is_judged(tmp_path):
 
 
 def test_no_more_latents_than_memory_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr(scores, "MOST_NUMBERS", 50 * 128)  # 128 in a latent of the digits
+    monkeypatch.setattr(coverage, "MOST_NUMBERS", 50 * 128)  # 128 in a latent of the digits
     assert (
         run(
             "sample.py",

@@ -6,17 +6,12 @@
 Not loaded by `import sphere_mini`: it brings scikit-learn, scipy, matplotlib and torch-fidelity.
 """
 
+from .coverage import score_coverage
+from .draws import Sampling
 from .reference import MOST_HELD_OUT, Reference
 from .report import Report, evaluate, table
-from .scores import (
-    Sampling,
-    check_fit,
-    facts_of,
-    score_coverage,
-    score_reconstructions,
-    score_samples,
-    usual_num_images,
-)
+from .requests import check_fit, facts_of, usual_num_images
+from .scores import score_reconstructions, score_samples
 
 __all__ = [
     "MOST_HELD_OUT",

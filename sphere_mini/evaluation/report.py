@@ -10,16 +10,11 @@ from PIL import Image
 
 from ..errors import require
 from ..model import SphereEncoder
+from .coverage import score_coverage
+from .draws import Sampling
 from .reference import Reference
-from .scores import (
-    Row,
-    Sampling,
-    check_request,
-    facts_of,
-    score_coverage,
-    score_reconstructions,
-    score_samples,
-)
+from .requests import Row, check_request, facts_of
+from .scores import score_reconstructions, score_samples
 
 DEFAULT_WAYS = (Sampling(num_steps=1), Sampling(num_steps=4))
 FORMATS = {  # of a number, by how its column's name begins; the first that fits
