@@ -123,7 +123,7 @@ def load_digit_images(image_size: int, device: torch.device) -> ImageSet:
 
 def split_digits(digits: ImageSet, share: float) -> tuple[ImageSet, ImageSet | None]:
     """The digits to train on, and a share of them that is held out; None for none."""
-    rows = list(held_out_rows(len(digits), share))
+    rows = held_out_rows(len(digits), share)
     held_out = torch.zeros(len(digits), dtype=torch.bool)
     held_out[rows] = True
     classes = describe_classes(digits.class_names)
@@ -156,27 +156,28 @@ def hold_some_out(splits: Splits, share: float) -> Splits:
     """A share of the training images as held-out ones; each class keeps one image at least."""
     images = splits.training
     left = Counter(label for _, label in images)
-    rows = {}
+    rows = []
     for row in held_out_rows(len(images), share):
         _, label = images[row]
         if left[label] > 1:
             left[label] -= 1
-            rows[row] = None
+            rows.append(row)
     if not rows:
         return splits._replace(description=f"{splits.description}; none held out")
     advice = "--set held_out=0 trains on all"
+    chosen = set(rows)
     return Splits(
-        training=[image for k, image in enumerate(images) if k not in rows],
+        training=[image for k, image in enumerate(images) if k not in chosen],
         held_out=[images[k] for k in rows],
         class_names=splits.class_names,
         description=f"{splits.description}; {len(rows):,} of them are held out ({advice})",
     )
 
 
-def held_out_rows(num_images: int, share: float) -> dict[int, None]:
+def held_out_rows(num_images: int, share: float) -> list[int]:
     """Numbers of the images that are held out, in order: evenly spread, at most 1,000, not all."""
     count = min(int(share * num_images), HELD_OUT_IN_TRAINING, num_images - 1)
-    return dict.fromkeys(evenly_spaced(num_images, count).tolist())
+    return evenly_spaced(num_images, count).tolist()
 
 
 def fetched_splits(fetched: FetchedSet, root: Path) -> Splits:

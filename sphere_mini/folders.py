@@ -79,12 +79,12 @@ def find_held_out(root: Path, classes: Sequence[str]) -> tuple[Path, Split] | No
 
     None without images of the training images' form. `UserError` for classes that are not theirs.
     """
-    for name in HELD_OUT_NAMES:
-        folder = named_folder(root, [name])
+    for split_name in HELD_OUT_NAMES:
+        folder = named_folder(root, [split_name])
         if folder is None or bool(class_folders(folder)) != bool(classes):
             continue
         new = [name for name in class_folders(folder) if name not in classes]
-        require(not new, f"{folder} has classes that train/ lacks: {', '.join(new)}")
+        require(not new, f"{folder} has classes that train/ lacks: {shortened(new)}")
         split = read_split(folder, classes)
         if split.images:
             return folder, split
@@ -122,17 +122,18 @@ def read_split(root: Path, classes: Sequence[str] = ()) -> Split:
     found = class_folders(root)
     passed_over = Counter()
     images = []
-    names = list(classes) or found
+    numbers = {name: label for label, name in enumerate(classes or found)}
     for file in without_repeats(files):
         suffix = os.path.splitext(file.name)[1].lower()
-        if suffix not in IMAGE_SUFFIXES or bool(file.group) != bool(found):
+        is_outside = bool(found) and not file.group
+        if suffix not in IMAGE_SUFFIXES or is_outside:
             passed_over[suffix or file.name] += 1
             continue
-        label = names.index(file.group) if found else 0
+        label = numbers.get(file.group, 0)  # 0 without classes
         images.append((os.path.join(file.folder, file.name), label))
     if images and not classes:
         have_images = {label for _, label in images}
-        empty = [name for label, name in enumerate(names) if label not in have_images]
+        empty = [name for name, label in numbers.items() if label not in have_images]
         advice = "put some there or remove the folder"
         problem = f"{root} has folders without images of their own: {shortened(empty)}"
         require(not empty, f"{problem}; {advice}")
@@ -149,11 +150,7 @@ def visible_files(root: Path) -> Iterator[File]:
         with os.scandir(folder) as entries:
             for entry in filter(lambda entry: is_shown(entry.name), entries):
                 linked = is_linked or entry.is_symlink()
-                if not entry.is_symlink() or os.path.exists(entry.path):
-                    is_folder = entry.is_dir()
-                else:  # a link to nothing, or to itself
-                    is_folder = False
-                if is_folder:
+                if os.path.isdir(entry.path):  # not entry.is_dir(), which a link to itself breaks
                     yield from walk(group or entry.name, entry.path, linked, [*above, real])
                 elif entry.is_symlink():
                     yield File(group, folder, entry.name, os.path.realpath(entry.path), True)

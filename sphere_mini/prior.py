@@ -156,11 +156,16 @@ def encode_spread(
     labels = []
     rows = evenly_spaced(len(data), most)
     for images, y in data.batches(rows.split(BATCH)):
-        x = to_model_range(images.to(model.device))
-        own_class = y.to(model.device) if model.config.num_classes else None
-        points.append(spherify(model.encode(x, own_class)).flatten(1).cpu())
+        points.append(encode_under_own_class(model, images, y).flatten(1))
         labels.append(y.cpu() if model.config.num_classes else torch.zeros_like(y.cpu()))
     return torch.cat(points), torch.cat(labels)
+
+
+def encode_under_own_class(model: SphereEncoder, images: Tensor, y: Tensor) -> Tensor:
+    """Points (B, N, D), on the CPU, of images uint8 (B, 3, H, W) and their labels (B,)."""
+    x = to_model_range(images.to(model.device))
+    own_class = y.to(model.device) if model.config.num_classes else None
+    return spherify(model.encode(x, own_class)).cpu()
 
 
 def fit_normal(v: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -7,12 +7,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data import to_model_range
 from ..distributed import gather, own_share, world
 from ..metrics import coverage
 from ..model import SphereEncoder
 from ..plots import sphere_figure
-from ..sphere import spherify
+from ..prior import encode_under_own_class
 from .reference import BATCH, Reference
 from .requests import Row, basic_facts, check_fit, usual_num_images
 
@@ -56,10 +55,7 @@ def encode_reference(
     batches = reference.some_rows(most).split(BATCH)
     encoded = []
     for images, y in reference.data.batches(own_share(batches, "latents", BATCH)):
-        x = to_model_range(images.to(model.device))
-        own_class = y.to(model.device) if conditional else None
-        v = spherify(model.encode(x, own_class))
-        encoded.append((v.cpu(), y.cpu()))
+        encoded.append((encode_under_own_class(model, images, y), y.cpu()))
     encoded = gather(encoded)
     v = torch.cat([points for points, _ in encoded])
     labels = torch.cat([y for _, y in encoded])
