@@ -23,7 +23,8 @@ from sphere_mini.command_line import Parser, run_script
 from sphere_mini.config import NUM_SEEDS
 from sphere_mini.errors import UserError, reading, require
 from sphere_mini.hub import CONFIG_FILE, HUB_PREFIX, JUDGE_FILE, PRIOR_FILE, local_folder
-from sphere_mini.presets import SETS, Recipe, make_recipe
+from sphere_mini.presets import SETS, make_recipe
+from sphere_mini.recipe import Recipe
 
 # Modules that bring torch are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:

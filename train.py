@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from sphere_mini.command_line import Parser, run_script
 from sphere_mini.config import SIZES
 from sphere_mini.errors import require
-from sphere_mini.presets import DTYPES, PERCEPTUALS, RECIPES, SETS
+from sphere_mini.presets import RECIPES, SETS
+from sphere_mini.recipe import DTYPES, PERCEPTUALS
 
 # Modules that bring torch are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from torch import Tensor
 from sphere_mini.data import to_model_range
 from sphere_mini.distributed import pick_device
 from sphere_mini.perceptual import load_perceptual
-from sphere_mini.presets import SETS, Recipe, make_recipe
+from sphere_mini.presets import SETS, make_recipe
+from sphere_mini.recipe import Recipe
 from sphere_mini.runs.cost import cost
 from sphere_mini.training import new_state, train_step
 

@@ -26,7 +26,8 @@ from sphere_mini.datasets import load_digit_images
 from sphere_mini.evaluation.features import extract, fid, load_extractor
 from sphere_mini.metrics import frechet_distance, judge_digits, psnr
 from sphere_mini.pictures import quantise
-from sphere_mini.presets import Recipe, make_recipe
+from sphere_mini.presets import make_recipe
+from sphere_mini.recipe import Recipe
 from sphere_mini.sphere import angle_between, random_point
 from sphere_mini.training import new_state, train
 

@@ -14,7 +14,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, Flowers102
 from .data import ImageFiles, ImageSet, Source, evenly_spaced
 from .errors import UserError, require
 from .folders import CLASS_FOLDERS, Split, find_held_out, find_training, shortened
-from .presets import Recipe
+from .recipe import Recipe
 
 DIGIT_SIDE = 8  # pixels of scikit-learn's digits
 DIGIT_MAX = 16  # they count ink from 0 to 16

@@ -14,7 +14,7 @@ from .config import SphereConfig
 from .errors import require
 from .model import SphereEncoder
 from .perceptual import Perceptual
-from .presets import LossWeights
+from .recipe import LossWeights
 from .sphere import at_least_float32, jitter, perturb, spherify, with_hard_cases
 from .uniformity import encode_by_constants, spreading
 

@@ -19,7 +19,7 @@ from .errors import require
 from .losses import StepNoise, draw_step_noise, sphere_losses
 from .model import SphereEncoder
 from .perceptual import Perceptual
-from .presets import LossWeights, Recipe
+from .recipe import LossWeights, Recipe
 
 LR_BATCH = 256  # learning rates are stated per this many images of global batch, scaled linearly
 FLIP_STREAM = 1  # keeps the flips' random numbers apart from the noise's

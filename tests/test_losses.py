@@ -7,7 +7,7 @@ from conftest import random_model
 from sphere_mini import UserError
 from sphere_mini.losses import StepNoise, draw_step_noise, drop_labels, smooth_l1, sphere_losses
 from sphere_mini.perceptual import Perceptual
-from sphere_mini.presets import LossWeights
+from sphere_mini.recipe import LossWeights
 from sphere_mini.sphere import perturb, spherify
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from sphere_mini import SphereConfig, SphereEncoder, UserError, generate, import_release
 from sphere_mini.config import SIZES
-from sphere_mini.presets import Recipe
+from sphere_mini.recipe import Recipe
 from sphere_mini.release import RELEASE_SIZES
 
 PAPER_COUNTS = [  # the names of these columns stand in the test below

@@ -48,7 +48,7 @@ def test_public_names_and_training_load_nothing_of_the_evaluation():
     assert "torch" in loaded and not loaded & set(HEAVY)
 
 
-@pytest.mark.parametrize("name", ["errors", "config", "presets", "command_line"])
+@pytest.mark.parametrize("name", ["errors", "config", "recipe", "presets", "command_line"])
 def test_modules_that_help_needs_load_no_torch(name):
     assert "torch" not in loaded_by(f"import sphere_mini.{name}")
 

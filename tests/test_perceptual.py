@@ -10,7 +10,7 @@ from torchvision.transforms.functional import gaussian_blur
 from sphere_mini import UserError, perceptual
 from sphere_mini.losses import draw_step_noise, sphere_losses
 from sphere_mini.perceptual import NETWORKS, LPIPSAndConvNeXt, load_perceptual
-from sphere_mini.presets import LossWeights
+from sphere_mini.recipe import LossWeights
 
 
 @pytest.fixture(scope="module")

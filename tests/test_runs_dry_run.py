@@ -1,7 +1,7 @@
 import pytest
 from conftest import dry_run
 
-from sphere_mini.presets import PERCEPTUALS
+from sphere_mini.recipe import PERCEPTUALS
 
 
 def test_a_dry_run_touches_no_disk_and_obeys_flags(tmp_path):

@@ -9,7 +9,8 @@ from conftest import random_model
 
 from sphere_mini import UserError
 from sphere_mini.losses import draw_step_noise, latent_consistency, smooth_l1, sphere_losses
-from sphere_mini.presets import LossWeights, make_recipe
+from sphere_mini.presets import make_recipe
+from sphere_mini.recipe import LossWeights
 from sphere_mini.sphere import perturb, random_point, spherify
 from sphere_mini.uniformity import encode_by_constants, spreading
 

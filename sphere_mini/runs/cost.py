@@ -13,7 +13,7 @@ from ..distributed import autocast, precision, world
 from ..losses import StepNoise, sphere_losses
 from ..model import SphereEncoder
 from ..perceptual import NETWORKS, Perceptual
-from ..presets import Recipe
+from ..recipe import Recipe
 
 WEIGHT_COPIES = 4  # in float32: the weights, their average, Adam's two moments
 FLOAT_BYTES = 4

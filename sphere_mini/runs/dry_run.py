@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from ..distributed import precision
-from ..presets import SETS, Recipe
+from ..presets import SETS
+from ..recipe import Recipe
 from .cost import cost
 
 UNKNOWN = "as many as the folder has"

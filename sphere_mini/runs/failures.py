@@ -8,7 +8,7 @@ import torch
 
 from ..distributed import world
 from ..errors import ReadError, UserError, require
-from ..presets import Recipe
+from ..recipe import Recipe
 from ..training import TrainState
 from .progress import save_checkpoint
 from .start import Run

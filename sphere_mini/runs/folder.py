@@ -14,7 +14,7 @@ from ..config import config_from_dict
 from ..errors import reading, require
 from ..files import free_path, previous, read_newest, write_safely
 from ..hub import CONFIG_FILE
-from ..presets import Recipe
+from ..recipe import Recipe
 from ..training import TrainState, new_state
 
 STATE_FILE = "last.pt"

@@ -8,7 +8,8 @@ from typing import Any, get_type_hints
 from ..distributed import world
 from ..errors import UserError, require
 from ..model import SphereEncoder
-from ..presets import PERCEPTUAL_WEIGHTS, PERCEPTUALS, Recipe, make_recipe
+from ..presets import make_recipe
+from ..recipe import PERCEPTUAL_WEIGHTS, PERCEPTUALS, Recipe
 from .fine_tune import shape_fields
 
 FREE_ON_RESUME = (  # fields that change neither weights nor losses

@@ -15,7 +15,7 @@ from ..errors import UserError, require
 from ..files import claim_path, warn_on_write_error
 from ..model import SphereEncoder, save_config
 from ..perceptual import Perceptual, load_perceptual
-from ..presets import Recipe
+from ..recipe import Recipe
 from ..training import TrainState, new_state
 from .fine_tune import start_from
 from .folder import SAMPLES_FOLDER, load_run
