@@ -1,0 +1,237 @@
+"""Clothes by the sphere encoder, a VAE and flow matching, with as many minutes of training each.
+
+`python precompute_rivals.py trials`, then `python precompute_rivals.py rivals`, fill
+results/rivals*.json. They take Fashion-MNIST, downloaded or placed in data/fashion_mnist. Trained
+weights are kept in runs/rivals.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from lessons import CHECKPOINT, FOLDER
+from many_runs import RESULTS, Row, make_figures, run_all
+from PIL import Image
+from rivals import Rival, ViTVAE, new_rival, steps_in, train_rival
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sphere_mini import SphereEncoder, generate, reconstruct
+from sphere_mini.data import ImageSet, to_model_range
+from sphere_mini.datasets import load_data
+from sphere_mini.evaluation import MOST_HELD_OUT, Reference
+from sphere_mini.evaluation.features import fidelity
+from sphere_mini.judge import load_judge
+from sphere_mini.metrics import nearness, psnr
+from sphere_mini.pictures import quantise
+from sphere_mini.presets import make_recipe
+from sphere_mini.training import new_state, train
+
+CPU = torch.device("cpu")
+SET = "fashion_mnist"
+MINUTES = 30  # of one core, for each model
+TRIAL_MINUTES = 4  # for the trials that choose learning rates
+DRAWN = 5000  # samples that are scored
+DRAWN_IN_TRIALS = 2000
+BATCH = 250  # images drawn at once
+SHOWN = 10  # samples kept as pixels, one of each class
+PACE = 10**6  # steps of a run that is only there to measure its pace
+BETAS = (0.03, 0.1, 0.3)  # weights of the VAE's penalty
+LR = {"flow": 8e-3, "vae": 8e-3}  # per 256 images, chosen by the trials
+RIVALS = FOLDER.parent / "runs" / "rivals"  # weights and pictures
+
+
+class Way(NamedTuple):
+    """A way of drawing: `steps` of a model's sampler, `guidance` 1 for none."""
+
+    steps: int
+    guidance: float = 1.0
+
+
+WAYS = {
+    "sphere": [Way(1), Way(2), Way(4), Way(6), Way(1, 1.5), Way(4, 1.5)],
+    "shipped": [Way(1), Way(2), Way(4), Way(6), Way(1, 1.5), Way(4, 1.5)],
+    "vae": [Way(1)],
+    "flow": [Way(1), Way(2), Way(4), Way(10), Way(25), Way(50), Way(4, 1.5), Way(10, 1.5)],
+}
+
+
+# ---- the runs
+
+
+def trials() -> None:
+    """Short runs that choose the learning rates and show the range of β."""
+    usual = dict(minutes=TRIAL_MINUTES, seed=1)
+    tasks = [usual | dict(model="flow", lr=lr) for lr in (4e-3, 8e-3, 1.6e-2)]
+    tasks += [usual | dict(model="vae", beta=0.1, lr=lr) for lr in (4e-3, 8e-3, 1.6e-2)]
+    tasks += [usual | dict(model="vae", beta=beta, lr=8e-3) for beta in (0.01, 0.03, 0.3)]
+    run_all(try_rival, tasks, RESULTS / "rivals_trials.json")
+
+
+def rivals() -> None:
+    """All models at equal minutes, and the shipped one beside them."""
+    usual = dict(minutes=MINUTES, seed=0)
+    tasks = [usual | dict(model="flow", lr=LR["flow"])]
+    tasks.append(usual | dict(model="sphere"))
+    tasks += [usual | dict(model="vae", beta=beta, lr=LR["vae"]) for beta in BETAS]
+    tasks.append(dict(model="shipped"))
+    tasks.append(dict(model="real"))
+    run_all(compare, tasks, RESULTS / "rivals.json")
+
+
+def try_rival(model: str, minutes: float, lr: float, seed: int, beta: float = 0.0) -> Row:
+    """Train a rival for a short time, and score it by fewer samples."""
+    reference = clothes_reference()
+    trained, found = train_for(model, reference.data, minutes, lr, beta, seed)
+    way = Way(1) if model == "vae" else Way(10)
+    images = drawn(trained, way, classes(DRAWN_IN_TRIALS))
+    return found | score(images, classes(DRAWN_IN_TRIALS), reference)
+
+
+def compare(
+    model: str, minutes: float = 0.0, lr: float = 0.0, beta: float = 0.0, seed: int = 0
+) -> Row:
+    """Train one model, or take the shipped one; score its reconstructions and its samples.
+
+    The model "real" draws held-out images: as well as one can draw.
+    """
+    reference = clothes_reference()
+    y = classes(DRAWN)
+    if model == "real":
+        held_out = reference.held_out
+        return of_way(score(held_out.images[:DRAWN], held_out.labels[:DRAWN], reference), Way(1))
+    if model == "shipped":
+        trained = SphereEncoder.from_pretrained(CHECKPOINT)
+        found = {"parameters": count_parameters(trained)}
+    else:
+        trained, found = train_for(model, reference.data, minutes, lr, beta, seed)
+    if model != "flow":
+        found["psnr"] = held_out_likeness(trained, reference.held_out)
+    for way in WAYS[model]:
+        since = time.process_time()
+        images = drawn(trained, way, y)
+        seconds = time.process_time() - since
+        scores = score(images, y, reference) | {"images_per_s": DRAWN / seconds}
+        found |= of_way(scores, way)
+        name = f"{model}-{beta}" if beta else model
+        keep_shown(images[:SHOWN], f"{name}-{way.steps}-{way.guidance}")
+    return found
+
+
+# ---- training
+
+
+def train_for(
+    model: str, data: ImageSet, minutes: float, lr: float, beta: float, seed: int
+) -> tuple[SphereEncoder | Rival, Row]:
+    """The averaged weights after so many minutes of one core, and facts of the training."""
+    recipe = make_recipe(SET, seed=seed, warmup_steps=200)
+    config = recipe.sphere_config(data.class_names)
+    if model != "sphere":
+        recipe = replace(recipe, lr=lr)
+
+    def training(steps: int) -> tuple[SphereEncoder | Rival, Iterator]:
+        """The weights' average, and the steps that make it."""
+        run = replace(recipe, steps=steps).resolved(len(data))
+        if model == "sphere":
+            state = new_state(run, config, CPU)
+            return state.ema, train(state, run, data)
+        rival, average = new_rival(model, config, beta, seed)
+        return average, train_rival(rival, average, run, data)
+
+    _, endless = training(PACE)
+    steps = steps_in(minutes, endless)
+    since = time.process_time()
+    trained, all_steps = training(steps)
+    deque(all_steps, maxlen=0)  # runs them all
+    taken = (time.process_time() - since) / 60
+    facts = {"parameters": count_parameters(trained), "steps": steps, "minutes_taken": taken}
+    RIVALS.mkdir(parents=True, exist_ok=True)
+    save_file(trained.state_dict(), RIVALS / f"{model}-{beta}-{lr}-{steps}.safetensors")
+    return trained.eval(), facts
+
+
+# ---- scores
+
+
+def clothes_reference() -> Reference:
+    """Fashion-MNIST's training images, its test images, and the shipped judge of clothes."""
+    data, held_out = load_data(make_recipe(SET), CPU, MOST_HELD_OUT)
+    folder = FOLDER.parent / "data" / SET
+    judge = load_judge(CHECKPOINT, data.class_names)
+    return Reference(data, held_out, name=SET, folder=folder, judge=judge)
+
+
+def classes(num_images: int) -> Tensor:
+    """Labels (num_images,), each class in turn."""
+    return torch.arange(num_images) % 10
+
+
+@torch.no_grad()
+def drawn(model: SphereEncoder | Rival, way: Way, y: Tensor) -> Tensor:
+    """Samples, uint8 (B, 3, 28, 28), of classes y (B,), each batch from a seed of its own."""
+    batches = []
+    for seed, labels in enumerate(y.split(BATCH)):
+        if isinstance(model, SphereEncoder):
+            seeds = range(seed * BATCH, seed * BATCH + len(labels))
+            images = generate(model, labels, way.steps, way.guidance, seeds=seeds)
+        elif isinstance(model, ViTVAE):
+            images = model.generate(labels, seed)
+        else:
+            images = model.generate(labels, way.steps, way.guidance, seed)
+        batches.append(quantise(images))
+    return torch.cat(batches)
+
+
+def score(images: Tensor, y: Tensor, reference: Reference) -> dict[str, float]:
+    """Fréchet distance, precision, recall, agreement and memorised share of uint8 samples."""
+    layers = reference.extract(images.split(BATCH))
+    features = layers[0]
+    real = reference.training_features
+    found = fidelity([features], real)
+    _, ratio = nearness(features, real)
+    recognised = [
+        reference.judge.recognises(some, labels)
+        for some, labels in zip(images.split(BATCH), y.split(BATCH), strict=True)
+    ]
+    return {
+        "frechet": found["FID"],
+        "precision": found["precision"],
+        "recall": found["recall"],
+        "agreement": torch.cat(recognised).float().mean().item(),
+        "memorised": (ratio < reference.threshold.below).float().mean().item(),
+    }
+
+
+def held_out_likeness(model: SphereEncoder | ViTVAE, held_out: ImageSet) -> float:
+    """Mean PSNR in dB of held-out images' reconstructions; the VAE is told the class."""
+    images = held_out.images[:1000]
+    if isinstance(model, SphereEncoder):
+        again = reconstruct(model, images / 255)
+    else:
+        again = model.reconstruct(to_model_range(images), held_out.labels[:1000])
+    return psnr(again, images / 255).mean().item()
+
+
+def of_way(scores: dict[str, float], way: Way) -> dict[str, float]:
+    """The same scores with the way of drawing at the end of each name."""
+    return {f"{name}_{way.steps}_{way.guidance:g}": value for name, value in scores.items()}
+
+
+def keep_shown(images: Tensor, name: str) -> None:
+    """Write samples, uint8 (B, 3, 28, 28), side by side into a picture of grey pixels."""
+    strip = torch.cat(list(images[:, 0]), dim=1)  # (28, 28·B)
+    (RESULTS / "rivals").mkdir(exist_ok=True)
+    Image.fromarray(strip.numpy()).save(RESULTS / "rivals" / f"{name}.png")
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many numbers a model has learned."""
+    return sum(weight.numel() for weight in model.parameters())
+
+
+if __name__ == "__main__":
+    make_figures(trials, rivals)
