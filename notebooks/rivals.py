@@ -138,7 +138,7 @@ Rival = ViTVAE | FlowMatching
 
 
 def train_rival(model: Rival, average: Rival, recipe: Recipe, data: ImageSet) -> Iterator[Tensor]:
-    """Train in place by a resolved recipe's lr, batch, clip and EMA; yields each step's loss.
+    """Train in place by a resolved recipe's rate, batch, flips, clip and EMA; yields the losses.
 
     average: a copy of the model that becomes its averaged weights.
     """
@@ -148,9 +148,10 @@ def train_rival(model: Rival, average: Rival, recipe: Recipe, data: ImageSet) ->
     for step in range(recipe.steps):
         generator = seeded_generator(data.images.device, recipe.seed, step)
         rows = batch_indices(step, recipe.batch_size, len(data), recipe.seed)
-        flip = torch.rand(len(rows), generator=generator, device=data.images.device) < 0.5
         [(images, y)] = data.batches([rows])
-        loss = model.loss(to_model_range(images, flip), y, generator)
+        flip = torch.rand(len(rows), generator=generator, device=images.device) < 0.5
+        x = to_model_range(images, flip if recipe.flip else None)
+        loss = model.loss(x, y, generator)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
