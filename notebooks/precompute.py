@@ -4,21 +4,14 @@ One function makes one figure's runs, and `python precompute.py NAME` only those
 is already in its file are not made again: remove the file to make all of them anew.
 """
 
-import json
-import multiprocessing
-import os
-import sys
-import time
-from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from baselines import MLPAutoencoder, train_baseline
+from many_runs import RESULTS, make_figures, run_all
 from sklearn.datasets import load_sample_images
 from torch import Tensor
-from tqdm import tqdm
 
 from sphere_mini import SphereEncoder, generate, reconstruct, spherify
 from sphere_mini.data import ImageSet, to_model_range, to_unit_range
@@ -31,7 +24,6 @@ from sphere_mini.recipe import Recipe
 from sphere_mini.sphere import angle_between, random_point
 from sphere_mini.training import new_state, train
 
-RESULTS = Path(__file__).parent / "results"
 CPU = torch.device("cpu")
 NUM_STEPS = (1, 4)  # of sampling with the sphere encoder
 JUDGED = 1000  # samples that are scored, of variants of one recipe
@@ -319,52 +311,5 @@ def cut_patches(left: float, right: float, count: int, seed: int) -> ImageSet:
     return ImageSet(images, torch.arange(count) % 2, ("china", "flower"))
 
 
-# ---- many runs at once
-
-Row = dict[str, Any]  # a run's arguments, and what it gave
-
-
-def run_all(run: Callable[..., Row], tasks: Iterable[Row], path: Path) -> None:
-    """Call `run` with each task's arguments, as many at once as there are cores.
-
-    The rows go into a JSON file as they come; tasks that it already has are left out.
-    """
-    rows = []
-    if path.exists():
-        rows = json.loads(path.read_text())
-    left = [(run, task) for task in tasks if not is_done(task, rows)]
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-        for row in tqdm(pool.imap_unordered(in_one_thread, left), path.name, len(left)):
-            rows.append({name: rounded(value) for name, value in row.items()})
-            lines = ",\n".join(json.dumps(row) for row in rows)
-            path.write_text(f"[\n{lines}\n]\n")
-
-
-def is_done(task: Row, rows: list[Row]) -> bool:
-    """Whether one of the rows has the task's arguments."""
-    return any(task.items() <= row.items() for row in rows)
-
-
-def in_one_thread(job: tuple[Callable[..., Row], Row]) -> Row:
-    """One run, in a process of its own; its arguments, its results and its seconds.
-
-    Several programs with many threads each would wait for one another.
-    """
-    torch.set_num_threads(1)
-    run, task = job
-    since = time.perf_counter()
-    found = run(**task)
-    return task | found | {"seconds": time.perf_counter() - since}
-
-
-def rounded(value: Any) -> Any:
-    """Four digits of a float; anything else as it is."""
-    if isinstance(value, float):
-        return round(value, 4)
-    return value
-
-
 if __name__ == "__main__":
-    figures = {run.__name__: run for run in (covering_law, loss_terms, posterior_hole)}
-    for name in sys.argv[1:] or figures:
-        figures[name]()
+    make_figures(covering_law, loss_terms, posterior_hole)

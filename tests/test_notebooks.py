@@ -11,6 +11,7 @@ import sys
 import types
 from typing import NamedTuple
 
+import many_runs
 import numpy as np
 import precompute
 import pytest
@@ -112,12 +113,13 @@ def test_results_are_those_of_precompute(figure, monkeypatch):
     And a short run gives the same fields.
     """
     called = {}
-    monkeypatch.setattr(precompute, "run_all", lambda *args: called.update(args=args))
+    program = sys.modules[figure.__module__]
+    monkeypatch.setattr(program, "run_all", lambda *args: called.update(args=args))
     figure()
     run, tasks, path = called["args"]
     rows = json.loads(path.read_text())
     assert len(rows) == len(tasks)
-    assert all(precompute.is_done(task, rows) for task in tasks)
+    assert all(many_runs.is_done(task, rows) for task in tasks)
     monkeypatch.setattr(precompute, "DIGITS_STEPS", 2)
     monkeypatch.setattr(precompute, "SPHERE_STEPS", {"digits": 2})
     task = tasks[0]
@@ -133,7 +135,7 @@ def test_patches_are_compared(model, beta, monkeypatch):
     for name, value in fewer.items():
         monkeypatch.setattr(precompute, name, value)
     found = precompute.compare("patches", model, beta)
-    rows = json.loads((precompute.RESULTS / "posterior_hole.json").read_text())
+    rows = json.loads((many_runs.RESULTS / "posterior_hole.json").read_text())
     kept = next(row for row in rows if row["data"] == "patches" and row["model"] == model)
     assert set(found) == set(kept) - {"data", "model", "beta", "seconds"}
     for name, value in found.items():
@@ -145,7 +147,7 @@ def test_runs_are_made_once(tmp_path):
     tasks = [dict(steps=1, alpha_max_deg=45), dict(steps=1, alpha_max_deg=55)]
     done = tasks[0] | {"kept": 1}
     path.write_text(json.dumps([done]))
-    precompute.run_all(precompute.train_digits, tasks, path)
+    many_runs.run_all(precompute.train_digits, tasks, path)
     first, second = json.loads(path.read_text())
     assert first == done
     assert second["alpha_max_deg"] == 55 and second["seconds"] > 0
