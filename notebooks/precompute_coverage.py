@@ -21,8 +21,6 @@ from sphere_mini.prior import encode_under_own_class, fit_prior
 SEEDS = range(3)
 ALL_DIGITS = 1797
 USUAL = dict(spread=3e-4, latent=0.1, conditional=True, alpha_max_deg=75, num_images=ALL_DIGITS)
-COLLAPSING = dict(spread=0.0)
-NEARLY_UNIFORM = dict(spread=1e-3, latent=0.0)
 ANGLES = (40, 50, 60, 65, 70, 75, 80)  # largest ones of training, in degrees
 
 
@@ -35,11 +33,8 @@ def uniformity() -> None:
     changes.append(dict(conditional=False))
     changes += [dict(num_images=num_images) for num_images in (100, 300, 900)]
     tasks = [USUAL | change | dict(seed=seed) for change in changes for seed in SEEDS]
-    for way in (COLLAPSING, NEARLY_UNIFORM):
-        for angle in ANGLES:
-            task = USUAL | way | dict(alpha_max_deg=angle, seed=0)
-            if task not in tasks:
-                tasks.append(task)
+    nearly_uniform = USUAL | dict(spread=1e-3, latent=0.0, seed=0)
+    tasks += [nearly_uniform | dict(alpha_max_deg=angle) for angle in ANGLES]
     run_all(train_spread, tasks, RESULTS / "uniformity.json")
 
 

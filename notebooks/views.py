@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from sphere_mini.plots import LOOKS, STYLE, Size, draw_cloud, to_picture
+from sphere_mini.plots import LOOKS, STYLE, Look, Size, draw_cloud, to_picture
 from sphere_mini.sphere import angle_between, slerp
 
 ARC_POINTS = 30
-NUMBERED = 3  # encoded points of a road that carry a number, and the last
+NUMBERED = 3  # of a road's encoded points carry a number, and the last one
 
 
 def clouds(
@@ -40,30 +40,26 @@ def clouds(
         return to_picture(figure)
 
 
-def globes(
-    roads: dict[str, tuple[Tensor, Tensor]],
-    pole: Tensor,
-    front: Tensor,
-    side: Tensor,
-    size: Size,
-) -> Image.Image:
+def globes(roads: dict[str, tuple[Tensor, Tensor]], pole: Tensor, size: Size) -> Image.Image:
     """Roads of one latent round the loop, each on a globe of its own.
 
     A road: the points that were decoded (T, N, D), and what their images were encoded as, of the
-    same shape. pole, front and side: points (1, N, D). A point's distance from the pole is its
-    angle to it, as measured; its longitude is that of its shadow in the plane of `front`, at
-    longitude 0, and `side`.
+    same shape. pole: a point (1, N, D), on top. A point's distance from the pole is its angle to
+    it, as measured; its longitude is that of its shadow in the plane that the first and the last
+    encoded point span, so that these two and the pole have their true angles.
     """
     with rc_context(STYLE):
         figure = Figure(size, layout="constrained")
         for k, (name, (decoded, encoded)) in enumerate(roads.items(), 1):
             axes = figure.add_subplot(1, len(roads), k, projection="3d")
             draw_globe(axes)
-            draw_road(axes, to_globe(decoded, pole, front, side), "s", LOOKS[1].colour, "decoded")
-            draw_road(axes, to_globe(encoded, pole, front, side), "o", LOOKS[0].colour, "encoded")
             stops = torch.stack([decoded, encoded], dim=1).flatten(0, 1)  # in order
-            draw_way(axes, to_globe(stops, pole, front, side))
-            axes.set_title(name, y=0.96)
+            places = to_globe(stops, pole, encoded[0], encoded[-1])
+            draw_way(axes, places)
+            draw_stops(axes, places[::2], LOOKS[1], "decoded")
+            draw_stops(axes, places[1::2], LOOKS[0], "encoded")
+            number_stops(axes, places[1::2], LOOKS[0].colour)
+            axes.set_title(name, y=1.0)
             axes.legend(loc="lower left")
         return to_picture(figure)
 
@@ -93,20 +89,22 @@ def draw_globe(axes: Any) -> None:
     for longitude in np.deg2rad(range(0, 180, 30)):
         meridian = (np.cos(turn) * np.cos(longitude), np.cos(turn) * np.sin(longitude))
         axes.plot(*meridian, np.sin(turn), color="0.8", linewidth=1)
-    axes.text(0, 0, 1.12, "e", fontsize=16, ha="center")
+    axes.text(0, 0, 1.07, "e", fontsize=16, ha="center")
     axes.set(xlim=(-0.72, 0.72), ylim=(-0.72, 0.72), zlim=(-0.72, 0.72), aspect="equal")
     axes.set_axis_off()
     axes.view_init(elev=28, azim=38)
 
 
-def draw_road(axes: Any, places: Tensor, marker: str, colour: str, name: str) -> None:
-    """Stops (T, 3) of one kind; encoded ones are numbered."""
-    x, y, z = places.T.numpy()
-    axes.plot(x, y, z, marker, color=colour, markersize=7, label=name)
-    if name == "encoded":
-        for k in [*range(NUMBERED), len(places) - 1]:
-            place = 1.1 * places[k]
-            axes.text(*place.tolist(), str(k + 1), color=colour, fontsize=13, ha="center")
+def draw_stops(axes: Any, places: Tensor, look: Look, name: str) -> None:
+    """Stops (T, 3) of one kind."""
+    axes.plot(*places.T.numpy(), look.marker, color=look.colour, markersize=7, label=name)
+
+
+def number_stops(axes: Any, places: Tensor, colour: str) -> None:
+    """Numbers beside the first of the stops (T, 3), and the last."""
+    for k in [*range(NUMBERED), len(places) - 1]:
+        beside = 1.1 * places[k]
+        axes.text(*beside.tolist(), str(k + 1), color=colour, fontsize=13, ha="center")
 
 
 def draw_way(axes: Any, stops: Tensor) -> None:
