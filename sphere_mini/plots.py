@@ -75,7 +75,8 @@ def with_looks(named: dict[str, Any]) -> Iterator[tuple[str, Any, Look]]:
 class Panel:
     """One pair of axes and its data by name.
 
-    curves and points: (x, y). histograms: values, shown as densities. marks: x of vertical lines.
+    curves and points: (x, y). deviations: of a curve's y, by the curve's name, as error bars.
+    histograms: values, shown as densities. marks: x of vertical lines.
     xlabel, ylabel (with their units), title and options (such as xlim or yscale) go to matplotlib's
     axes. The first curve, points and histogram have one colour, the second ones the next, and so
     on.
@@ -85,6 +86,7 @@ class Panel:
     ylabel: str
     title: str = ""
     curves: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    deviations: dict[str, Any] = field(default_factory=dict)
     points: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     histograms: dict[str, Any] = field(default_factory=dict)
     marks: dict[str, float] = field(default_factory=dict)
@@ -116,7 +118,8 @@ class Panel:
             marker = look.marker
             if self.points or len(x) > MOST_MARKED:
                 marker = ""
-            axes.plot(x, y, color=look.colour, linestyle=look.dash, marker=marker, label=name)
+            line = {"color": look.colour, "linestyle": look.dash, "marker": marker, "label": name}
+            axes.errorbar(x, y, self.deviations.get(name), capsize=5, **line)
 
     def _draw_points(self, axes: Any) -> None:
         hollow = {"fillstyle": "none", "markeredgewidth": 2.5}

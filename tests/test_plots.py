@@ -22,6 +22,16 @@ def test_panels_show_their_data():
     assert pixels_of_colour(empty, blue) == 0
 
 
+def test_deviations_are_bars_of_their_height():
+    heights = []
+    for deviation in (0.75, 1.5):
+        panel = Panel("x", "y", curves={"a": ([1], [2])}, options={"xlim": (0, 2), "ylim": (0, 4)})
+        panel.deviations["a"] = [deviation]
+        blue = (np.asarray(plots(panel)) == (0x00, 0x72, 0xB2)).all(-1)
+        heights.append(blue.sum(0).max())  # of the bar, the column with most of it
+    assert heights[0] > 50 and heights[1] / heights[0] == pytest.approx(2, rel=0.05)
+
+
 def test_the_triangles_ends_lie_where_the_angle_says():
     v = torch.zeros(1, 2, 2)
     v[0, 0, 0] = 2
