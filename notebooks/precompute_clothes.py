@@ -8,14 +8,15 @@ from functools import cache
 
 import numpy as np
 import torch
-from lessons import load_clothes
+from lessons import CHECKPOINT, load_clothes
 from many_runs import RESULTS, make_figures, run_all
 
 from sphere_mini.datasets import load_data
-from sphere_mini.evaluation import Reference, Sampling
+from sphere_mini.evaluation import MOST_HELD_OUT, Reference, Sampling
 from sphere_mini.evaluation.draws import Draws
 from sphere_mini.evaluation.features import fidelity
 from sphere_mini.evaluation.scores import look_at
+from sphere_mini.judge import load_judge
 from sphere_mini.presets import make_recipe
 from sphere_mini.sampling import GUIDANCE_PLACES
 
@@ -46,9 +47,8 @@ def score_way(
     num_steps: int, noise: str, schedule: str, guidance: float, place: str
 ) -> dict[str, float]:
     """Scores of one way of sampling clothes: means, and standard deviations over the repeats."""
-    model, judge, _ = load_clothes()
+    model, _, _ = load_clothes()
     reference = clothes_reference()
-    reference.judge = judge
     way = Sampling(num_steps, guidance, place, noise == "shared", schedule == "decay")
     repeats = []
     for repeat in range(REPEATS):
@@ -68,9 +68,14 @@ def score_way(
 
 @cache
 def clothes_reference() -> Reference:
-    """Fashion-MNIST's training images, and what EfficientNet sees in 50,000 of them."""
-    data, _ = load_data(make_recipe("fashion_mnist", data_dir=str(FOLDER)), torch.device("cpu"))
-    reference = Reference(data, features="efficientnet", folder=FOLDER)
+    """Fashion-MNIST's training images, 10,000 test images, the judge, and EfficientNet's features.
+
+    Of 50,000 training images.
+    """
+    recipe = make_recipe("fashion_mnist", data_dir=str(FOLDER))
+    data, held_out = load_data(recipe, torch.device("cpu"), MOST_HELD_OUT)
+    judge = load_judge(CHECKPOINT, data.class_names)
+    reference = Reference(data, held_out, "efficientnet", folder=FOLDER, judge=judge)
     reference.training_features  # noqa: B018  computed here, or read from its folder
     return reference
 

@@ -15,16 +15,17 @@ import torch
 from lessons import CHECKPOINT, FOLDER
 from many_runs import RESULTS, Row, make_figures, run_all
 from PIL import Image
+from precompute import count_parameters
+from precompute_clothes import clothes_reference
 from rivals import Rival, ViTVAE, new_rival, steps_in, train_rival
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from sphere_mini import SphereEncoder, generate, reconstruct
 from sphere_mini.data import ImageSet, to_model_range
-from sphere_mini.datasets import load_data, load_digit_images
-from sphere_mini.evaluation import MOST_HELD_OUT, Reference
+from sphere_mini.datasets import load_digit_images
+from sphere_mini.evaluation import Reference
 from sphere_mini.evaluation.features import fidelity
-from sphere_mini.judge import load_judge
 from sphere_mini.metrics import judge_digits, nearness, psnr
 from sphere_mini.pictures import quantise
 from sphere_mini.presets import make_recipe
@@ -185,14 +186,6 @@ def train_for(
 # ---- scores
 
 
-def clothes_reference() -> Reference:
-    """Fashion-MNIST's training images, its test images, and the shipped judge of clothes."""
-    data, held_out = load_data(make_recipe(CLOTHES), CPU, MOST_HELD_OUT)
-    folder = FOLDER.parent / "data" / CLOTHES
-    judge = load_judge(CHECKPOINT, data.class_names)
-    return Reference(data, held_out, name=CLOTHES, folder=folder, judge=judge)
-
-
 def classes(num_images: int) -> Tensor:
     """Labels (num_images,), each class in turn."""
     return torch.arange(num_images) % 10
@@ -254,11 +247,6 @@ def keep_shown(images: Tensor, name: str) -> None:
     strip = torch.cat(list(images[:, 0]), dim=1)  # (28, 28·B)
     (RESULTS / "rivals").mkdir(exist_ok=True)
     Image.fromarray(strip.numpy()).save(RESULTS / "rivals" / f"{name}.png")
-
-
-def count_parameters(model: nn.Module) -> int:
-    """How many numbers a model has learned."""
-    return sum(weight.numel() for weight in model.parameters())
 
 
 if __name__ == "__main__":
