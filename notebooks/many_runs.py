@@ -57,7 +57,11 @@ def in_one_thread(job: tuple[Callable[..., Row], Row]) -> Row:
 
 
 def rounded(value: Any) -> Any:
-    """Four digits of a float; anything else as it is."""
+    """Four digits of a float, also in lists and dicts; anything else as it is."""
     if isinstance(value, float):
         return round(value, 4)
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {name: rounded(item) for name, item in value.items()}
     return value
