@@ -1,0 +1,128 @@
+"""Folders as people have them: which images are seen, of which class, and which are held out."""
+
+import os
+
+import pytest
+from conftest import run
+from folder_images import TRAIN, greys, read_folder, write_images
+from PIL import Image
+from short_runs import config
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path):
+    write_images(tmp_path / "a", 3)
+    write_images(tmp_path / "b", 2, first=5)
+    write_images(tmp_path / "a" / ".ipynb_checkpoints", 1, first=9)
+    write_images(tmp_path / "__MACOSX" / "a", 1, first=9)
+    (tmp_path / "a" / "._0.jpg").write_bytes(b"\0\5\26\7")
+    (tmp_path / "a" / ".DS_Store").write_bytes(b"\0")
+    data, _ = read_folder(tmp_path)
+    assert greys(data) == [0, 1, 2, 5, 6] and data.labels.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_names_of_images_may_begin_with_underlines_and_systems_folders_are_none(tmp_path):
+    write_images(tmp_path / "a", 2)
+    write_images(tmp_path / "__background__", 1, first=5)
+    os.rename(tmp_path / "a" / "1.jpg", tmp_path / "a" / "__artist_1.jpg")
+    for name in ("@eaDir", "$RECYCLE.BIN", "lost+found", "System Volume Information"):
+        write_images(tmp_path / name, 1, first=9)
+    data, _ = read_folder(tmp_path)
+    assert data.class_names == ("__background__", "a") and greys(data) == [5, 0, 1]
+
+
+def test_links_to_nothing_and_to_themselves(tmp_path, capsys):
+    write_images(tmp_path / "a", 1)
+    write_images(tmp_path / "b", 1, first=5)
+    os.symlink("loop", tmp_path / "a" / "loop")
+    os.symlink("/nowhere/x.txt", tmp_path / "a" / "gone.txt")
+    data, _ = read_folder(tmp_path)
+    assert greys(data) == [0, 5] and "2 files of" in capsys.readouterr().out
+
+
+def test_a_class_of_one_image_keeps_it(tmp_path):
+    write_images(tmp_path / "a", 20)
+    write_images(tmp_path / "b", 1, first=21)
+    data, held_out = read_folder(tmp_path)
+    assert data.labels.tolist() == [0] * 19 + [1] and held_out.labels.tolist() == [0]
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "avif", "gif", "webp", "bmp", "tiff", "ppm", "JPG"])
+def test_kinds_that_are_read_alone_are_read_in_folders(suffix, tmp_path):
+    write_images(tmp_path / "a", 1)
+    write_images(tmp_path / "b", 1)
+    kind = {"jfif": "JPEG", "tiff": "TIFF", "JPG": "JPEG"}.get(suffix, suffix.upper())
+    Image.new("RGB", (20, 20), (120,) * 3).save(tmp_path / "a" / f"n.{suffix}", kind)
+    data, _ = read_folder(tmp_path)
+    assert greys(data) == [0, 12, 0]
+
+
+def test_what_is_no_image_is_counted_in_one_line(tmp_path, capsys):
+    write_images(tmp_path / "a", 2)
+    write_images(tmp_path / "b", 2)
+    for name in ("a/notes.txt", "a/more.txt", "b/raw.heic", "readme.md", "b/Thumbs.db"):
+        (tmp_path / name).write_text("no image")
+    write_images(tmp_path, 1)  # outside the folders of classes
+    data, _ = read_folder(tmp_path)
+    assert len(data) == 4
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "passed over" in line]
+    assert line.startswith("6 files of ") and ".txt" in line and ".heic" in line and ".jpg" in line
+
+
+@pytest.mark.parametrize("target", [".", "..", "../b", "../a"])
+def test_a_link_shows_no_file_twice(target, tmp_path):
+    write_images(tmp_path / "a", 4)
+    write_images(tmp_path / "b", 4, first=5)
+    os.symlink(target, tmp_path / "a" / "link")
+    data, _ = read_folder(tmp_path)
+    assert greys(data) == [0, 1, 2, 3, 5, 6, 7, 8] and data.labels.tolist() == [0] * 4 + [1] * 4
+
+
+def test_links_to_what_lies_elsewhere_are_followed(tmp_path):
+    write_images(tmp_path / "elsewhere" / "x", 2)
+    write_images(tmp_path / "elsewhere", 1, first=7)
+    write_images(tmp_path / "root" / "b", 1, first=9)
+    os.symlink(tmp_path / "elsewhere" / "x", tmp_path / "root" / "a")
+    os.symlink(tmp_path / "elsewhere" / "7.jpg", tmp_path / "root" / "b" / "seven.jpg")
+    data, _ = read_folder(tmp_path / "root")
+    assert greys(data) == [0, 1, 9, 7] and data.class_names == ("a", "b")
+
+
+@pytest.mark.parametrize("train", ["train", "Train", "training", "TRAIN"])
+@pytest.mark.parametrize("held", ["val", "valid", "Validation", "Test", "testing"])
+def test_splits_by_their_usual_names(train, held, tmp_path):
+    for name, first in (("a", 0), ("b", 4)):
+        write_images(tmp_path / train / name, 2, first)
+        write_images(tmp_path / held / name, 1, first + 2)
+    data, held_out = read_folder(tmp_path)
+    assert data.class_names == ("a", "b") and greys(data) == [0, 1, 4, 5]
+    assert greys(held_out) == [2, 6] and held_out.labels.tolist() == [0, 1]
+
+
+def test_splits_without_folders_of_classes(tmp_path, capsys):
+    write_images(tmp_path / "train", 4)
+    write_images(tmp_path / "test", 2, first=5)
+    data, held_out = read_folder(tmp_path)
+    assert data.class_names == () and greys(data) == [0, 1, 2, 3] and greys(held_out) == [5, 6]
+    said = capsys.readouterr().out
+    assert f"4 images of {tmp_path / 'train'}, without classes" in said
+    assert f"held out: 2 of {tmp_path / 'test'}" in said
+
+
+def test_one_flat_folder_is_a_set_without_classes(tmp_path):
+    write_images(tmp_path / "flat", 6)
+    done = run(*TRAIN, "--data-dir", tmp_path / "flat", "--steps", 2, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "6 images of" in done.stdout and "without classes; none held out" in done.stdout
+    assert config(tmp_path / "run")["num_classes"] == 0
+
+
+def test_a_run_says_what_it_found(tmp_path):
+    for k in range(7):
+        write_images(tmp_path / "train" / f"class {k}", 1, k)
+    write_images(tmp_path / "val" / "class 2", 1, 9)
+    flags = ("--data-dir", tmp_path, "--steps", 1, "--out", tmp_path / "run")
+    said = run(*TRAIN, *flags).stdout.splitlines()[0]
+    assert said == (
+        f"data: 7 images of {tmp_path / 'train'}, classes: 7 (class 0, class 1, class 2, "
+        f"class 3, class 4 and 2 more); held out: 1 of {tmp_path / 'val'}"
+    )
