@@ -1,12 +1,16 @@
 """Folders as people have them: which images are seen, of which class, and which are held out."""
 
 import os
+import subprocess
+import sys
 
 import pytest
-from conftest import run
+from conftest import ROOT, run
 from folder_images import TRAIN, greys, read_folder, write_images
 from PIL import Image
-from short_runs import config
+from short_runs import config, without_root
+
+from sphere_mini import UserError
 
 
 def test_hidden_files_and_folders_are_passed_over(tmp_path):
@@ -87,8 +91,12 @@ def test_links_to_what_lies_elsewhere_are_followed(tmp_path):
     assert greys(data) == [0, 1, 9, 7] and data.class_names == ("a", "b")
 
 
-@pytest.mark.parametrize("train", ["train", "Train", "training", "TRAIN"])
-@pytest.mark.parametrize("held", ["val", "valid", "Validation", "Test", "testing"])
+SPLITS = [(train, "val") for train in ("Train", "training", "TRAIN", "train_images", "train2017")]
+SPLITS += [("train", held) for held in ("valid", "Validation", "Test", "testing", "dev", "eval")]
+SPLITS += [("training_set", "test_set"), ("Training Set", "Test Set"), ("trainset", "val-images")]
+
+
+@pytest.mark.parametrize(("train", "held"), SPLITS)
 def test_splits_by_their_usual_names(train, held, tmp_path):
     for name, first in (("a", 0), ("b", 4)):
         write_images(tmp_path / train / name, 2, first)
@@ -126,3 +134,132 @@ def test_a_run_says_what_it_found(tmp_path):
         f"data: 7 images of {tmp_path / 'train'}, classes: 7 (class 0, class 1, class 2, "
         f"class 3, class 4 and 2 more); held out: 1 of {tmp_path / 'val'}"
     )
+
+
+def test_a_split_by_its_very_name_comes_first(tmp_path, capsys):
+    for name, first in (("train", 0), ("train_set", 4), ("test", 8), ("val_set", 12)):
+        write_images(tmp_path / name, 2, first)
+    data, held_out = read_folder(tmp_path)
+    assert greys(data) == [0, 1] and greys(held_out) == [12, 13]
+    said = capsys.readouterr().out
+    assert f"not used of {tmp_path}: test, train_set; held out is one split" in said
+
+
+def test_hard_links_show_no_file_twice(tmp_path, capsys):
+    write_images(tmp_path / "a", 3)
+    write_images(tmp_path / "b", 2, first=5)
+    os.link(tmp_path / "a" / "0.jpg", tmp_path / "a" / "again.jpg")
+    os.link(tmp_path / "a" / "1.jpg", tmp_path / "b" / "one.jpg")
+    os.symlink(tmp_path / "b" / "one.jpg", tmp_path / "b" / "link.jpg")
+    data, _ = read_folder(tmp_path)
+    assert greys(data) == [0, 1, 2, 5, 6] and data.labels.tolist() == [0, 0, 0, 1, 1]
+    said = capsys.readouterr().out
+    assert f"3 files of {tmp_path} are passed over" in said and "seen already: .jpg" in said
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_no_training_image_is_held_out(link, tmp_path, capsys):
+    for name, first in (("a", 0), ("b", 5)):
+        write_images(tmp_path / "train" / name, 3, first)
+        write_images(tmp_path / "val" / name, 1, first + 10)
+    link(tmp_path / "train" / "a" / "0.jpg", tmp_path / "val" / "a" / "z.jpg")
+    link(tmp_path / "train" / "b" / "5.jpg", tmp_path / "val" / "b" / "z.jpg")
+    data, held_out = read_folder(tmp_path)
+    assert greys(data) == [0, 1, 2, 5, 6, 7] and greys(held_out) == [10, 15]
+    said = capsys.readouterr().out
+    assert f"2 files of {tmp_path / 'val'} are passed over" in said
+    assert f"held out: 2 of {tmp_path / 'val'}" in said
+
+
+def test_a_held_out_split_of_training_images_alone_is_none(tmp_path, capsys):
+    for name, first in (("a", 0), ("b", 5)):
+        write_images(tmp_path / "train" / name, 10, first)
+    os.symlink("train", tmp_path / "val")
+    data, held_out = read_folder(tmp_path, held_out=0.1)
+    everything = greys(data) + greys(held_out)
+    assert sorted(everything) == sorted([*range(10), *range(5, 15)]) and len(held_out) == 2
+    assert f"not used of {tmp_path}: val; held out is" in capsys.readouterr().out
+
+
+def test_what_is_passed_over_and_not_used_beside_train_is_said(tmp_path, capsys):
+    for name, first in (("a", 0), ("b", 5)):
+        write_images(tmp_path / "train" / name, 2, first)
+        write_images(tmp_path / "val" / name, 1, first + 10)
+    write_images(tmp_path / "test" / "a", 1, 20)
+    write_images(tmp_path / "extra", 1, 21)
+    (tmp_path / "val" / "a" / "x.heic").write_text("no image")
+    data, held_out = read_folder(tmp_path)
+    assert greys(data) == [0, 1, 5, 6] and greys(held_out) == [10, 15]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(f"not used of {tmp_path}: extra, test; ")
+    assert said[1].startswith(f"1 files of {tmp_path / 'val'} are passed over, ")
+    assert said[1].endswith(": .heic")
+
+
+def test_test_in_test_is_no_class(tmp_path, capsys):
+    write_images(tmp_path / "train" / "a", 2)
+    write_images(tmp_path / "train" / "b", 2, 5)
+    write_images(tmp_path / "test" / "test", 3, 10)
+    data, held_out = read_folder(tmp_path)
+    assert data.class_names == ("a", "b") and greys(data) == [0, 1, 5, 6] and held_out is None
+    assert f"not used of {tmp_path}: test; " in capsys.readouterr().out
+
+
+def test_splits_within_folders_of_their_name(tmp_path):
+    write_images(tmp_path / "train" / "train", 3)
+    write_images(tmp_path / "test" / "test", 2, 10)
+    data, held_out = read_folder(tmp_path)
+    assert data.class_names == () and greys(data) == [0, 1, 2] and greys(held_out) == [10, 11]
+
+
+def test_held_out_splits_alone_are_no_classes(tmp_path):
+    write_images(tmp_path / "val", 3)
+    write_images(tmp_path / "test_set", 2, 10)
+    with pytest.raises(UserError, match="has no train/ beside test_set, val; pass the one to"):
+        read_folder(tmp_path)
+
+
+def test_empty_folders_beside_images_are_no_classes(tmp_path):
+    write_images(tmp_path, 4)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("no image")
+    data, _ = read_folder(tmp_path)
+    assert data.class_names == () and greys(data) == [0, 1, 2, 3]
+
+
+def test_a_class_that_is_a_link_to_another_is_refused(tmp_path):
+    write_images(tmp_path / "cat", 3)
+    write_images(tmp_path / "dog", 3, 5)
+    os.symlink("cat", tmp_path / "kitty")
+    problem = "images of their own: kitty; put some there, or remove the folder or link"
+    with pytest.raises(UserError, match=problem):
+        read_folder(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_one_sentence(tmp_path):
+    write_images(tmp_path / "a", 3)
+    write_images(tmp_path / "b", 3, 5)
+    closed = tmp_path / "b" / "closed"
+    write_images(closed, 1, 9)
+    closed.chmod(0)
+    command = without_root(sys.executable, ROOT / "train.py", *TRAIN[1:], "--data-dir", tmp_path)
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=tmp_path)
+    closed.chmod(0o755)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: {closed} cannot be read (Permission denied); make it readable, or move it away\n"
+    )
+
+
+def test_names_that_look_the_same_are_the_same(tmp_path):
+    """As Linux writes them, an é in one character, and as macOS does, in two."""
+    write_images(tmp_path / "train" / "caf\u00e9", 2)
+    write_images(tmp_path / "train" / "b", 2, 5)
+    write_images(tmp_path / "val" / "cafe\u0301", 1, 8)
+    data, held_out = read_folder(tmp_path)
+    assert data.class_names == ("b", "caf\u00e9")
+    assert greys(held_out) == [8] and held_out.labels.tolist() == [1]
+    write_images(tmp_path / "train" / "cafe\u0301", 1, 9)
+    with pytest.raises(UserError, match="names look the same: caf\u00e9; put their images into"):
+        read_folder(tmp_path)
