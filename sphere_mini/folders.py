@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from unicodedata import normalize
 
 from .errors import UserError, require
+from .text import composed
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".gif"}
 IMAGE_SUFFIXES |= {".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga"}
@@ -174,14 +174,6 @@ def suffix_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def class_name_of(folder_name: str) -> str:
-    """A folder's name as a class's: one that looks the same is the same, whatever system wrote it.
-
-    Letters with accents are one character each (NFC); macOS writes them as two.
-    """
-    return normalize("NFC", folder_name)
-
-
 def read_split(
     root: Path, classes: Sequence[str] = (), seen: Collection[Hashable] = frozenset()
 ) -> Split:
@@ -193,7 +185,7 @@ def read_split(
     """
     files = sorted(visible_files(root))
     images = [file for file in without_repeats(files, seen) if is_image(file.name)]
-    found = {class_name_of(file.group) for file in images if file.group}
+    found = {composed(file.group) for file in images if file.group}
     names = ()
     if found:
         images = [file for file in images if file.group]
@@ -203,7 +195,7 @@ def read_split(
     passed_over.subtract(suffix_of(file.name) for file in images)
     labelled = []
     for file in images:
-        label = numbers.get(class_name_of(file.group), 0)  # what is unknown, the caller refuses
+        label = numbers.get(composed(file.group), 0)  # what is unknown, the caller refuses
         labelled.append((os.path.join(file.folder, file.name), label))
     return Split(labelled, names, +passed_over, frozenset(file.real for file in images))
 
@@ -213,7 +205,7 @@ def class_names(root: Path, found: Collection[str]) -> list[str]:
 
     found: those of which there are images. `UserError` for others, and where two look the same.
     """
-    names = sorted(class_name_of(name) for name in class_folders(root))
+    names = sorted(composed(name) for name in class_folders(root))
     same = [name for name, count in Counter(names).items() if count > 1]
     problem = f"{root} has folders whose names look the same: {shortened(same)}"
     require(not same, f"{problem}; put their images into one")
