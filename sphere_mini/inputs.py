@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .config import NUM_SEEDS, SphereConfig
-from .errors import UserError, require
+from .errors import require
 
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 Labels = Tensor | Sequence[int | str] | int | str | None
@@ -28,10 +28,7 @@ def as_labels(y: Labels, config: SphereConfig) -> Tensor | None:
     numbers = f"0 ... {null - 1} (null class: {null})"
     problem = f"labels must lie in {numbers}, or mix {null + 1} embeddings"
     if not isinstance(y, Tensor):
-        try:
-            y = torch.tensor([label_number(label, config) for label in entries_of(y)])
-        except (TypeError, RuntimeError):  # no number, or a huge one
-            raise UserError(problem) from None
+        y = torch.tensor([label_number(label, config) for label in entries_of(y)])
     if y.is_floating_point():
         is_mixture = y.dim() == 2 and y.shape[1] == null + 1 and bool(y.isfinite().all())
         require(is_mixture, problem)
@@ -53,12 +50,15 @@ def entries_of(y: Labels) -> list[Any]:
 
 
 def label_number(label: Any, config: SphereConfig) -> int:
-    """The number of one class, by number or name; `TypeError` where it is neither."""
+    """The number of one class, by number or name; -1 where it is neither."""
     if isinstance(label, str):
         return config.class_number(label)
-    if isinstance(label, bool | np.bool_):
-        raise TypeError
-    return operator.index(label)
+    try:
+        number = operator.index(label)
+    except TypeError:
+        return -1
+    is_class = 0 <= number <= config.null_label and not isinstance(label, bool | np.bool_)
+    return number if is_class else -1
 
 
 def seeds_for(seeds: Sequence[int] | None, **others: Sized | None) -> Sequence[int]:
