@@ -185,6 +185,20 @@ def test_a_reader_that_is_killed(tmp_path):
     assert not any(os.path.exists(f"/proc/{child}") for child in children)  # none is left
 
 
+def test_a_damaged_image_in_a_picture_alone_costs_the_picture(tmp_path):
+    write_images(tmp_path / "data" / "a", 20)
+    write_images(tmp_path / "data" / "b", 20)
+    bad = tmp_path / "data" / "a" / "0.jpg"  # pictures show the first image
+    bad.write_bytes(bad.read_bytes()[:300])
+    flags = ("--data-dir", tmp_path / "data", "--set", "in_memory_gb=0", "--set", "workers=0")
+    flags += ("--set", "held_out=0", "--steps", 1, "--out", tmp_path / "run")
+    done = run(*TRAIN, *flags)
+    assert done.returncode == 0, done.stderr
+    assert f"warning: there is no picture of step 1: {bad} cannot be read" in done.stdout
+    assert saved_step(tmp_path / "run") == 1
+    assert list((tmp_path / "run" / "samples").iterdir()) == []
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_run_that_cannot_be_written_is_not_resumed(damaged, tmp_path):
     folder = tmp_path / "run"
