@@ -118,7 +118,8 @@ def test_an_image_that_one_process_cannot_read_ends_all_and_the_work_is_saved(tm
     bad.write_bytes(bad.read_bytes()[:300])
     seed, steps = first_met_by_the_second_process(1, num_images=24, batch_size=4)
     flags = ("--data-dir", tmp_path / "data", "--set", "in_memory_gb=0", "--set", "workers=0")
-    flags += ("--seed", seed, "--steps", 30, "--save-every", 1000, "--out", tmp_path / "run")
+    flags += ("--set", "held_out=0", "--seed", seed, "--steps", 30, "--save-every", 1000)
+    flags += ("--out", tmp_path / "run")
     done = torchrun(*TRAIN, *flags, timeout=120)
     (said,) = {line for line in done.stderr.splitlines() if line.startswith("error: ")}
     assert said.startswith(f"error: {bad} cannot be read as an image")
