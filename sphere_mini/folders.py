@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from pathlib import Path
@@ -227,10 +228,18 @@ def visible_files(root: Path) -> Iterator[File]:
             linked = is_linked or entry.is_symlink()
             if is_folder(entry):
                 yield from walk(group or entry.name, entry.path, linked, [*above, real])
-            else:
+            elif not is_device(entry):
                 yield File(group, folder, entry.name, on_disk(entry, real), linked)
 
     return walk("", str(root), False, [])
+
+
+def is_device(entry: os.DirEntry) -> bool:
+    """Whether it is a pipe, a socket or a device, where reading may never end."""
+    try:
+        return not stat.S_ISREG(entry.stat().st_mode)
+    except OSError:  # a link to nothing
+        return False
 
 
 def on_disk(entry: os.DirEntry, real_folder: str) -> Hashable:

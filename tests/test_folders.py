@@ -11,6 +11,7 @@ from PIL import Image
 from short_runs import config, without_root
 
 from sphere_mini import UserError
+from sphere_mini.folders import read_split
 
 
 def test_hidden_files_and_folders_are_passed_over(tmp_path):
@@ -250,6 +251,15 @@ def test_a_folder_that_cannot_be_read_is_one_sentence(tmp_path):
     assert done.stderr == (
         f"error: {closed} cannot be read (Permission denied); make it readable, or move it away\n"
     )
+
+
+def test_pipes_are_no_files(tmp_path):
+    write_images(tmp_path / "a", 2)
+    write_images(tmp_path / "b", 2, 5)
+    os.mkfifo(tmp_path / "a" / "endless.jpg")
+    os.symlink("/dev/zero", tmp_path / "b" / "zero.jpg")
+    names = [os.path.basename(path) for path, _ in read_split(tmp_path).images]
+    assert names == ["0.jpg", "1.jpg", "5.jpg", "6.jpg"]
 
 
 def test_names_that_look_the_same_are_the_same(tmp_path):
