@@ -4,13 +4,12 @@ Nothing here imports torch, so that the scripts' --help answers at once.
 """
 
 import dataclasses
-import re
 import textwrap
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .errors import UserError, require
-from .text import composed, printable
+from .text import composed, holds_number, printable
 
 NUM_SEEDS = 2**32  # torch's generator keeps 32 bits of a seed
 PIXEL_HEADS = ("conv", "linear")
@@ -108,17 +107,8 @@ class SphereConfig:
 
     @property
     def has_plain_numbers(self) -> bool:
-        """Whether a number is a class's number: no name holds one that could be meant instead.
-
-        That is a number that stands alone, as in "+1" and "2 stars", or that a class could have, as
-        in "class3". Those of "n01440764" are neither.
-        """
-        for name in self.class_names:
-            for found in re.finditer(r"\d+", name):
-                stands_alone = not name[: found.start()][-1:].isalpha()
-                if stands_alone or int(found[0]) <= self.num_classes:
-                    return False
-        return True
+        """Whether a number is a class's number: no name holds one that could be meant instead."""
+        return not any(holds_number(name, self.num_classes) for name in self.class_names)
 
     def class_name(self, label: int | None) -> str:
         """A class's name, its number where there are no names, and nothing for no class."""

@@ -148,6 +148,7 @@ def find_splits(recipe: Recipe) -> Splits:
     names = splits.class_names
     if len(names) == 1 and recipe.conditional and not recipe.init_from:
         advice = "add a second folder of images, or ignore the classes with --unconditional"
+        advice += f"; if the classes are the folders in {names[0]}, pass that as --data-dir"
         raise UserError(f"{root} has one class, {names[0]}; {advice}")
     return splits
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import UserError, require
-from .text import composed
+from .text import composed, printable
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".gif"}
 IMAGE_SUFFIXES |= {".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga"}
@@ -266,7 +266,7 @@ def without_repeats(files: Sequence[File], seen: Collection[Hashable]) -> list[F
 
 def shortened(names: Sequence[str]) -> str:
     """The names as a list, the first few of many."""
-    listed = ", ".join(names[:MOST_NAMED])
+    listed = ", ".join(printable(name) for name in names[:MOST_NAMED])
     if len(names) > MOST_NAMED:
         listed += f" and {len(names) - MOST_NAMED} more"
     return listed

@@ -253,6 +253,14 @@ def test_a_folder_that_cannot_be_read_is_one_sentence(tmp_path):
     )
 
 
+def test_a_name_of_two_lines_is_said_in_one(tmp_path, capsys):
+    write_images(tmp_path / "a\nb", 2)
+    write_images(tmp_path / "c", 2, 5)
+    data, _ = read_folder(tmp_path)
+    assert data.class_names == ("a\nb", "c")
+    assert "classes: 2 (a\\nb, c); " in capsys.readouterr().out
+
+
 def test_pipes_are_no_files(tmp_path):
     write_images(tmp_path / "a", 2)
     write_images(tmp_path / "b", 2, 5)
