@@ -258,7 +258,8 @@ def check_generate_flags(args: argparse.Namespace) -> None:
 
 def save_images(model: SphereEncoder, labels: list[int], args: argparse.Namespace) -> None:
     """Single files, N of every class; a second start completes the folder."""
-    from sphere_mini.export import export_images
+    from sphere_mini.export import export_images, unlike_numbers
+    from sphere_mini.folders import shortened
     from sphere_mini.pictures import GRID_COLUMNS
 
     labels = labels or list(range(model.config.num_classes))
@@ -266,7 +267,8 @@ def save_images(model: SphereEncoder, labels: list[int], args: argparse.Namespac
     count = args.per_class or GRID_COLUMNS
     options = {"num_steps": args.num_steps[0]} | loop_options(args)
     total = export_images(model, folder, labels, count, args.seed, **options)
-    print(f"{total:,} images are in {folder}")
+    unlike = shortened(unlike_numbers(model.config, labels))
+    print(f"{total:,} images are in {folder}" + (unlike and f"; {unlike}"))
 
 
 def reconstruct_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
@@ -615,7 +617,7 @@ def main() -> None:
     args.command = shlex.join(["python", "sample.py", *sys.argv[1:]])
     if args.out:  # a name that is taken should not cost the wait for the picture
         problem = f"{args.out} exists already; choose another --out, nothing is written over"
-        require(not Path(args.out).is_file(), problem)
+        require(not os.path.isfile(args.out), problem)
 
     from sphere_mini.distributed import connect, world
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .errors import UserError, require
+from .text import composed, holds_number, printable
 
 NUM_SEEDS = 2**32  # torch's generator keeps 32 bits of a seed
 PIXEL_HEADS = ("conv", "linear")
@@ -104,6 +105,11 @@ class SphereConfig:
         """Row of the embedding table that stands for "no class"."""
         return self.num_classes
 
+    @property
+    def has_plain_numbers(self) -> bool:
+        """Whether a number is a class's number: no name holds one that could be meant instead."""
+        return not any(holds_number(name, self.num_classes) for name in self.class_names)
+
     def class_name(self, label: int | None) -> str:
         """A class's name, its number where there are no names, and nothing for no class."""
         if label is None:
@@ -111,12 +117,17 @@ class SphereConfig:
         return self.class_names[label] if self.class_names else str(label)
 
     def class_number(self, text: str) -> int:
-        """The class that `text` says by name, or by number where no name is a number."""
+        """The class that `text` says by name, or by number where that cannot be meant as a name.
+
+        A name may be in the form that is printed of it, and its accents as any system writes them.
+        """
         require(self.num_classes > 0, "this model has no classes; leave the class out")
-        if text in self.class_names:
-            return self.class_names.index(text)
         choices = list(self.class_names)
-        if not any(name.isdecimal() for name in choices):
+        for form in (str, composed, printable):
+            names = [form(name) for name in choices]
+            if form(text) in names:
+                return names.index(form(text))
+        if self.has_plain_numbers:
             if text.isdecimal() and int(text) < self.num_classes:
                 return int(text)
             choices.insert(0, f"a number in 0 ... {self.num_classes - 1}")
@@ -130,5 +141,5 @@ def config_from_dict(values: dict[str, Any]) -> SphereConfig:
     missing = names - values.keys()
     require(not missing, f"it lacks {', '.join(sorted(missing))}")
     fields = {name: values[name] for name in names}
-    fields["class_names"] = tuple(values["class_names"])
+    fields["class_names"] = tuple(composed(name) for name in values["class_names"])
     return SphereConfig(**fields)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import active_children
+from threading import current_thread, main_thread
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from .config import SphereConfig
 from .errors import ReadError, UserError, require
 from .picture_files import open_picture, square_pixels
+from .text import composed
 
 # (picture or the path of one, label) for each image: torchvision's sets, or a folder's files
 Source = Dataset | Sequence[tuple[str, int]]
@@ -38,7 +40,7 @@ class ImageSet:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        self.class_names = tuple(self.class_names)
+        self.class_names = tuple(composed(name) for name in self.class_names)
         distinct = len(set(self.class_names)) == len(self.class_names)
         require(distinct, f"class names must differ: {', '.join(self.class_names)}")
         self._check_images()
@@ -130,7 +132,7 @@ class ImageFiles(Dataset):
             worker_init_fn=leave_signals_to_parent,
         )
         try:
-            for images, labels in loader:
+            for images, labels in with_own_signals(loader):
                 images = images.to(self.device, non_blocking=True)
                 labels = labels.to(self.device, non_blocking=True)
                 yield images, labels
@@ -141,7 +143,8 @@ class ImageFiles(Dataset):
             if "DataLoader worker" not in str(error):
                 raise
             problem = "a process that reads images was ended by the system, mostly to save memory"
-            raise ReadError(f"{problem}; take fewer, by --set workers=1 or 0") from error
+            fewer = loader.num_workers // 2
+            raise ReadError(f"{problem}; take fewer", f"--set workers={fewer}") from error
 
     def in_memory(self, indices: Sequence[int], name: str) -> ImageSet:
         """These images decoded once, under a progress bar that says `name`.
@@ -157,6 +160,21 @@ class ImageFiles(Dataset):
                 images[k] = image
                 labels[k] = label
         return ImageSet(images.to(self.device), labels.to(self.device), self.class_names)
+
+
+def with_own_signals(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    """A loader's batches. Where a worker was killed the next one is a `RuntimeError`.
+
+    PyTorch's handler of the signal would raise it at any moment, also in the middle of a step.
+    """
+    in_main = current_thread() is main_thread()  # only there signals have handlers
+    before = None
+    if in_main and os.name == "posix":
+        before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if before is not None:
+        signal.signal(signal.SIGCHLD, before)
+    return batches
 
 
 @atexit.register

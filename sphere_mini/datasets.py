@@ -13,7 +13,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, Flowers102
 
 from .data import ImageFiles, ImageSet, Source, evenly_spaced
 from .errors import UserError, require
-from .folders import CLASS_FOLDERS, Split, find_held_out, find_training, shortened
+from .folders import CLASS_FOLDERS, Split, find_held_out, find_training, shortened, unused_folders
 from .recipe import Recipe
 
 DIGIT_SIDE = 8  # pixels of scikit-learn's digits
@@ -148,6 +148,7 @@ def find_splits(recipe: Recipe) -> Splits:
     names = splits.class_names
     if len(names) == 1 and recipe.conditional and not recipe.init_from:
         advice = "add a second folder of images, or ignore the classes with --unconditional"
+        advice += f"; if the classes are the folders in {names[0]}, pass that as --data-dir"
         raise UserError(f"{root} has one class, {names[0]}; {advice}")
     return splits
 
@@ -219,12 +220,24 @@ def folder_splits(dataset: str, root: Path) -> Splits:
     require(bool(training.images), f"{problem}; images go into {CLASS_FOLDERS}, or all into it")
     description = f"{len(training.images):,} images of {place}, "
     description += describe_classes(training.class_names)
-    held_out = find_held_out(root, training.class_names) if place != root else None
+    if place == root:
+        return Splits(training.images, None, training.class_names, description)
+    held_out = find_held_out(root, training)
+    report_unused(root, [place] if held_out is None else [place, held_out[0]])
     if held_out is None:
         return Splits(training.images, None, training.class_names, description)
     place, split = held_out
+    report_passed_over(place, split)
     description += f"; held out: {len(split.images):,} of {place}"
     return Splits(training.images, split.images, training.class_names, description)
+
+
+def report_unused(root: Path, used: Sequence[Path]) -> None:
+    """Say in one line which folders beside the splits are not used."""
+    unused = unused_folders(root, used)
+    if unused:
+        rule = "held out is one split, in the form of train/ and without its images"
+        print(f"not used of {root}: {shortened(unused)}; {rule}")
 
 
 def report_passed_over(place: Path, split: Split) -> None:
@@ -232,7 +245,7 @@ def report_passed_over(place: Path, split: Split) -> None:
     count = split.passed_over.total()
     if count > 0:
         kinds = shortened([suffix for suffix, _ in split.passed_over.most_common()])
-        where = "outside its folders of classes, or no images of a kind that is read"
+        where = "outside its folders of classes, no images of a kind that is read, or seen already"
         print(f"{count:,} files of {place} are passed over, {where}: {kinds}")
 
 

@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from .errors import UserError, require
+from .errors import ReadError, UserError, require
 
 T = TypeVar("T")
 
@@ -128,6 +128,25 @@ def from_rank_0(make: Callable[[], T]) -> T:
     if isinstance(made[0], UserError):
         raise made[0]
     return made[0]
+
+
+def read_together(batches: Iterator[T]) -> Iterator[T]:
+    """This process's batches; where a process cannot read its own, all raise its `ReadError`.
+
+    All of them stop before the same step; else the others would wait in it for ever.
+    """
+    while True:
+        batch = None
+        problem = None
+        try:
+            batch = next(batches, None)
+        except ReadError as error:
+            problem = error
+        if any_process(problem is not None):
+            raise next(error for error in gather([problem]) if error)
+        if batch is None:
+            return
+        yield batch
 
 
 def own_rows(batch: Tensor) -> Tensor:

@@ -31,7 +31,14 @@ class UserError(ValueError):
 
 
 class ReadError(UserError):
-    """An image, or a process that reads images, failed in the middle of a run."""
+    """An image, or a process that reads images, failed in the middle of a run.
+
+    flags: of train.py, that the run has to go on with.
+    """
+
+    def __init__(self, problem: str, flags: str = "") -> None:
+        super().__init__(problem)
+        self.flags = flags
 
 
 def require(condition: bool, problem: str) -> None:

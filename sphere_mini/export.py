@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
+from .config import NUM_SEEDS, SphereConfig
 from .distributed import gather, own_share
 from .errors import reading, require
 from .files import writing
 from .model import SphereEncoder
 from .pictures import save_picture, to_uint8
 from .sampling import generate
+from .text import printable
 
 BATCH = 100  # images drawn at once; fixed, so that a second start gives the same bytes
 
@@ -45,6 +47,8 @@ def export_images(
     again. Under torchrun each process makes its share. `UserError` where a file cannot be written,
     or is there of other weights or settings.
     """
+    last = seed + per_class * max(len(labels), 1) - 1
+    require(last < NUM_SEEDS, f"the last seed would be {last}, above 2^32 - 1; take a smaller one")
     images = planned_images(model, folder, labels, per_class, seed, sampling)
     batches = [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
     for batch in own_share(batches, "images", BATCH):
@@ -82,6 +86,14 @@ def planned_images(
     return images
 
 
+def unlike_numbers(config: SphereConfig, labels: Sequence[int]) -> list[str]:
+    """What the numbers in files' names stand for, where they might be taken for classes' names."""
+    if config.has_plain_numbers:
+        return []
+    names = {label: config.class_name(label) for label in labels}
+    return [f"class{label:04d} is {name}" for label, name in names.items() if name != str(label)]
+
+
 def class_flag(name: str) -> str:
     """The flag of sample.py that selects a class by its name, even if that begins with "-"."""
     joint = "=" if name.startswith("-") else " "
@@ -109,10 +121,10 @@ def command_flags(
 
 def is_saved(image: SingleImage) -> bool:
     """Whether an image is there already; `UserError` where another one is in its place."""
-    if not image.path.exists():
+    if not os.path.exists(image.path):
         return False
     with reading(image.path), Image.open(image.path) as picture:
-        same = picture.text == image.facts
+        same = picture.text == {name: printable(fact) for name, fact in image.facts.items()}
     problem = f"{image.path} is there, of other weights or settings"
     require(same, f"{problem}; choose another folder for --save-images")
     return True

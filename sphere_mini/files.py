@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from .errors import UserError, reading, require
+from .text import is_utf8
 
 T = TypeVar("T")
 UMASK = os.umask(0)  # the only way to ask for it is to set it
@@ -81,7 +82,10 @@ def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:
     """
     path = Path(out) if out else free_path(default)
     problem = f"{path} exists already; choose another --out, nothing is written over"
-    require(not path.exists(), problem)
+    require(not os.path.lexists(path), problem)
+    is_readable = is_utf8(str(path)) or not subfolder
+    advice = "choose another --out"
+    require(is_readable, f"{path} is not in UTF-8, and weights cannot be read from there; {advice}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not subfolder:

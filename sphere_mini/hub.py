@@ -1,9 +1,11 @@
 """Where a model's files are: in a folder, or on the Hugging Face hub."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import UserError, require
+from .text import is_utf8
 
 HUB_PREFIX = "hf://"
 CONFIG_FILE = "config.json"
@@ -20,7 +22,9 @@ def local_folder(folder: str | Path, files: Sequence[str] = FILES) -> Path:
     """
     if not str(folder).startswith(HUB_PREFIX):
         advice = "pass a run folder of train.py or a model folder"
-        require(Path(folder).is_dir(), f"there is no folder {folder}; {advice}")
+        require(os.path.isdir(folder), f"there is no folder {folder}; {advice}")
+        problem = f"{folder} is not in UTF-8, and weights cannot be read from there"
+        require(is_utf8(str(folder)), f"{problem}; rename it")
         return Path(folder)
     from huggingface_hub import snapshot_download  # here: slow to import, and rarely needed
 

@@ -1,13 +1,17 @@
 """What callers pass to the sampling functions, made into tensors and checked."""
 
+import operator
 from collections.abc import Sequence, Sized
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .config import NUM_SEEDS, SphereConfig
 from .errors import require
 
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 Labels = Tensor | Sequence[int | str] | int | str | None
 
 
@@ -19,19 +23,42 @@ def as_labels(y: Labels, config: SphereConfig) -> Tensor | None:
     """
     if y is None:
         return None
-    if isinstance(y, int | str):
-        y = [y]
-    if not isinstance(y, Tensor):
-        numbers = [config.class_number(label) if isinstance(label, str) else label for label in y]
-        y = torch.tensor(numbers)
-    null = config.null_label
     require(config.num_classes > 0, "this model has no classes; leave the labels out")
-    fits = bool(((y >= 0) & (y <= null)).all())
-    if y.is_floating_point():
-        fits = y.dim() == 2 and y.shape[1] == null + 1
+    null = config.null_label
     numbers = f"0 ... {null - 1} (null class: {null})"
-    require(fits, f"labels must lie in {numbers}, or mix {null + 1} embeddings")
-    return y
+    problem = f"labels must lie in {numbers}, or mix {null + 1} embeddings"
+    if not isinstance(y, Tensor):
+        y = torch.tensor([label_number(label, config) for label in entries_of(y)])
+    if y.is_floating_point():
+        is_mixture = y.dim() == 2 and y.shape[1] == null + 1 and bool(y.isfinite().all())
+        require(is_mixture, problem)
+        return y.float()
+    y = torch.atleast_1d(y)
+    is_row = y.dtype in WHOLE and y.dim() == 1 and len(y) > 0
+    require(is_row and bool(((y >= 0) & (y <= null)).all()), problem)
+    return y.long()
+
+
+def entries_of(y: Labels) -> list[Any]:
+    """One label, or several, as a list."""
+    if isinstance(y, str):
+        return [y]
+    try:
+        return list(y)
+    except TypeError:  # a number, also one of numpy's
+        return [y]
+
+
+def label_number(label: Any, config: SphereConfig) -> int:
+    """The number of one class, by number or name; -1 where it is neither."""
+    if isinstance(label, str):
+        return config.class_number(label)
+    try:
+        number = operator.index(label)
+    except TypeError:
+        return -1
+    is_class = 0 <= number <= config.null_label and not isinstance(label, bool | np.bool_)
+    return number if is_class else -1
 
 
 def seeds_for(seeds: Sequence[int] | None, **others: Sized | None) -> Sequence[int]:

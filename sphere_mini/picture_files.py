@@ -1,18 +1,22 @@
 """Files of images as people have them, read as square RGB pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT
 from torch import Tensor
 
-from .errors import UserError
+from .errors import UserError, require
 
 LARGEST_NEAREST = 64  # pixels: up to this size pictures are resized without interpolation
 THIN = 32  # of pictures longer than so many times their width the ends are cut off first
+WHITE_IS_ZERO = 0  # of a TIFF's PHOTOMETRIC_INTERPRETATION
+SIGNED = 2  # of a TIFF's SAMPLEFORMAT
 PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}  # modes whose colours are multiplied by their opacity
 
 
@@ -22,11 +26,15 @@ def open_picture(path: str | Path, advice: str = "mend or remove it") -> Image.I
     advice: what to do then.
     """
     try:
-        with Image.open(path) as picture:
+        # as a file: by its name Pillow maps a turned TIFF into memory with its sides exchanged
+        with open(path, "rb") as file, Image.open(file) as picture:
             turn_upright(picture)
             return to_rgb(picture)
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from None
+    except UnidentifiedImageError:  # its message shows the file as an object
+        problem = f"{path} cannot be read as an image (its kind is not known)"
+        raise UserError(f"{problem}; {advice}") from None
     except Exception as error:  # a damaged file makes Pillow raise anything
         problem = f"{path} cannot be read as an image ({error})"
         raise UserError(f"{problem}; {advice}") from error
@@ -42,29 +50,72 @@ def turn_upright(picture: Image.Image) -> None:
 def to_rgb(picture: Image.Image) -> Image.Image:
     """A picture of any of Pillow's modes as RGB; what is transparent becomes white.
 
-    16-bit grey is scaled to 8 bits, and so are floats in [0, 1]. `UserError` for numbers whose
-    range nothing tells, and for modes that Pillow cannot convert.
+    Grey of 12 or 16 bits is scaled to 8 bits, and so are floats in [0, 1]. `UserError` for numbers
+    whose range nothing tells, and for modes that Pillow cannot convert.
     """
     if picture.mode in PREMULTIPLIED:
         picture = picture.convert(PREMULTIPLIED[picture.mode])
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+    require_range(picture)
+    if picture.mode == "F" or is_wide(picture):
         picture = Image.fromarray(eight_bits(picture))
     if picture.has_transparency_data:
         white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+        picture = Image.alpha_composite(white, with_narrow_key(picture).convert("RGBA"))
     return picture.convert("RGB")
 
 
-def eight_bits(picture: Image.Image) -> np.ndarray:
-    """Grey of 16 bits, or floats in [0, 1], as uint8 (H, W); `UserError` for other numbers."""
-    numbers = np.asarray(picture)
+def is_wide(picture: Image.Image) -> bool:
+    """Whether it holds unsigned grey of 12 or 16 bits."""
     # Pillow reads 16-bit PGM files into 32 bits, and scales them to 16
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):
-        return (numbers // 256).astype(np.uint8)
-    if picture.mode == "F" and numbers.min() >= 0 and numbers.max() <= 1:  # nothing else, nor NaN
-        return (numbers * 255).round().astype(np.uint8)
-    kind = {"I": "32-bit whole numbers", "F": "floats beyond [0, 1]"}[picture.mode]
-    raise UserError(f"it holds {kind}, and nothing says which is white; save it with 8 or 16 bits")
+    return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM")
+
+
+def tiff_tags(picture: Image.Image) -> Mapping[int, Any]:
+    """What a TIFF says of its pixels; nothing of other pictures."""
+    return getattr(picture, "tag_v2", {})
+
+
+def require_range(picture: Image.Image) -> None:
+    """`UserError` where nothing says which of a picture's numbers is white."""
+    kind = ""
+    if SIGNED in tiff_tags(picture).get(SAMPLEFORMAT, ()):
+        bits = tiff_tags(picture).get(BITSPERSAMPLE)[0]
+        kind = f"signed {bits}-bit numbers"
+    elif picture.mode == "I" and not is_wide(picture):
+        kind = "32-bit whole numbers"
+    elif picture.mode == "F":
+        numbers = np.asarray(picture)
+        if not (numbers.min() >= 0 and numbers.max() <= 1):  # NaN is neither
+            kind = "floats beyond [0, 1]"
+    advice = "save it with 8 or 16 bits, unsigned"
+    require(not kind, f"it holds {kind}, and nothing says which is white; {advice}")
+
+
+def eight_bits(picture: Image.Image) -> np.ndarray:
+    """Grey of 12 or 16 bits, or floats in [0, 1], as uint8 (H, W); a PNG's transparent grey is
+    white."""
+    numbers = np.asarray(picture)
+    tags = tiff_tags(picture)
+    if picture.mode == "F":
+        grey = (numbers * 255).round().astype(np.uint8)
+    else:
+        (bits,) = tags.get(BITSPERSAMPLE, (16,))
+        grey = (numbers >> (bits - 8)).astype(np.uint8)
+    if tags.get(PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:  # Pillow turns only 8 bits and less
+        grey = 255 - grey
+    if "transparency" in picture.info:
+        grey[numbers == picture.info["transparency"]] = 255
+    return grey
+
+
+def with_narrow_key(picture: Image.Image) -> Image.Image:
+    """With the transparent colour of a 16-bit PNG in 8 bits, as Pillow reads its pixels."""
+    colour = picture.info.get("transparency")
+    if picture.mode != "RGB" or max(colour) < 256:
+        return picture
+    picture = picture.copy()
+    picture.info["transparency"] = tuple(value >> 8 for value in colour)
+    return picture
 
 
 def square_pixels(picture: Image.Image, size: int) -> Tensor:

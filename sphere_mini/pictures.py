@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .model import SphereEncoder
 from .sampling import generate
+from .text import code_of, printable
 
 MIN_TILE = 48  # pixels a side of an image in a grid, at least
 GAP = 4  # pixels between images
@@ -54,6 +55,7 @@ def image_grid(
     column_width = tile
     row_height = tile + GAP
     if captions:
+        captions = [[readable(text) for text in row] for row in captions]
         widest = max(text_width(text, font) for row in captions for text in row)
         column_width = max(tile, widest)
         row_height += FONT_SIZE + GAP
@@ -94,11 +96,6 @@ def has_glyph(letter: str) -> bool:
     return bytes(font.getmask(letter)) != bytes(font.getmask(NO_LETTER))
 
 
-def code_of(letter: str) -> str:
-    """A letter as its code, in ASCII."""
-    return letter.encode("unicode_escape").decode()
-
-
 def text_width(text: str, font: Any) -> int:
     """Width in pixels."""
     return int(font.getlength(text))
@@ -120,11 +117,6 @@ def save_picture(picture: Image.Image, path: Path, facts: dict[str, Any]) -> Non
     for name, value in facts.items():
         text.add_text(name, printable(str(value)))
     picture.save(path, "PNG", pnginfo=text)
-
-
-def printable(text: str) -> str:
-    """A text in which what cannot be printed, line ends and bytes that are no UTF-8, are codes."""
-    return "".join(letter if letter.isprintable() else code_of(letter) for letter in text)
 
 
 def save_animation(images: Tensor, path: Path, comment: str) -> None:

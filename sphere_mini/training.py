@@ -14,7 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .config import SphereConfig
 from .data import ImageFiles, ImageSet, batch_indices, require_fit, to_model_range
-from .distributed import autocast, gradient_sync, mean_over_processes, own_rows, world
+from .distributed import (
+    autocast,
+    gradient_sync,
+    mean_over_processes,
+    own_rows,
+    read_together,
+    world,
+)
 from .errors import require
 from .losses import StepNoise, draw_step_noise, sphere_losses
 from .model import SphereEncoder
@@ -210,7 +217,10 @@ def train(
     since = time.perf_counter()
     steps = range(state.step, recipe.steps)
     rows = (batch_indices(step, recipe.batch_size, len(data), recipe.seed) for step in steps)
-    for images, y in data.batches(own_rows(row) for row in rows):  # those of step state.step
+    batches = data.batches(own_rows(row) for row in rows)
+    if isinstance(data, ImageFiles):  # reading may fail
+        batches = read_together(batches)
+    for images, y in batches:  # those of step state.step
         x = to_model_range(images, flips(state, recipe))
         waited = time.perf_counter() - since
         labels = y if state.model.config.num_classes else None

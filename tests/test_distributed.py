@@ -12,6 +12,10 @@ import pytest
 import torch
 from conftest import DIGITS_MODEL, ROOT, run
 from distributed_worker import measure
+from folder_images import TRAIN, write_images
+from short_runs import saved_step
+
+from sphere_mini.data import batch_indices
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
@@ -105,6 +109,33 @@ def test_one_run_on_two_processes_and_one_writes(tmp_path):
     )
     assert len(losses_of(tmp_path / "run")) == 20
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_image_that_one_process_cannot_read_ends_all_and_the_work_is_saved(tmp_path):
+    write_images(tmp_path / "data" / "a", 12)
+    write_images(tmp_path / "data" / "b", 12, 12)
+    bad = tmp_path / "data" / "a" / "1.jpg"
+    bad.write_bytes(bad.read_bytes()[:300])
+    seed, steps = first_met_by_the_second_process(1, num_images=24, batch_size=4)
+    flags = ("--data-dir", tmp_path / "data", "--set", "in_memory_gb=0", "--set", "workers=0")
+    flags += ("--set", "held_out=0", "--seed", seed, "--steps", 30, "--save-every", 1000)
+    flags += ("--out", tmp_path / "run")
+    done = torchrun(*TRAIN, *flags, timeout=120)
+    (said,) = {line for line in done.stderr.splitlines() if line.startswith("error: ")}
+    assert said.startswith(f"error: {bad} cannot be read as an image")
+    assert said.endswith(f"`python train.py --resume {tmp_path / 'run'}`; {steps} steps are saved")
+    assert saved_step(tmp_path / "run") == steps == len(losses_of(tmp_path / "run"))
+    assert "Connection closed" not in done.stderr
+
+
+def first_met_by_the_second_process(image, num_images, batch_size):
+    """A seed, and the steps before the one in whose second half the image is met."""
+    for seed in range(100):
+        for step in range(2, num_images // batch_size):
+            row = batch_indices(step, batch_size, num_images, seed).tolist()
+            if image in row[batch_size // 2 :]:
+                return seed, step
+    raise AssertionError
 
 
 @pytest.mark.slow

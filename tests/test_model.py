@@ -198,7 +198,59 @@ def as_compiled_ends(folder, weights):
     save_file(compiled, folder / "ema.safetensors")
 
 
-FORMS = [as_bare, as_safetensors, as_compiled, as_compiled_ends]
+def as_averaged(folder, weights):
+    """torch's AveragedModel of a distributed, compiled model."""
+    ema = {f"module.module._orig_mod.{k}": v for k, v in weights.items()}
+    torch.save({"ema": ema | {"n_averaged": torch.tensor(7)}, "epoch": 3}, folder / "ep3.pt")
+
+
+def as_averaged_alone(folder, weights):
+    ema = {f"module.{k}": v for k, v in weights.items()}
+    save_file(ema | {"n_averaged": torch.tensor(7)}, folder / "weights.safetensors")
+
+
+def as_compiled_blocks(folder, weights):
+    blocks = {k.replace("blocks.0.", "blocks.0._orig_mod."): v for k, v in weights.items()}
+    torch.save(blocks, folder / "a.pth")
+
+
+def wrong(weights):
+    return {k: torch.zeros_like(v) for k, v in weights.items()}
+
+
+def as_lightning(folder, weights):
+    """Weights and averaged ones in one state dict, beside the trainer's own numbers."""
+    both = {f"model.{k}": v for k, v in wrong(weights).items()}
+    both |= {f"ema_model.module.{k}": v for k, v in weights.items()}
+    torch.save({"state_dict": both, "epoch": 3, "global_step": 9}, folder / "epoch=3.ckpt")
+
+
+def as_lightning_without_average(folder, weights):
+    torch.save({"state_dict": {f"model.{k}": v for k, v in weights.items()}}, folder / "last.ckpt")
+
+
+def as_wrapped(folder, weights):
+    torch.save({"model_state_dict": weights, "optimizer": {"state": {}}}, folder / "a.pth")
+
+
+def as_wrapped_twice(folder, weights):
+    content = {"ema": {"decay": 0.999, "state_dict": weights}, "model": wrong(weights)}
+    torch.save(content, folder / "a.pth")
+
+
+def as_two_files(folder, weights):
+    save_file(wrong(weights), folder / "model.safetensors")
+    save_file(weights, folder / "model_ema.safetensors")
+
+
+def as_files_of_two_kinds(folder, weights):
+    torch.save(weights, folder / "ema_0.9999.pth")
+    save_file(wrong(weights), folder / "step-2000.safetensors")
+
+
+FORMS = [as_bare, as_safetensors, as_compiled, as_compiled_ends, as_averaged, as_averaged_alone]
+FORMS += [as_compiled_blocks, as_lightning, as_lightning_without_average, as_wrapped]
+FORMS += [as_wrapped_twice, as_two_files, as_files_of_two_kinds]
 
 
 @pytest.mark.parametrize("write", FORMS)
@@ -220,9 +272,10 @@ def test_checkpoints_as_others_share_them(write, tmp_path, monkeypatch):
     for place in (folder, "hf://someone/theirs"):
         assert torch.equal(generate(import_release(place), seeds=range(3), num_steps=2), expected)
     assert fetched["name"] == "someone/theirs" and "cfg.json" in fetched["patterns"]
-    write(folder, model.state_dict() | {"encoder.extra": torch.zeros(3)})
-    with pytest.raises(UserError, match="encoder.extra"):
-        import_release(folder)
+    for extra in ("encoder.extra", "critic.scale"):
+        write(folder, model.state_dict() | {extra: torch.zeros(3)})
+        with pytest.raises(UserError, match=extra):
+            import_release(folder)
 
 
 def test_a_release_without_or_with_a_cut_checkpoint(tmp_path):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..distributed import world
+from ..distributed import from_rank_0, world
 from ..errors import ReadError, UserError, require
 from ..recipe import Recipe
 from ..training import TrainState
@@ -50,8 +50,10 @@ def save_before_read_error(run: Run) -> Iterator[None]:
         state = run.state
         if state.step > run.saved_step and find_bad_step(state) == 0:
             save_checkpoint(run)
-        kept = f"{run.saved_step:,} steps are saved"
-        advice = f"then go on with `python train.py --resume {shlex.quote(str(run.folder))}`"
+        saved_step = from_rank_0(lambda: run.saved_step)  # which alone writes
+        kept = f"{saved_step:,} steps are saved"
+        command = f"python train.py --resume {shlex.quote(str(run.folder))} {error.flags}".rstrip()
+        advice = f"then go on with `{command}`"
         raise UserError(f"{error}; {advice}; {kept}") from error
 
 

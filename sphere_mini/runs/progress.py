@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from ..data import ImageFiles, ImageSet, evenly_spaced
 from ..distributed import world
+from ..errors import ReadError
 from ..files import warn_on_write_error
 from ..metrics import held_out_psnr
 from ..model import SphereEncoder
@@ -90,12 +91,16 @@ def save_picture(run: Run) -> None:
     """Write a picture of what the model can do by now."""
     step = run.state.step
     path = run.folder / SAMPLES_FOLDER / f"step{step:07d}.png"
-    with warn_on_write_error(f"the picture of step {step}"):
-        if run.held_out is None:
-            picture = training_picture(run.state.ema, run.data, "training")
-        else:
-            picture = training_picture(run.state.ema, run.held_out, "held out")
-        picture.save(path)
+    data = run.held_out
+    kind = "held out"
+    if data is None:
+        data = run.data
+        kind = "training"
+    try:
+        with warn_on_write_error(f"the picture of step {step}"):
+            training_picture(run.state.ema, data, kind).save(path)
+    except ReadError as error:  # only rank 0 draws: the others would wait for it for ever
+        tqdm.write(f"warning: there is no picture of step {step}: {error}")
 
 
 def training_picture(model: SphereEncoder, data: ImageSet | ImageFiles, kind: str) -> Image.Image:

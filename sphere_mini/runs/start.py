@@ -1,5 +1,6 @@
 """How a run begins: as a new one, or going on with one that was stopped or killed."""
 
+import os
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,8 +87,10 @@ def resume(
     fields: of the recipe, as given, which may change little; idle_flags: those given that only a
     new run can follow. Raises `UserError` for what would break the run.
     """
-    state, recipe = first_of_node(lambda: load_run(folder, device))
+    advice = "pass a run folder of train.py"
+    require(os.path.isdir(folder), f"there is no folder {folder}; {advice}")
     from_rank_0(lambda: check_writable(folder))
+    state, recipe = first_of_node(lambda: load_run(folder, device))
     check_same_step(folder, state.step)
     if recipe.init_from and state.step == 0:
         start_from(state, SphereEncoder.from_pretrained(recipe.init_from))
