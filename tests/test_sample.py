@@ -11,10 +11,10 @@ from conftest import DIGITS_MODEL, ROOT, load_picture, random_model, run
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import sample as script
 from sphere_mini import data, generate, manipulate, presets, prior, sampling
 from sphere_mini.evaluation.features import EXTRACTORS
 from sphere_mini.pictures import to_uint8
+from sphere_mini.tasks import flags as task_flags
 
 
 @pytest.fixture(scope="session")
@@ -248,12 +248,12 @@ def test_classes_for_an_unconditional_model(flags, pictures, tmp_path):
 
 
 def test_the_flags_choices_are_those_of_the_package():
-    assert script.GUIDANCE_PLACES == sampling.GUIDANCE_PLACES
-    assert script.PATHS == sampling.PATHS
-    assert script.STITCHES == data.STITCHES
-    assert script.PRIORS == prior.PRIORS
-    assert list(script.FEATURES) == list(EXTRACTORS)
-    assert script.SETS is presets.SETS
+    assert task_flags.GUIDANCE_PLACES == sampling.GUIDANCE_PLACES
+    assert task_flags.PATHS == sampling.PATHS
+    assert task_flags.STITCHES == data.STITCHES
+    assert task_flags.PRIORS == prior.PRIORS
+    assert list(task_flags.FEATURES) == list(EXTRACTORS)
+    assert task_flags.SETS is presets.SETS
 
 
 @pytest.mark.parametrize(
