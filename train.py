@@ -65,6 +65,8 @@ def parse_args() -> argparse.Namespace:
     add("--sample-every", type=int, metavar="STEPS", help="steps between two pictures")
     note = "save and stop after so many minutes of training"
     add("--max-minutes", type=float, metavar="M", help=note)
+    note = "write the log and the pictures for TensorBoard too, into RUN/tensorboard"
+    add("--tensorboard", action="store_true", help=note)
     add("--dry-run", action="store_true", help="print the settings and what they cost, and stop")
     return parser.parse_args()
 
@@ -73,7 +75,8 @@ def main() -> None:
     """Train from the beginning, or from where a run was stopped; end with the right exit code."""
     args = parse_args()
 
-    from sphere_mini.distributed import connect
+    from sphere_mini.distributed import connect, world
+    from sphere_mini.runs.board import Board, require_tensorboard
     from sphere_mini.runs.failures import explain_out_of_memory, save_before_read_error
     from sphere_mini.runs.progress import finish_last_save
     from sphere_mini.runs.stop import Stop
@@ -84,6 +87,8 @@ def main() -> None:
         return
     problem = f"--max-minutes must be above 0, not {args.max_minutes}"
     require(args.max_minutes is None or args.max_minutes > 0, problem)
+    if args.tensorboard:
+        require_tensorboard()
     with Stop(args.max_minutes) as stop:
         run = get_ready(args, device)
         total = run.recipe.steps
@@ -93,6 +98,8 @@ def main() -> None:
             print(f"{run.folder} is finished, with {total:,} steps; {advice}")
             return
         announce(run, device)
+        if args.tensorboard and world()[0] == 0:
+            run.board = Board(run.folder, run.state.step)
         stop.begin()
         with explain_out_of_memory(run.recipe), save_before_read_error(run):
             follow(run, stop)

@@ -40,6 +40,8 @@ def log_step(
         row["held_out_psnr"] = round(held_out_psnr(run.state.ema, run.held_out), 3)
     with warn_on_write_error(f"the log of step {step}"):
         append_row(run.folder / METRICS_FILE, row)
+        if run.board is not None:
+            run.board.add_row(row)
     return row
 
 
@@ -87,7 +89,9 @@ def finish_last_save(run: Run) -> None:
 
 
 def save_picture(run: Run) -> None:
-    """Write a picture of what the model can do by now."""
+    """Write a picture of what the model can do by now, and draw the log's curves anew."""
+    from .curves import CURVES_FILE, draw_curves  # here: it brings matplotlib
+
     step = run.state.step
     path = run.folder / SAMPLES_FOLDER / f"step{step:07d}.png"
     with warn_on_write_error(f"the picture of step {step}"):
@@ -96,6 +100,10 @@ def save_picture(run: Run) -> None:
         else:
             picture = training_picture(run.state.ema, run.held_out, "held out")
         picture.save(path)
+        if run.board is not None:
+            run.board.add_picture(picture, step)
+    with warn_on_write_error(CURVES_FILE):
+        draw_curves(run.folder)
 
 
 def training_picture(model: SphereEncoder, data: ImageSet | ImageFiles, kind: str) -> Image.Image:
