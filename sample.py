@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +28,14 @@ from sphere_mini.tasks.flags import (
     add_interpolate_flags,
     add_manipulate_flags,
     add_reconstruct_flags,
+    add_scale_flag,
+    images_before_classes,
 )
+
+MIN_TILE = 96  # pixels a side of an image in a picture, at least: large enough to see
 
 # Modules that bring torch are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
     from sphere_mini import SphereEncoder
@@ -55,6 +58,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         if function is not evaluate_model:
             note = "picture, must not exist (default: in pictures/, numbered)"
             task.add_argument("--out", metavar="PNG", help=note)
+            add_scale_flag(task)
         note = "auto, or a device of this machine by name"
         task.add_argument("--device", default="auto", help=note)
 
@@ -70,7 +74,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add_task("crossover", crossover_pictures, add_crossover_flags, about)
     about = "how good the model is: scores, memorised images, coverage of the sphere"
     add_task("evaluate", evaluate_model, add_evaluate_flags, about)
-    return parser.parse_args(with_task(argv, list(tasks.choices)))
+    words = with_task(argv, list(tasks.choices))
+    return parser.parse_args(images_before_classes(words))
 
 
 def with_task(argv: list[str], tasks: list[str]) -> list[str]:
@@ -87,7 +92,7 @@ def with_task(argv: list[str], tasks: list[str]) -> list[str]:
 
 def generate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """Samples as a grid, as trajectories, or as single files."""
-    from sphere_mini.pictures import GRID_COLUMNS, class_rows, grid_labels, image_grid
+    from sphere_mini.pictures import GRID_COLUMNS, class_rows, grid_labels
 
     check_seed(args.seed)
     check_generate_flags(args)
@@ -102,12 +107,11 @@ def generate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
         steps_of_images = [image for row in rows for image in row.unbind(1)]  # (T, 3, H, W) each
         names = [name for name in names for _ in range(count)]
         captions = [step_names(args.num_steps[0])] * len(names)
-        picture = image_grid(steps_of_images, names, captions)
+        save_grid(steps_of_images, names, captions, model, args)
     else:
         count = args.per_class or GRID_COLUMNS
         rows, names = class_rows(model, labels, count, args.num_steps, **options)
-        picture = image_grid(rows, names)
-    save_task_picture(picture, model, args)
+        save_grid(rows, names, None, model, args)
 
 
 def check_generate_flags(args: argparse.Namespace) -> None:
@@ -139,25 +143,31 @@ def save_images(model: SphereEncoder, labels: list[int], args: argparse.Namespac
 
 
 def reconstruct_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
-    """One row an image: itself and its reconstruction, with the PSNR."""
+    """One row an image: itself and its reconstruction under each class, with the PSNR."""
     import torch
 
     from sphere_mini.metrics import psnr
-    from sphere_mini.pictures import image_grid
-    from sphere_mini.tasks.pictures import read_image
+    from sphere_mini.tasks.pictures import read_images
 
-    real = torch.cat([read_image(path, model.config.image_size) for path in args.images])
-    again = sphere_mini.reconstruct(model, real).cpu()
-    rows = list(torch.stack([real, again], dim=1))  # (2, 3, H, W) each
+    labels = class_numbers(model, args) or [None]
+    real = read_images(args.images, model)
+    columns = [real]
+    captions = [["input"] for _ in real]
+    for label in labels:
+        y = None if label is None else [label] * len(real)
+        again = sphere_mini.reconstruct(model, real, y).cpu()
+        columns.append(again)
+        for row, score in zip(captions, psnr(again, real).tolist(), strict=True):
+            row.append(f"{model.config.class_name(label)} {score:.1f} dB".strip())
+    rows = torch.stack(columns, dim=1)  # (B, 1 + classes, 3, H, W)
     names = [Path(path).name for path in args.images]
-    captions = [["input", f"{score:.1f} dB"] for score in psnr(again, real).tolist()]
-    save_task_picture(image_grid(rows, names, captions), model, args)
+    save_grid(list(rows), names, captions, model, args)
 
 
 def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """A path as a strip and an animation, or a grid."""
     from sphere_mini.files import free_path, writing
-    from sphere_mini.pictures import image_grid, save_animation
+    from sphere_mini.pictures import MIN_FRAME, save_animation
 
     for seed in args.seed:
         check_seed(seed)
@@ -165,7 +175,7 @@ def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
     require(not (is_grid and args.path), "a grid among four seeds is bilinear; leave out --path")
     given = len(args.classes) or len(args.seed)
     problem = f"there are {given} and {len(args.seed)}"
-    require(given == len(args.seed), f"--classes takes one class per seed; {problem}")
+    require(given == len(args.seed), f"--class takes one class per seed; {problem}")
     y = label_tensor(class_numbers(model, args))
     path = args.path or PATHS[0]
     count = args.frames
@@ -178,11 +188,11 @@ def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
     if is_grid:  # corners, at the left of the first and of the last row
         names += [""] * (count - 1)
         names[-1] = f"{ends[2]} → {ends[3]}"
-    picture = save_task_picture(image_grid(rows, names), model, args)
+    picture = save_grid(rows, names, None, model, args)
     if not is_grid:
         animation = free_path(picture.with_suffix(".gif"))
         with writing(animation):
-            save_animation(images, animation, args.command)
+            save_animation(images, animation, args.command, smallest_side(MIN_FRAME, model, args))
         print(f"animation: {animation}")
 
 
@@ -190,21 +200,20 @@ def manipulate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """One row a class: the image and every step towards it."""
     import torch
 
-    from sphere_mini.pictures import image_grid
-    from sphere_mini.tasks.pictures import read_image
+    from sphere_mini.tasks.pictures import read_images
 
     check_seed(args.seed)
     labels = class_numbers(model, args)
     names = [model.config.class_name(label) for label in labels] or [""]
     count = len(names)
-    x = read_image(args.image, model.config.image_size).expand(count, -1, -1, -1)  # (B, 3, H, W)
+    x = read_images([args.image], model).expand(count, -1, -1, -1)  # (B, 3, H, W)
     y = label_tensor(labels)
     options = {"seeds": [args.seed] * count, "every_step": True} | loop_options(args)
     steps = sphere_mini.manipulate(model, x, y, args.num_steps, args.strength, **options)
     steps = steps.cpu()  # (T, B, 3, H, W)
     rows = torch.cat([x[None], steps]).unbind(1)
     captions = [["input", *step_names(args.num_steps)]] * count
-    save_task_picture(image_grid(rows, names, captions), model, args)
+    save_grid(rows, names, captions, model, args)
 
 
 def crossover_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
@@ -212,14 +221,13 @@ def crossover_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     import torch
 
     from sphere_mini.data import stitch
-    from sphere_mini.pictures import image_grid
-    from sphere_mini.tasks.pictures import read_image
+    from sphere_mini.tasks.pictures import read_images
 
     check_seed(args.seed)
     paths = args.images
     if args.swap:
         paths = paths[::-1]
-    a, b = [read_image(path, model.config.image_size) for path in paths]
+    a, b = read_images(paths, model).split(1)
     options = loop_options(args)
     options["num_steps"] = args.num_steps
     options["strength"] = args.strength
@@ -228,7 +236,7 @@ def crossover_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     before = torch.cat([a, b, stitch(a, b, args.stitch)])  # (3, 3, H, W)
     row = torch.cat([before, steps[:, 0].cpu()])
     captions = ["first", "second", "stitched", *step_names(args.num_steps)]
-    save_task_picture(image_grid([row], [""], [captions]), model, args)
+    save_grid([row], [""], [captions], model, args)
 
 
 def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
@@ -313,8 +321,8 @@ def loop_options(args: argparse.Namespace) -> dict[str, Any]:
     options = {
         "guidance": args.guidance,
         "guidance_place": args.guidance_place,
-        "share_noise": not args.fresh_noise,
-        "decay": args.decay,
+        "share_noise": args.noise == "shared",
+        "decay": args.schedule == "decay",
     }
     if "prior" in args:  # of the tasks that start from random points
         options["prior"] = args.prior
@@ -345,21 +353,38 @@ def step_names(num_steps: int) -> list[str]:
     return [f"step {k + 1}" for k in range(num_steps)]
 
 
-def save_task_picture(picture: Image.Image, model: SphereEncoder, args: argparse.Namespace) -> Path:
-    """Save a task's picture with what is needed to make it again."""
+def save_grid(
+    rows: Sequence[Tensor],
+    names: Sequence[str],
+    captions: Sequence[Sequence[str]] | None,
+    model: SphereEncoder,
+    args: argparse.Namespace,
+) -> Path:
+    """Save a task's picture, as `image_grid` makes it, with what is needed to make it again."""
+    from sphere_mini.pictures import image_grid
     from sphere_mini.tasks.pictures import write_picture
 
+    grid = image_grid(rows, names, captions, smallest_side(MIN_TILE, model, args))
     default = Path("pictures") / f"{Path(args.run).name}-{args.task}.png"
     facts = {"command": args.command, "weights": model.weights_hash()}
     if "seed" in args:
         facts["seed"] = args.seed
-    return write_picture(picture, args.out, default, facts)
+    return write_picture(grid, args.out, default, facts)
+
+
+def smallest_side(usual: int, model: SphereEncoder, args: argparse.Namespace) -> int:
+    """Pixels a side of an image in a picture, at least: `usual`, or what --scale says."""
+    if args.scale is None:
+        return usual
+    return args.scale * model.config.image_size
 
 
 def main() -> None:
     """Read the arguments, load the model and run the task."""
     args = parse_args(sys.argv[1:])
     args.command = shlex.join(["python", "sample.py", *sys.argv[1:]])
+    scale = getattr(args, "scale", None)
+    require(scale is None or scale > 0, f"--scale must be above 0, not {scale}")
     if args.out:  # a name that is taken should not cost the wait for the picture
         problem = f"{args.out} exists already; choose another --out, nothing is written over"
         require(not Path(args.out).is_file(), problem)

@@ -68,6 +68,8 @@ def parse_args() -> argparse.Namespace:
     note = "write the log and the pictures for TensorBoard too, into RUN/tensorboard"
     add("--tensorboard", action="store_true", help=note)
     add("--dry-run", action="store_true", help="print the settings and what they cost, and stop")
+    note = "with --dry-run: train a few steps on noise, for images/s and the hours on this device"
+    add("--measure", action="store_true", help=note)
     return parser.parse_args()
 
 
@@ -82,6 +84,7 @@ def main() -> None:
     from sphere_mini.runs.stop import Stop
 
     device = connect(args.device)
+    require(args.dry_run or not args.measure, "--measure goes with --dry-run")
     if args.dry_run and not args.resume:
         print_cost(args, device)
         return
@@ -124,7 +127,7 @@ def print_cost(args: argparse.Namespace, device: torch.device) -> None:
 
     fields = given_fields(vars(args))
     recipe = new_recipe(fields, args.recipe, load_pretrained(fields))
-    dry_run(recipe, device)
+    dry_run(recipe, device, args.measure)
 
 
 def get_ready(args: argparse.Namespace, device: torch.device) -> Run:

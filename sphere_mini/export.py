@@ -85,7 +85,7 @@ def planned_images(
 def class_flag(name: str) -> str:
     """The flag of sample.py that selects a class by its name, even if that begins with "-"."""
     joint = "=" if name.startswith("-") else " "
-    return f"--classes{joint}{shlex.quote(name)}"
+    return f"--class{joint}{shlex.quote(name)}"
 
 
 def command_flags(
@@ -99,9 +99,9 @@ def command_flags(
     """The arguments of `generate` as flags of sample.py."""
     flags = f"--num-steps {num_steps} --guidance {guidance:g} --guidance-place {guidance_place}"
     if not share_noise:
-        flags += " --fresh-noise"
+        flags += " --noise fresh"
     if decay:
-        flags += " --decay"
+        flags += " --schedule decay"
     if prior != "uniform":
         flags += f" --prior {prior}"
     return flags

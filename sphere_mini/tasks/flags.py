@@ -4,7 +4,9 @@ Nothing here imports torch, so that the script's --help answers at once.
 """
 
 import argparse
+from pathlib import Path
 
+from ..folders import IMAGE_SUFFIXES
 from ..presets import SETS
 
 # The words of flags, as in sampling.py and evaluation/features.py: a test compares them.
@@ -16,6 +18,9 @@ NOISE = ("shared", "fresh")
 SCHEDULE = ("fixed", "decay")
 PRIORS = ("uniform", "fitted")
 CLASSES = "numbers or names"
+CLASS_FLAGS = ("--class", "--classes")
+NOISE_NOTE = "one for all steps, or a new one in each (default: shared)"
+SCHEDULE_NOTE = "the noise's strength always the same, or less from step to step (default: fixed)"
 
 
 def add_generate_flags(task: argparse.ArgumentParser) -> None:
@@ -25,8 +30,7 @@ def add_generate_flags(task: argparse.ArgumentParser) -> None:
     add("--num-steps", type=int, nargs="+", default=[4], help="default: 4, several are stacked")
     add_prior_flag(task)
     add_seed_flag(task)
-    note = f"{CLASSES} (default: ten, evenly spaced)"
-    add("--classes", nargs="+", metavar="CLASS", default=[], help=note)
+    add_class_flag(task, f"{CLASSES} (default: ten, evenly spaced)")
     note = "images per class (default: 10; a trajectory: 1)"
     add("--per-class", type=int, metavar="N", help=note)
     add("--trajectory", action="store_true", help="one row an image, showing every step")
@@ -38,6 +42,7 @@ def add_reconstruct_flags(task: argparse.ArgumentParser) -> None:
     """The arguments of `reconstruct`."""
     note = "files of any size; the centre square is used"
     task.add_argument("images", nargs="+", metavar="IMAGE", help=note)
+    add_class_flag(task, f"{CLASSES}, a reconstruction under each (default: the null class)")
 
 
 def add_interpolate_flags(task: argparse.ArgumentParser) -> None:
@@ -48,8 +53,7 @@ def add_interpolate_flags(task: argparse.ArgumentParser) -> None:
     add_prior_flag(task)
     note = "two, or four corners (default: 0 1)"
     add("--seed", type=int, nargs="+", default=[0, 1], help=note)
-    note = f"{CLASSES}, one per seed (default: from the seeds)"
-    add("--classes", nargs="+", metavar="CLASS", default=[], help=note)
+    add_class_flag(task, f"{CLASSES}, one per seed (default: from the seeds)")
     note = "images of a path, or of a grid's side (default: 16)"
     add("--frames", type=int, default=16, help=note)
     add("--path", choices=PATHS, help="between two seeds (default: spherical)")
@@ -62,8 +66,7 @@ def add_manipulate_flags(task: argparse.ArgumentParser) -> None:
     add_loop_flags(task)
     add("--num-steps", type=int, default=10, help="default: 10")
     add_seed_flag(task)
-    note = f"{CLASSES} (default: the null class)"
-    add("--class", dest="classes", nargs="+", metavar="CLASS", default=[], help=note)
+    add_class_flag(task, f"{CLASSES} (default: the null class)")
     note = "share of the noise, above 0 and up to 1 (default: 1)"
     add("--strength", type=float, default=1.0, help=note)
 
@@ -88,10 +91,39 @@ def add_loop_flags(task: argparse.ArgumentParser) -> None:
     note = "classifier-free guidance, 1 is off (default: 1)"
     add("--guidance", type=float, default=1.0, help=note)
     add("--guidance-place", choices=GUIDANCE_PLACES, default="both", help="default: both")
-    note = "new noise in every step (default: one for all)"
-    add("--fresh-noise", action="store_true", help=note)
-    note = "less noise from step to step (default: always the same)"
-    add("--decay", action="store_true", help=note)
+    add("--noise", choices=NOISE, default=NOISE[0], help=NOISE_NOTE)
+    add("--schedule", choices=SCHEDULE, default=SCHEDULE[0], help=SCHEDULE_NOTE)
+
+
+def add_class_flag(task: argparse.ArgumentParser, note: str) -> None:
+    """--class, which takes one or several; --classes does too, as pictures' older commands say."""
+    options = dict(dest="classes", nargs="+", metavar="CLASS", default=[])
+    task.add_argument(CLASS_FLAGS[0], help=note, **options)
+    task.add_argument(CLASS_FLAGS[1], help=argparse.SUPPRESS, **options)
+
+
+def add_scale_flag(task: argparse.ArgumentParser) -> None:
+    """The size of a task's picture."""
+    note = "pixels of the picture for one of an image, for a projector (default: an image has 96)"
+    task.add_argument("--scale", type=int, metavar="N", help=note)
+
+
+def images_before_classes(words: list[str]) -> list[str]:
+    """A command line in which image files that follow the names of classes stand before the flag.
+
+    A flag that takes several words would take them for classes.
+    """
+    ordered = []
+    place = None  # of the flag whose words are looked at
+    for word in words:
+        if place is not None and Path(word).suffix.lower() in IMAGE_SUFFIXES:
+            ordered.insert(place, word)
+            place += 1
+            continue
+        if word.startswith("-"):
+            place = len(ordered) if word in CLASS_FLAGS else None
+        ordered.append(word)
+    return ordered
 
 
 def add_prior_flag(task: argparse.ArgumentParser) -> None:
@@ -128,10 +160,8 @@ def add_evaluate_flags(task: argparse.ArgumentParser) -> None:
     add("--guidance", type=float, nargs="+", default=[1.0], help=note)
     note = "default: both"
     add("--guidance-place", choices=GUIDANCE_PLACES, nargs="+", default=["both"], help=note)
-    note = "one for all steps or new ones (default: shared)"
-    add("--noise", choices=NOISE, nargs="+", default=["shared"], help=note)
-    note = "of the noise's strength (default: fixed)"
-    add("--schedule", choices=SCHEDULE, nargs="+", default=["fixed"], help=note)
+    add("--noise", choices=NOISE, nargs="+", default=[NOISE[0]], help=NOISE_NOTE)
+    add("--schedule", choices=SCHEDULE, nargs="+", default=[SCHEDULE[0]], help=SCHEDULE_NOTE)
     note = "all of the sphere, or ours, where encoded images lie (default: uniform)"
     add("--prior", choices=PRIORS, nargs="+", default=["uniform"], help=note)
     note = "of the first sample; the next ones count up (default: 0)"
