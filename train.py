@@ -169,7 +169,7 @@ def announce(run: Run, device: torch.device) -> None:
 def follow(run: Run, stop: Stop) -> None:
     """Train; log, save and draw on the way. Raises `UserError` where the last save fails."""
     from sphere_mini.distributed import any_process, world
-    from sphere_mini.runs.failures import check_finite
+    from sphere_mini.runs.failures import check_finite, check_folder
     from sphere_mini.runs.log import Pace
     from sphere_mini.runs.progress import (
         log_step,
@@ -195,6 +195,7 @@ def follow(run: Run, stop: Stop) -> None:
         log = sample or run.is_due(recipe.log_every)
         save = stopping or run.is_due(recipe.save_every)
         if log or save:
+            check_folder(run)
             check_finite(run)
         if log and writes:
             row = log_step(run, losses, pace, with_psnr=sample)

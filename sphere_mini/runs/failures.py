@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..distributed import world
+from ..distributed import from_rank_0, world
 from ..errors import ReadError, UserError, require
 from ..recipe import Recipe
 from ..training import TrainState
@@ -39,6 +39,13 @@ def check_finite(run: Run) -> None:
     lower = f"a lower --lr than {run.recipe.lr:g}, a lower --set clip"
     advice = f"start anew with {lower}, or --dtype float32"
     require(step == 0, f"{problem}; {kept}; {advice}")
+
+
+def check_folder(run: Run) -> None:
+    """Stop a run whose folder was removed or renamed: nothing that it learns could be kept."""
+    problem = f"{run.folder} is gone, and this run has stopped at step {run.state.step:,}"
+    advice = "start anew, or put the folder back and go on with --resume"
+    from_rank_0(lambda: require(run.folder.exists(), f"{problem}; {advice}"))
 
 
 @contextmanager
