@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     add("--image-size", type=int, metavar="PX", help="side of the square images")
     add("--model", choices=SIZES, help="network size")
     add("--unconditional", action="store_true", help="ignore the classes")
-    note = "the paper's settings, or ours for minutes on a CPU"
+    note = "the paper's settings, or ours for minutes on a CPU, cifar10's for hours on one GPU"
     note += " (default: the paper's for its sets and sizes)"
     add("--recipe", choices=RECIPES, help=note)
     note = "override any field of the recipe; repeatable"

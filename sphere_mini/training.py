@@ -11,14 +11,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Dataset
 
 from .config import SphereConfig
-from .data import ImageFiles, ImageSet, batch_indices, require_fit, to_model_range
+from .data import ImageFiles, ImageSet, as_images, batch_indices, require_fit, to_model_range
 from .distributed import autocast, gradient_sync, mean_over_processes, own_rows, world
 from .errors import require
 from .losses import StepNoise, draw_step_noise, sphere_losses
 from .model import SphereEncoder
-from .perceptual import Perceptual
+from .perceptual import Perceptual, load_perceptual
 from .recipe import LossWeights, Recipe
 
 LR_BATCH = 256  # learning rates are stated per this many images of global batch, scaled linearly
@@ -199,13 +200,17 @@ def update_ema(state: TrainState, decay: float) -> None:
 def train(
     state: TrainState,
     recipe: Recipe,
-    data: ImageSet | ImageFiles,
+    data: ImageSet | ImageFiles | Dataset,
     perceptual: Perceptual | None = None,
 ) -> Iterator[dict[str, Tensor | float]]:
     """The training loop: a resolved recipe's remaining steps, yielding what `train_step` returns,
-    and `data_s`, the seconds that it waited for its images. Callers log and save between steps."""
+    and `data_s`, the seconds that it waited for its images. Callers log and save between steps.
+    data: see `as_images`, also for torch's `Dataset`. perceptual: None for the recipe's own."""
     require(recipe.steps > 0, "this recipe has no steps yet; train by recipe.resolved(len(data))")
+    data = as_images(data, state.model.config, recipe.workers, state.model.device)
     require_fit(data, state.model.config)
+    if perceptual is None:
+        perceptual = load_perceptual(recipe.perceptual, state.model.device)
     distribute(state)
     since = time.perf_counter()
     steps = range(state.step, recipe.steps)

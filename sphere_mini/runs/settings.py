@@ -86,6 +86,7 @@ def new_recipe(
     if pretrained:
         values |= shape_fields(pretrained.config)
     values |= fields
+    require(bool(values["dataset"]), "--set dataset takes a name, such as folder with --data-dir")
     _, processes = world()
     recipe = make_recipe(recipe=preset, processes=processes, **values)
     if recipe.perceptual == "none":
