@@ -66,7 +66,9 @@ def wheel(tmp_path_factory):
 
 
 def readme_program():
-    blocks = re.findall(r"```python\n(# train, save, load, draw, score\n.*?)```", readme(), re.DOTALL)
+    blocks = re.findall(
+        r"```python\n(# train, save, load, draw, score\n.*?)```", readme(), re.DOTALL
+    )
     assert len(blocks) == 1
     program = blocks[0]
     for long, short in SHORTER.items():
