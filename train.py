@@ -60,6 +60,13 @@ def parse_args() -> argparse.Namespace:
     add("--resume", metavar="RUN", help="go on with this run, with its settings")
     note = "start from this model's weights (a folder or hf://owner/name), to fine-tune"
     add("--init-from", metavar="MODEL", help=note)
+    add_watching_flags(parser)
+    return parser.parse_args()
+
+
+def add_watching_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of what a run writes, how long it may take, and what it would cost."""
+    add = parser.add_argument
     add("--save-every", type=int, metavar="STEPS", help="steps between two checkpoints")
     add("--log-every", type=int, metavar="STEPS", help="steps between two lines of metrics.jsonl")
     add("--sample-every", type=int, metavar="STEPS", help="steps between two pictures")
@@ -70,7 +77,6 @@ def parse_args() -> argparse.Namespace:
     add("--dry-run", action="store_true", help="print the settings and what they cost, and stop")
     note = "with --dry-run: train a few steps on noise, for images/s and the hours on this device"
     add("--measure", action="store_true", help=note)
-    return parser.parse_args()
 
 
 def main() -> None:
