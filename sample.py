@@ -9,11 +9,10 @@ of the weights as text, so that it can be made again.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,33 +20,30 @@ from typing import TYPE_CHECKING, Any
 import sphere_mini
 from sphere_mini.command_line import Parser, run_script
 from sphere_mini.config import NUM_SEEDS
-from sphere_mini.errors import UserError, reading, require
-from sphere_mini.hub import CONFIG_FILE, HUB_PREFIX, JUDGE_FILE, PRIOR_FILE, local_folder
-from sphere_mini.presets import SETS, make_recipe
-from sphere_mini.recipe import Recipe
+from sphere_mini.errors import require
+from sphere_mini.tasks.flags import (
+    PATHS,
+    add_crossover_flags,
+    add_evaluate_flags,
+    add_generate_flags,
+    add_interpolate_flags,
+    add_manipulate_flags,
+    add_reconstruct_flags,
+    add_scale_flag,
+    images_before_classes,
+)
+
+MIN_TILE = 96  # pixels a side of an image in a picture, at least: large enough to see
 
 # Modules that bring torch are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
     from sphere_mini import SphereEncoder
-    from sphere_mini.data import ImageFiles, ImageSet
     from sphere_mini.evaluation import Reference, Report, Sampling
-    from sphere_mini.judge import Judge
 
     Task = Callable[[SphereEncoder, argparse.Namespace], Any]
     AddFlags = Callable[[argparse.ArgumentParser], None]
-
-# The words of flags, as in sampling.py and evaluation/features.py: a test compares them.
-GUIDANCE_PLACES = ("latent", "pixel", "both")
-PATHS = ("spherical", "linear")
-STITCHES = ("vertical", "horizontal", "backward", "forward")
-FEATURES = ("pixels", "efficientnet", "inception")
-NOISE = ("shared", "fresh")
-SCHEDULE = ("fixed", "decay")
-PRIORS = ("uniform", "fitted")
-CLASSES = "numbers or names"
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -63,6 +59,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         if function is not evaluate_model:
             note = "picture, must not exist (default: in pictures/, numbered)"
             task.add_argument("--out", metavar="PNG", help=note)
+            add_scale_flag(task)
         note = "auto, or a device of this machine by name"
         task.add_argument("--device", default="auto", help=note)
 
@@ -78,7 +75,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add_task("crossover", crossover_pictures, add_crossover_flags, about)
     about = "how good the model is: scores, memorised images, coverage of the sphere"
     add_task("evaluate", evaluate_model, add_evaluate_flags, about)
-    return parser.parse_args(with_task(argv, list(tasks.choices)))
+    words = with_task(argv, list(tasks.choices))
+    return parser.parse_args(images_before_classes(words))
 
 
 def with_task(argv: list[str], tasks: list[str]) -> list[str]:
@@ -93,132 +91,9 @@ def with_task(argv: list[str], tasks: list[str]) -> list[str]:
     return [run, "generate", *rest]
 
 
-def add_generate_flags(task: argparse.ArgumentParser) -> None:
-    """The flags of `generate`."""
-    add = task.add_argument
-    add_loop_flags(task)
-    add("--num-steps", type=int, nargs="+", default=[4], help="default: 4, several are stacked")
-    add_prior_flag(task)
-    add_seed_flag(task)
-    note = f"{CLASSES} (default: ten, evenly spaced)"
-    add("--classes", nargs="+", metavar="CLASS", default=[], help=note)
-    note = "images per class (default: 10; a trajectory: 1)"
-    add("--per-class", type=int, metavar="N", help=note)
-    add("--trajectory", action="store_true", help="one row an image, showing every step")
-    note = "write single PNGs instead, N of every class; goes on there"
-    add("--save-images", metavar="DIR", help=note)
-
-
-def add_reconstruct_flags(task: argparse.ArgumentParser) -> None:
-    """The arguments of `reconstruct`."""
-    note = "files of any size; the centre square is used"
-    task.add_argument("images", nargs="+", metavar="IMAGE", help=note)
-
-
-def add_interpolate_flags(task: argparse.ArgumentParser) -> None:
-    """The flags of `interpolate`."""
-    add = task.add_argument
-    add_loop_flags(task)
-    add("--num-steps", type=int, default=4, help="default: 4")
-    add_prior_flag(task)
-    note = "two, or four corners (default: 0 1)"
-    add("--seed", type=int, nargs="+", default=[0, 1], help=note)
-    note = f"{CLASSES}, one per seed (default: from the seeds)"
-    add("--classes", nargs="+", metavar="CLASS", default=[], help=note)
-    note = "images of a path, or of a grid's side (default: 16)"
-    add("--frames", type=int, default=16, help=note)
-    add("--path", choices=PATHS, help="between two seeds (default: spherical)")
-
-
-def add_manipulate_flags(task: argparse.ArgumentParser) -> None:
-    """The flags of `manipulate`."""
-    add = task.add_argument
-    add("image", metavar="IMAGE", help="file of any size; the centre square is used")
-    add_loop_flags(task)
-    add("--num-steps", type=int, default=10, help="default: 10")
-    add_seed_flag(task)
-    note = f"{CLASSES} (default: the null class)"
-    add("--class", dest="classes", nargs="+", metavar="CLASS", default=[], help=note)
-    note = "share of the noise, above 0 and up to 1 (default: 1)"
-    add("--strength", type=float, default=1.0, help=note)
-
-
-def add_crossover_flags(task: argparse.ArgumentParser) -> None:
-    """The flags of `crossover`."""
-    add = task.add_argument
-    note = "files of any size; the centre squares are used"
-    add("images", nargs=2, metavar="IMAGE", help=note)
-    add_loop_flags(task)
-    add("--num-steps", type=int, default=10, help="default: 10")
-    add_seed_flag(task)
-    note = "where the first lies (default: vertical)"
-    add("--stitch", choices=STITCHES, default="vertical", help=note)
-    add("--swap", action="store_true", help="the second image takes the first one's place")
-    add("--strength", type=float, default=0.25, help="share of the noise (default: 0.25)")
-
-
-def add_loop_flags(task: argparse.ArgumentParser) -> None:
-    """The flags of all tasks that run the refinement loop."""
-    add = task.add_argument
-    note = "classifier-free guidance, 1 is off (default: 1)"
-    add("--guidance", type=float, default=1.0, help=note)
-    add("--guidance-place", choices=GUIDANCE_PLACES, default="both", help="default: both")
-    note = "new noise in every step (default: one for all)"
-    add("--fresh-noise", action="store_true", help=note)
-    note = "less noise from step to step (default: always the same)"
-    add("--decay", action="store_true", help=note)
-
-
-def add_prior_flag(task: argparse.ArgumentParser) -> None:
-    """Where the random points of tasks that start from them lie."""
-    note = "all of the sphere, or ours, where encoded images lie (default: uniform)"
-    task.add_argument("--prior", choices=PRIORS, default="uniform", help=note)
-
-
-def add_seed_flag(task: argparse.ArgumentParser) -> None:
-    """The seed of tasks that draw several images from one on."""
-    note = "of the first image; the next ones count up (default: 0)"
-    task.add_argument("--seed", type=int, default=0, help=note)
-
-
-def add_evaluate_flags(task: argparse.ArgumentParser) -> None:
-    """The flags of `evaluate`; of those that take several values all combinations are measured."""
-    add = task.add_argument
-    note = "whose training images are the reference (default: what RUN was trained on)"
-    add("--dataset", choices=SETS, help=note)
-    note = "where they are (default: where they were, or data/<dataset>)"
-    add("--data-dir", metavar="PATH", help=note)
-    note = "inception gives FID (default: efficientnet; for the digits pixels)"
-    add("--features", choices=FEATURES, help=note)
-    note = "training images of the reference, at most (default: 50,000)"
-    add("--num-reference", type=int, metavar="N", default=50_000, help=note)
-    note = (
-        "train a small classifier where RUN has none, for the samples' agreement with their class"
-    )
-    add("--judge", action="store_true", help=note)
-    note = "samples of a row, of all classes alike (default: 50,000 or 1,000)"
-    add("--num-images", type=int, metavar="N", help=note)
-    add("--num-steps", type=int, nargs="+", default=[1, 4], help="default: 1 4")
-    note = "classifier-free guidance, 1 is off (default: 1)"
-    add("--guidance", type=float, nargs="+", default=[1.0], help=note)
-    note = "default: both"
-    add("--guidance-place", choices=GUIDANCE_PLACES, nargs="+", default=["both"], help=note)
-    note = "one for all steps or new ones (default: shared)"
-    add("--noise", choices=NOISE, nargs="+", default=["shared"], help=note)
-    note = "of the noise's strength (default: fixed)"
-    add("--schedule", choices=SCHEDULE, nargs="+", default=["fixed"], help=note)
-    note = "all of the sphere, or ours, where encoded images lie (default: uniform)"
-    add("--prior", choices=PRIORS, nargs="+", default=["uniform"], help=note)
-    note = "of the first sample; the next ones count up (default: 0)"
-    add("--seed", type=int, default=0, help=note)
-    note = "N samples K times: mean ± standard deviation (default: 1)"
-    add("--repeats", type=int, default=1, metavar="K", help=note)
-    add("--out", metavar="FOLDER", help="where the figures go (default: RUN)")
-
-
 def generate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """Samples as a grid, as trajectories, or as single files."""
-    from sphere_mini.pictures import GRID_COLUMNS, class_rows, grid_labels, image_grid
+    from sphere_mini.pictures import GRID_COLUMNS, class_rows, grid_labels
 
     check_seed(args.seed)
     check_generate_flags(args)
@@ -233,12 +108,11 @@ def generate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
         steps_of_images = [image for row in rows for image in row.unbind(1)]  # (T, 3, H, W) each
         names = [name for name in names for _ in range(count)]
         captions = [step_names(args.num_steps[0])] * len(names)
-        picture = image_grid(steps_of_images, names, captions)
+        save_grid(steps_of_images, names, captions, model, args)
     else:
         count = args.per_class or GRID_COLUMNS
         rows, names = class_rows(model, labels, count, args.num_steps, **options)
-        picture = image_grid(rows, names)
-    write_picture(picture, model, args)
+        save_grid(rows, names, None, model, args)
 
 
 def check_generate_flags(args: argparse.Namespace) -> None:
@@ -272,24 +146,31 @@ def save_images(model: SphereEncoder, labels: list[int], args: argparse.Namespac
 
 
 def reconstruct_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
-    """One row an image: itself and its reconstruction, with the PSNR."""
+    """One row an image: itself and its reconstruction under each class, with the PSNR."""
     import torch
 
     from sphere_mini.metrics import psnr
-    from sphere_mini.pictures import image_grid
+    from sphere_mini.tasks.pictures import read_images
 
-    real = torch.cat([read_image(path, model) for path in args.images])
-    again = sphere_mini.reconstruct(model, real).cpu()
-    rows = list(torch.stack([real, again], dim=1))  # (2, 3, H, W) each
+    labels = class_numbers(model, args) or [None]
+    real = read_images(args.images, model)
+    columns = [real]
+    captions = [["input"] for _ in real]
+    for label in labels:
+        y = None if label is None else [label] * len(real)
+        again = sphere_mini.reconstruct(model, real, y).cpu()
+        columns.append(again)
+        for row, score in zip(captions, psnr(again, real).tolist(), strict=True):
+            row.append(f"{model.config.class_name(label)} {score:.1f} dB".strip())
+    rows = torch.stack(columns, dim=1)  # (B, 1 + classes, 3, H, W)
     names = [Path(path).name for path in args.images]
-    captions = [["input", f"{score:.1f} dB"] for score in psnr(again, real).tolist()]
-    write_picture(image_grid(rows, names, captions), model, args)
+    save_grid(list(rows), names, captions, model, args)
 
 
 def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """A path as a strip and an animation, or a grid."""
     from sphere_mini.files import free_path, writing
-    from sphere_mini.pictures import image_grid, save_animation
+    from sphere_mini.pictures import MIN_FRAME, save_animation
 
     for seed in args.seed:
         check_seed(seed)
@@ -297,7 +178,7 @@ def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
     require(not (is_grid and args.path), "a grid among four seeds is bilinear; leave out --path")
     given = len(args.classes) or len(args.seed)
     problem = f"there are {given} and {len(args.seed)}"
-    require(given == len(args.seed), f"--classes takes one class per seed; {problem}")
+    require(given == len(args.seed), f"--class takes one class per seed; {problem}")
     y = label_tensor(class_numbers(model, args))
     path = args.path or PATHS[0]
     count = args.frames
@@ -310,11 +191,11 @@ def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
     if is_grid:  # corners, at the left of the first and of the last row
         names += [""] * (count - 1)
         names[-1] = f"{ends[2]} → {ends[3]}"
-    picture = write_picture(image_grid(rows, names), model, args)
+    picture = save_grid(rows, names, None, model, args)
     if not is_grid:
         animation = free_path(picture.with_suffix(".gif"))
         with writing(animation):
-            save_animation(images, animation, args.command)
+            save_animation(images, animation, args.command, smallest_side(MIN_FRAME, model, args))
         print(f"animation: {animation}")
 
 
@@ -322,20 +203,20 @@ def manipulate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """One row a class: the image and every step towards it."""
     import torch
 
-    from sphere_mini.pictures import image_grid
+    from sphere_mini.tasks.pictures import read_images
 
     check_seed(args.seed)
     labels = class_numbers(model, args)
     names = [model.config.class_name(label) for label in labels] or [""]
     count = len(names)
-    x = read_image(args.image, model).expand(count, -1, -1, -1)  # (B, 3, H, W)
+    x = read_images([args.image], model).expand(count, -1, -1, -1)  # (B, 3, H, W)
     y = label_tensor(labels)
     options = {"seeds": [args.seed] * count, "every_step": True} | loop_options(args)
     steps = sphere_mini.manipulate(model, x, y, args.num_steps, args.strength, **options)
     steps = steps.cpu()  # (T, B, 3, H, W)
     rows = torch.cat([x[None], steps]).unbind(1)
     captions = [["input", *step_names(args.num_steps)]] * count
-    write_picture(image_grid(rows, names, captions), model, args)
+    save_grid(rows, names, captions, model, args)
 
 
 def crossover_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
@@ -343,13 +224,13 @@ def crossover_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     import torch
 
     from sphere_mini.data import stitch
-    from sphere_mini.pictures import image_grid
+    from sphere_mini.tasks.pictures import read_images
 
     check_seed(args.seed)
     paths = args.images
     if args.swap:
         paths = paths[::-1]
-    a, b = [read_image(path, model) for path in paths]
+    a, b = read_images(paths, model).split(1)
     options = loop_options(args)
     options["num_steps"] = args.num_steps
     options["strength"] = args.strength
@@ -358,7 +239,7 @@ def crossover_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     before = torch.cat([a, b, stitch(a, b, args.stitch)])  # (3, 3, H, W)
     row = torch.cat([before, steps[:, 0].cpu()])
     captions = ["first", "second", "stitched", *step_names(args.num_steps)]
-    write_picture(image_grid([row], [""], [captions]), model, args)
+    save_grid([row], [""], [captions], model, args)
 
 
 def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
@@ -370,10 +251,11 @@ def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
     from sphere_mini.evaluation import evaluate, facts_of, usual_num_images
     from sphere_mini.evaluation.features import NUMBERED_BELOW
     from sphere_mini.files import free_path
+    from sphere_mini.tasks.figures import figures_folder, write_report, write_text
 
     ways = sampling_ways(args)
-    folder = output_folder(args)
-    reference = find_reference(model, args)
+    folder = figures_folder(args.out, args.run)
+    reference = make_reference(model, args)
     num_images = args.num_images
     if num_images is None:
         num_images = usual_num_images(model, reference)
@@ -399,6 +281,28 @@ def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
     print(f"\nwritten to {folder}: {files}")
 
 
+def make_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
+    """The training images of the model, or those that the flags name, and their judge."""
+    from sphere_mini.datasets import load_data
+    from sphere_mini.distributed import first_of_node
+    from sphere_mini.evaluation import MOST_HELD_OUT, Reference, check_fit
+    from sphere_mini.tasks.training_images import find_judge, find_recipe
+
+    recipe = find_recipe(args.run, model.config, args.dataset or "", args.data_dir or "")
+    features = args.features
+    if features is None:
+        features = "pixels" if recipe.dataset == "digits" else "efficientnet"
+    data, held_out = first_of_node(lambda: load_data(recipe, model.device, MOST_HELD_OUT))
+    name = f"{recipe.dataset} {recipe.data_dir}".strip()
+    folder = Path(recipe.data_dir or f"data/{recipe.dataset}")
+    reference = Reference(data, held_out, features, name, folder, args.num_reference)
+    check_fit(model, reference)
+    flip = recipe.flip if args.judge else None
+    is_own = args.dataset is None and args.data_dir is None
+    reference.judge = find_judge(args.run, model, data, flip, keep=is_own)
+    return reference
+
+
 def sampling_ways(args: argparse.Namespace) -> list[Sampling]:
     """Every combination of the flags' values."""
     from sphere_mini.evaluation import Sampling
@@ -415,147 +319,13 @@ def sampling_ways(args: argparse.Namespace) -> list[Sampling]:
     return ways
 
 
-def output_folder(args: argparse.Namespace) -> Path:
-    """Where the figures go; it is made if missing."""
-    from_hub = args.run.startswith(HUB_PREFIX)
-    require(bool(args.out) or not from_hub, "give a folder for the figures of this model: --out")
-    folder = Path(args.out or args.run)
-    advice = "choose another --out"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror}); {advice}") from error
-    require(os.access(folder, os.W_OK), f"nothing can be written to {folder}; {advice}")
-    return folder
-
-
-def find_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
-    """The training images of the model, or those that the flags name."""
-    from sphere_mini.datasets import load_data
-    from sphere_mini.distributed import first_of_node
-    from sphere_mini.evaluation import MOST_HELD_OUT, Reference, check_fit
-
-    recipe = find_recipe(model, args)
-    features = args.features
-    if features is None:
-        features = "pixels" if recipe.dataset == "digits" else "efficientnet"
-    data, held_out = first_of_node(lambda: load_data(recipe, model.device, MOST_HELD_OUT))
-    name = f"{recipe.dataset} {recipe.data_dir}".strip()
-    folder = Path(recipe.data_dir or f"data/{recipe.dataset}")
-    reference = Reference(data, held_out, features, name, folder, args.num_reference)
-    check_fit(model, reference)
-    reference.judge = find_judge(model, data, recipe.flip, args)
-    return reference
-
-
-def find_judge(
-    model: SphereEncoder, data: ImageSet | ImageFiles, flip: bool, args: argparse.Namespace
-) -> Judge | None:
-    """The judge that is kept beside the model; with --judge a new one where there is none.
-
-    flip: whether mirrored images show the same class. One that was fitted to other images than the
-    model's own is not kept.
-    """
-    from sphere_mini.distributed import world
-    from sphere_mini.files import warn_on_write_error
-    from sphere_mini.judge import fit_judge, load_judge
-
-    judge = load_judge(local_folder(args.run), data.class_names)
-    if judge is None and args.judge:
-        require(model.config.num_classes > 0, "this model has no classes; leave out --judge")
-        judge = fit_judge(data, flip)
-        is_own = args.dataset is None and args.data_dir is None
-        if is_own and world()[0] == 0 and not args.run.startswith(HUB_PREFIX):
-            with warn_on_write_error(JUDGE_FILE):
-                judge.save(Path(args.run))
-    if judge is not None:
-        judge.to(model.device)
-    return judge
-
-
-def fit_missing_prior(model: SphereEncoder, args: argparse.Namespace) -> None:
-    """Where --prior asks for a fitted one and the model has none: fit it, and keep it beside it."""
-    if "fitted" not in getattr(args, "prior", ()) or model.prior is not None:
-        return
-    from sphere_mini.datasets import load_data
-    from sphere_mini.distributed import first_of_node, world
-    from sphere_mini.files import warn_on_write_error
-    from sphere_mini.prior import fit_prior
-
-    own_data = argparse.Namespace(run=args.run)  # whatever evaluate compares the samples with
-    recipe = find_recipe(model, own_data)
-    data, _ = first_of_node(lambda: load_data(recipe, model.device))
-    model.prior = fit_prior(model, data)
-    print(f"prior fitted to the encoded training images of {recipe.dataset}")
-    rank, _ = world()
-    if rank == 0 and not args.run.startswith(HUB_PREFIX):
-        with warn_on_write_error(PRIOR_FILE):
-            model.prior.save(Path(args.run))
-
-
-def find_recipe(model: SphereEncoder, args: argparse.Namespace) -> Recipe:
-    """How the training images of a model, or those that the flags name, are read."""
-    config = model.config
-    path = local_folder(args.run) / CONFIG_FILE
-    with reading(path):
-        training = json.loads(path.read_text()).get("training", {})
-    dataset = getattr(args, "dataset", None) or training.get("dataset")
-    problem = "this model does not say what it was trained on"
-    require(dataset is not None, f"{problem}; pass --dataset, and --data-dir")
-    data_dir = getattr(args, "data_dir", None) or ""
-    if dataset == training.get("dataset"):
-        data_dir = data_dir or training.get("data_dir") or ""
-    elif dataset != "folder":
-        size = SETS[dataset].fields["image_size"]
-        problem = f"{dataset} has images of {size} px and this model draws {config.image_size}"
-        require(size == config.image_size, f"{problem}; pass another --dataset")
-    return make_recipe(
-        dataset,
-        data_dir=data_dir,
-        image_size=config.image_size,
-        patch_size=config.patch_size,
-        conditional=config.num_classes > 0,
-        held_out=training.get("held_out", 0.0),
-        flip=training.get("flip", SETS[dataset].fields.get("flip", True)),
-    )
-
-
-def write_report(report: Report, folder: Path, command: str) -> None:
-    """A row each in metrics.md, below those that are there, and the two pictures."""
-    from sphere_mini.evaluation import table
-    from sphere_mini.files import free_path, writing
-    from sphere_mini.pictures import save_picture
-
-    log = folder / "metrics.md"
-    text = table(report.samples) + "\n"
-    if log.exists():
-        text = log.read_text(encoding="utf-8") + "\n" + text
-    write_text(log, text)
-    facts = {"command": command} | report.facts
-    for name, picture in (("closest", report.closest), ("sphere", report.sphere)):
-        path = free_path(folder / f"{name}.png")
-        with writing(path):
-            save_picture(picture, path, facts)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file, on rank 0; `UserError` where that fails."""
-    from sphere_mini.distributed import world
-    from sphere_mini.files import writing
-
-    if world()[0] > 0:
-        return
-    with writing(path):
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
 def loop_options(args: argparse.Namespace) -> dict[str, Any]:
     """The loop's flags as the sampling functions name them."""
     options = {
         "guidance": args.guidance,
         "guidance_place": args.guidance_place,
-        "share_noise": not args.fresh_noise,
-        "decay": args.decay,
+        "share_noise": args.noise == "shared",
+        "decay": args.schedule == "decay",
     }
     if "prior" in args:  # of the tasks that start from random points
         options["prior"] = args.prior
@@ -586,35 +356,38 @@ def step_names(num_steps: int) -> list[str]:
     return [f"step {k + 1}" for k in range(num_steps)]
 
 
-def read_image(path: str, model: SphereEncoder) -> Tensor:
-    """An image file as the model's size wants it: (1, 3, H, W) in [0, 1], its centre square."""
-    from sphere_mini.picture_files import open_picture, square_pixels
+def save_grid(
+    rows: Sequence[Tensor],
+    names: Sequence[str],
+    captions: Sequence[Sequence[str]] | None,
+    model: SphereEncoder,
+    args: argparse.Namespace,
+) -> Path:
+    """Save a task's picture, as `image_grid` makes it, with what is needed to make it again."""
+    from sphere_mini.pictures import image_grid
+    from sphere_mini.tasks.pictures import write_picture
 
-    return square_pixels(open_picture(path), model.config.image_size)[None] / 255
-
-
-def write_picture(picture: Image.Image, model: SphereEncoder, args: argparse.Namespace) -> Path:
-    """Save a task's picture with what is needed to make it again."""
-    from sphere_mini.files import claim_path, writing
-    from sphere_mini.pictures import save_picture
-
+    grid = image_grid(rows, names, captions, smallest_side(MIN_TILE, model, args))
     default = Path("pictures") / f"{Path(args.run).name}-{args.task}.png"
-    is_png = Path(args.out or default).suffix == ".png"
-    require(is_png, f"--out takes a name that ends in .png, not {args.out}")
     facts = {"command": args.command, "weights": model.weights_hash()}
     if "seed" in args:
         facts["seed"] = args.seed
-    path = claim_path(args.out, default)
-    with writing(path):
-        save_picture(picture, path, facts)
-    print(f"picture: {path}")
-    return path
+    return write_picture(grid, args.out, default, facts)
+
+
+def smallest_side(usual: int, model: SphereEncoder, args: argparse.Namespace) -> int:
+    """Pixels a side of an image in a picture, at least: `usual`, or what --scale says."""
+    if args.scale is None:
+        return usual
+    return args.scale * model.config.image_size
 
 
 def main() -> None:
     """Read the arguments, load the model and run the task."""
     args = parse_args(sys.argv[1:])
     args.command = shlex.join(["python", "sample.py", *sys.argv[1:]])
+    scale = getattr(args, "scale", None)
+    require(scale is None or scale > 0, f"--scale must be above 0, not {scale}")
     if args.out:  # a name that is taken should not cost the wait for the picture
         problem = f"{args.out} exists already; choose another --out, nothing is written over"
         require(not os.path.isfile(args.out), problem)
@@ -623,7 +396,10 @@ def main() -> None:
 
     device = connect(args.device)
     model = sphere_mini.SphereEncoder.from_pretrained(args.run).to(device)
-    fit_missing_prior(model, args)  # all processes together
+    if "fitted" in getattr(args, "prior", ()):
+        from sphere_mini.tasks.training_images import fit_missing_prior
+
+        fit_missing_prior(args.run, model)  # all processes together
     is_shared = args.task == "evaluate" or getattr(args, "save_images", None)
     if world()[0] > 0 and not is_shared:
         return  # a picture is the work of one process

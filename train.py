@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     add("--image-size", type=int, metavar="PX", help="side of the square images")
     add("--model", choices=SIZES, help="network size")
     add("--unconditional", action="store_true", help="ignore the classes")
-    note = "the paper's settings, or ours for minutes on a CPU"
+    note = "the paper's settings, or ours for minutes on a CPU, cifar10's for hours on one GPU"
     note += " (default: the paper's for its sets and sizes)"
     add("--recipe", choices=RECIPES, help=note)
     note = "override any field of the recipe; repeatable"
@@ -60,30 +60,44 @@ def parse_args() -> argparse.Namespace:
     add("--resume", metavar="RUN", help="go on with this run, with its settings")
     note = "start from this model's weights (a folder or hf://owner/name), to fine-tune"
     add("--init-from", metavar="MODEL", help=note)
+    add_watching_flags(parser)
+    return parser.parse_args()
+
+
+def add_watching_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of what a run writes, how long it may take, and what it would cost."""
+    add = parser.add_argument
     add("--save-every", type=int, metavar="STEPS", help="steps between two checkpoints")
     add("--log-every", type=int, metavar="STEPS", help="steps between two lines of metrics.jsonl")
     add("--sample-every", type=int, metavar="STEPS", help="steps between two pictures")
     note = "save and stop after so many minutes of training"
     add("--max-minutes", type=float, metavar="M", help=note)
+    note = "write the log and the pictures for TensorBoard too, into RUN/tensorboard"
+    add("--tensorboard", action="store_true", help=note)
     add("--dry-run", action="store_true", help="print the settings and what they cost, and stop")
-    return parser.parse_args()
+    note = "with --dry-run: train a few steps on noise, for images/s and the hours on this device"
+    add("--measure", action="store_true", help=note)
 
 
 def main() -> None:
     """Train from the beginning, or from where a run was stopped; end with the right exit code."""
     args = parse_args()
 
-    from sphere_mini.distributed import connect
+    from sphere_mini.distributed import connect, world
+    from sphere_mini.runs.board import Board, require_tensorboard
     from sphere_mini.runs.failures import explain_out_of_memory, save_before_read_error
     from sphere_mini.runs.progress import finish_last_save
     from sphere_mini.runs.stop import Stop
 
     device = connect(args.device)
+    require(args.dry_run or not args.measure, "--measure goes with --dry-run")
     if args.dry_run and not args.resume:
         print_cost(args, device)
         return
     problem = f"--max-minutes must be above 0, not {args.max_minutes}"
     require(args.max_minutes is None or args.max_minutes > 0, problem)
+    if args.tensorboard:
+        require_tensorboard()
     with Stop(args.max_minutes) as stop:
         run = get_ready(args, device)
         total = run.recipe.steps
@@ -93,6 +107,8 @@ def main() -> None:
             print(f"{run.folder} is finished, with {total:,} steps; {advice}")
             return
         announce(run, device)
+        if args.tensorboard and world()[0] == 0:
+            run.board = Board(run.folder, run.state.step)
         stop.begin()
         with explain_out_of_memory(run.recipe), save_before_read_error(run):
             follow(run, stop)
@@ -117,7 +133,7 @@ def print_cost(args: argparse.Namespace, device: torch.device) -> None:
 
     fields = given_fields(vars(args))
     recipe = new_recipe(fields, args.recipe, load_pretrained(fields))
-    dry_run(recipe, device)
+    dry_run(recipe, device, args.measure)
 
 
 def get_ready(args: argparse.Namespace, device: torch.device) -> Run:
@@ -159,15 +175,9 @@ def announce(run: Run, device: torch.device) -> None:
 def follow(run: Run, stop: Stop) -> None:
     """Train; log, save and draw on the way. Raises `UserError` where the last save fails."""
     from sphere_mini.distributed import any_process, world
-    from sphere_mini.runs.failures import check_finite
+    from sphere_mini.runs import progress
+    from sphere_mini.runs.failures import check_finite, check_folder
     from sphere_mini.runs.log import Pace
-    from sphere_mini.runs.progress import (
-        log_step,
-        progress_bar,
-        save_checkpoint,
-        save_picture,
-        show_row,
-    )
     from sphere_mini.training import train
 
     state = run.state
@@ -175,7 +185,7 @@ def follow(run: Run, stop: Stop) -> None:
     rank, _ = world()
     writes = rank == 0  # all processes train, one writes
     steps = train(state, recipe, run.data, run.perceptual)
-    bar = progress_bar(steps, run)
+    bar = progress.progress_bar(steps, run)
     pace = Pace(state.step)
     for losses in bar:
         pace.waited += losses.pop("data_s")
@@ -185,14 +195,15 @@ def follow(run: Run, stop: Stop) -> None:
         log = sample or run.is_due(recipe.log_every)
         save = stopping or run.is_due(recipe.save_every)
         if log or save:
+            check_folder(run)
             check_finite(run)
         if log and writes:
-            row = log_step(run, losses, pace, with_psnr=sample)
-            show_row(bar, row)
+            row = progress.log_step(run, losses, pace, with_psnr=sample)
+            progress.show_row(bar, row)
         if save:  # before the picture, which takes a large model minutes on a CPU
-            save_checkpoint(run)
+            progress.save_checkpoint(run)
         if sample and writes:
-            save_picture(run)
+            progress.save_picture(run)
         if log:
             pace.restart(state.step)
         if stopping:

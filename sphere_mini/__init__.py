@@ -6,6 +6,7 @@ Names are loaded when they are first used: importing the package alone does not 
 from importlib import import_module
 from typing import Any
 
+__version__ = "0.1.0"
 MODULES = {
     "SphereConfig": "config",
     "SphereEncoder": "model",

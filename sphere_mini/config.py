@@ -4,12 +4,12 @@ Nothing here imports torch, so that the scripts' --help answers at once.
 """
 
 import dataclasses
-import textwrap
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .errors import UserError, require
-from .text import composed, holds_number, printable
+from .classes import class_number
+from .errors import require
+from .text import composed
 
 NUM_SEEDS = 2**32  # torch's generator keeps 32 bits of a seed
 PIXEL_HEADS = ("conv", "linear")
@@ -105,11 +105,6 @@ class SphereConfig:
         """Row of the embedding table that stands for "no class"."""
         return self.num_classes
 
-    @property
-    def has_plain_numbers(self) -> bool:
-        """Whether a number is a class's number: no name holds one that could be meant instead."""
-        return not any(holds_number(name, self.num_classes) for name in self.class_names)
-
     def class_name(self, label: int | None) -> str:
         """A class's name, its number where there are no names, and nothing for no class."""
         if label is None:
@@ -117,22 +112,9 @@ class SphereConfig:
         return self.class_names[label] if self.class_names else str(label)
 
     def class_number(self, text: str) -> int:
-        """The class that `text` says by name, or by number where that cannot be meant as a name.
-
-        A name may be in the form that is printed of it, and its accents as any system writes them.
-        """
+        """The class that `text` says by name or number: see `classes.class_number`."""
         require(self.num_classes > 0, "this model has no classes; leave the class out")
-        choices = list(self.class_names)
-        for form in (str, composed, printable):
-            names = [form(name) for name in choices]
-            if form(text) in names:
-                return names.index(form(text))
-        if self.has_plain_numbers:
-            if text.isdecimal() and int(text) < self.num_classes:
-                return int(text)
-            choices.insert(0, f"a number in 0 ... {self.num_classes - 1}")
-        known = textwrap.shorten(f"give {', '.join(choices)}", 300, placeholder=" ...")
-        raise UserError(f"there is no class {text!r}; {known}")
+        return class_number(text, self.class_names, self.num_classes)
 
 
 def config_from_dict(values: dict[str, Any]) -> SphereConfig:

@@ -12,11 +12,13 @@ from threading import current_thread, main_thread
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .config import SphereConfig
+from .distributed import own_rows, read_together
 from .errors import ReadError, UserError, require
 from .picture_files import open_picture, square_pixels
 from .text import composed
@@ -98,7 +100,8 @@ class ImageSet:
 class ImageFiles(Dataset):
     """Images on disk, decoded at each access: item i is (uint8 (3, H, H), label).
 
-    source: (picture or the path of one, label) for each image. class_names: as in `ImageSet`.
+    source: (picture, or the path of one, or tensor as in `tensor_picture`; label) for each image, a
+    sequence or torch's `Dataset`. class_names: as in `ImageSet`.
     image_size: H in pixels, to which pictures are cropped. workers: processes that decode, at most
     one a core. device: where batches go. `UserError` names a file that cannot be read.
     """
@@ -120,7 +123,18 @@ class ImageFiles(Dataset):
             raise UserError(f"{problem}; remove the data set and fetch it anew") from error
         if isinstance(picture, str):
             picture = open_picture(picture, "mend it or put another picture in its place")
-        return square_pixels(picture, self.image_size), label
+        if isinstance(picture, Tensor):
+            picture = tensor_picture(picture)
+        return square_pixels(picture, self.image_size), self._known(label)
+
+    def _known(self, label: int) -> int:
+        """A label that is one of the classes, 0 without classes; else `UserError`."""
+        if not self.class_names:
+            return 0
+        last = len(self.class_names) - 1
+        problem = f"a label is {label}, and those of {last + 1} classes lie in 0 ... {last}"
+        require(0 <= label <= last, problem)
+        return int(label)
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """As `ImageSet.batches`, bit for bit, while worker processes decode ahead."""
@@ -196,6 +210,39 @@ def leave_signals_to_parent(worker: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def as_images(
+    data: ImageSet | ImageFiles | Dataset, config: SphereConfig, workers: int, device: torch.device
+) -> ImageSet | ImageFiles:
+    """What a network of this configuration is trained on, of any of the three.
+
+    Of a `Dataset`, such as torchvision's, each item is (picture, label): see `ImageFiles`. It is
+    asked anew for each step, by `workers` processes.
+    """
+    if isinstance(data, ImageSet | ImageFiles):
+        return data
+    names = config.class_names or tuple(str(label) for label in range(config.num_classes))
+    return ImageFiles(data, names, config.image_size, workers, device)
+
+
+def own_batches(
+    data: ImageSet | ImageFiles, rows: Iterable[Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's share of each batch of rows; all processes stop where one cannot read."""
+    batches = data.batches(own_rows(row) for row in rows)
+    return read_together(batches) if isinstance(data, ImageFiles) else batches
+
+
+def tensor_picture(pixels: Tensor) -> Image.Image:
+    """A picture of pixels (3, H, W), or grey (1, H, W), in bytes or floats in [0, 1]."""
+    if pixels.is_floating_point() and bool(((pixels >= 0) & (pixels <= 1)).all()):
+        pixels = (pixels * 255).round().to(torch.uint8)
+    is_image = pixels.dim() == 3 and len(pixels) in (1, 3) and pixels.dtype == torch.uint8
+    problem = "a Dataset gives pictures, or tensors (3, H, W) of bytes or of floats in [0, 1]"
+    found = f"not {tuple(pixels.shape)} of {pixels.dtype}; leave out a transform such as Normalize"
+    require(is_image, f"{problem}, {found}")
+    return Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).numpy())
 
 
 def require_fit(data: ImageSet | ImageFiles, config: SphereConfig) -> None:

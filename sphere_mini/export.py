@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
+from .classes import has_plain_numbers
 from .config import NUM_SEEDS, SphereConfig
 from .distributed import gather, own_share
 from .errors import reading, require
@@ -88,7 +89,7 @@ def planned_images(
 
 def unlike_numbers(config: SphereConfig, labels: Sequence[int]) -> list[str]:
     """What the numbers in files' names stand for, where they might be taken for classes' names."""
-    if config.has_plain_numbers:
+    if has_plain_numbers(config.class_names, config.num_classes):
         return []
     names = {label: config.class_name(label) for label in labels}
     return [f"class{label:04d} is {name}" for label, name in names.items() if name != str(label)]
@@ -97,7 +98,7 @@ def unlike_numbers(config: SphereConfig, labels: Sequence[int]) -> list[str]:
 def class_flag(name: str) -> str:
     """The flag of sample.py that selects a class by its name, even if that begins with "-"."""
     joint = "=" if name.startswith("-") else " "
-    return f"--classes{joint}{shlex.quote(name)}"
+    return f"--class{joint}{shlex.quote(name)}"
 
 
 def command_flags(
@@ -111,9 +112,9 @@ def command_flags(
     """The arguments of `generate` as flags of sample.py."""
     flags = f"--num-steps {num_steps} --guidance {guidance:g} --guidance-place {guidance_place}"
     if not share_noise:
-        flags += " --fresh-noise"
+        flags += " --noise fresh"
     if decay:
-        flags += " --decay"
+        flags += " --schedule decay"
     if prior != "uniform":
         flags += f" --prior {prior}"
     return flags

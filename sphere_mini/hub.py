@@ -15,6 +15,25 @@ JUDGE_FILE = "judge.safetensors"  # likewise: see judge.py
 FILES = [CONFIG_FILE, WEIGHTS_FILE, PRIOR_FILE, JUDGE_FILE]
 
 
+def push_folder(folder: Path, name: str, private: bool) -> str:
+    """Upload a model's files to the hub as "owner/name", made if missing: "hf://owner/name".
+
+    `UserError` where that fails.
+    """
+    from huggingface_hub import HfApi  # here: slow to import, and rarely needed
+
+    name = name.removeprefix(HUB_PREFIX)
+    api = HfApi()
+    try:
+        name = api.create_repo(name, private=private, exist_ok=True).repo_id
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="A sphere encoder")
+    except Exception as error:  # the hub's own errors, and those of any network layer below it
+        advice = "check the name and the network, and log in with `hf auth login`"
+        problem = f"{name} could not be written to the hub ({type(error).__name__})"
+        raise UserError(f"{problem}; {advice}") from error
+    return HUB_PREFIX + name
+
+
 def local_folder(folder: str | Path, files: Sequence[str] = FILES) -> Path:
     """The folder itself, or the local copy of "hf://owner/name"; `UserError` without either.
 

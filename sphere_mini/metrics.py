@@ -42,10 +42,10 @@ def held_out_psnr(model: SphereEncoder, data: ImageSet) -> float:
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Fréchet distance of Gaussians fitted to features (n, F) and (m, F).
 
-    |μa - μb|² + tr(Ca + Cb - 2·√(Ca·Cb)) (Heusel et al., 2017).
+    |μa - μb|² + tr(Ca + Cb - 2·√(Ca·Cb)) (Heusel et al., 2017). One row alone is a point: C = 0.
     """
-    cov_a = np.cov(a, rowvar=False)
-    cov_b = np.cov(b, rowvar=False)
+    cov_a = covariance(a)
+    cov_b = covariance(b)
     values, vectors = np.linalg.eigh(cov_a)
     root_a = vectors * np.sqrt(values.clip(min=0)) @ vectors.T
     # tr √(Ca·Cb) = tr √(√Ca·Cb·√Ca), whose matrix is symmetric: good also where Ca is singular
@@ -53,6 +53,13 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     cross = np.sqrt(squares.clip(min=0)).sum()
     means = np.square(a.mean(0) - b.mean(0)).sum()
     return float(means + np.trace(cov_a + cov_b) - 2 * cross)
+
+
+def covariance(features: np.ndarray) -> np.ndarray:
+    """Covariance (F, F) of features (n, F); 0 of a single row."""
+    if len(features) == 1:
+        return np.zeros((features.shape[1], features.shape[1]))
+    return np.cov(features, rowvar=False)
 
 
 def nearness(a: Tensor, b: Tensor, others: bool = False) -> tuple[Tensor, Tensor]:
@@ -161,7 +168,8 @@ def judge_digits(images: Tensor, labels: Tensor) -> dict[str, float]:
     """What the judge says of samples (B, 3, 8, 8) in [0, 1] that should show `labels` (B,).
 
     `agreement`: share recognised. `frechet`: Fréchet distance of pixels in [-1, 1] to those of all
-    real digits. `deviation`: within classes.
+    real digits. `deviation`: within classes. Of a single image that is whether it is recognised,
+    its distance as a point, and 0.
     """
     judge, real = digits_judge()
     pixels = images.mean(1).flatten(1).cpu().double().numpy()  # (B, 64)

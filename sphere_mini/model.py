@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from .config import SphereConfig, config_from_dict
 from .files import read_newest, write_safely
-from .hub import CONFIG_FILE, WEIGHTS_FILE, local_folder
+from .hub import CONFIG_FILE, WEIGHTS_FILE, local_folder, push_folder
 from .prior import FittedPrior, load_prior
 from .vit import ViT, build_decoder, build_encoder
 
@@ -74,6 +75,15 @@ class SphereEncoder(nn.Module):
         save_config(self.config, folder, **extra)
         if self.prior is not None:
             self.prior.save(folder)
+
+    def push_to_hub(self, name: str, private: bool = False, **extra: Any) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face hub, as "owner/name".
+
+        Returns "hf://owner/name", which `from_pretrained` takes. `UserError` where that fails.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **extra)
+            return push_folder(Path(folder), name, private)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "SphereEncoder":

@@ -22,6 +22,7 @@ CONVNEXT_SIZE = 224  # pixels that the network wants exactly
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of images in [0, 1], by channel
 IMAGENET_STD = (0.229, 0.224, 0.225)
 NO_DOWNLOAD = "--perceptual efficientnet or none, which need no download"
+NO_DOWNLOAD += " (in Python make_recipe(..., perceptual='efficientnet'))"
 T = TypeVar("T")
 
 

@@ -19,7 +19,9 @@ from .text import code_of, printable
 MIN_TILE = 48  # pixels a side of an image in a grid, at least
 GAP = 4  # pixels between images
 FONT = "fonts/ttf/DejaVuSans.ttf"  # in matplotlib's data
-FONT_SIZE = 14  # pixels
+FONT_SIZE = 14  # pixels, beside images of the usual size
+LARGEST_FONT = 28  # beside larger ones
+FONT_SHARE = 8  # a letter is so many times smaller than an image that it stands beside
 NO_LETTER = "\uffff"  # which no font has
 MIN_FRAME = 192  # pixels a side of an animation, at least
 FRAME_MS = 120  # milliseconds of an animation's frame
@@ -47,9 +49,9 @@ def image_grid(
     """Rows of images, each (C, 3, H, W) in [0, 1], as one picture.
 
     labels stand left of the rows, captions under the images. Images are enlarged by a whole factor
-    to `min_tile` pixels or more, so that each of their own pixels can be seen.
+    to `min_tile` pixels or more, so that each of their own pixels can be seen; letters grow along.
     """
-    font = label_font()
+    font = label_font(min(max(FONT_SIZE, min_tile // FONT_SHARE), LARGEST_FONT))
     labels = [readable(label) for label in labels]
     tile = enlarged_side(rows[0].shape[-1], min_tile)
     column_width = tile
@@ -58,7 +60,7 @@ def image_grid(
         captions = [[readable(text) for text in row] for row in captions]
         widest = max(text_width(text, font) for row in captions for text in row)
         column_width = max(tile, widest)
-        row_height += FONT_SIZE + GAP
+        row_height += font.size + GAP
     left = max(text_width(label, font) for label in labels) + 2 * GAP
     columns = max(len(row) for row in rows)
     width = left + columns * (column_width + GAP) + GAP
@@ -78,11 +80,11 @@ def image_grid(
 
 
 @cache
-def label_font() -> ImageFont.FreeTypeFont:
+def label_font(size: int = FONT_SIZE) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib and has the letters of many alphabets."""
     import matplotlib  # here: only pictures with labels need it
 
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), FONT), FONT_SIZE)
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), FONT), size)
 
 
 def readable(text: str) -> str:
@@ -119,12 +121,12 @@ def save_picture(picture: Image.Image, path: Path, facts: dict[str, Any]) -> Non
     picture.save(path, "PNG", pnginfo=text)
 
 
-def save_animation(images: Tensor, path: Path, comment: str) -> None:
+def save_animation(images: Tensor, path: Path, comment: str, min_side: int = MIN_FRAME) -> None:
     """Write images (n, 3, H, W) in [0, 1] as an endless GIF that goes there and back.
 
-    It rests a while at both ends. comment: a text in the file.
+    It rests a while at both ends. comment: a text in the file. min_side: as `min_tile` of a grid.
     """
-    side = enlarged_side(images.shape[-1], MIN_FRAME)
+    side = enlarged_side(images.shape[-1], min_side)
     there = [enlarge(pixels, side) for pixels in to_uint8(images)]
     between = there[1:-1]
     frames = [*there, *reversed(between)]

@@ -61,7 +61,7 @@ class Recipe:
     latent_spares_encoder: bool = False  # L_lat-con teaches the decoder alone
     l1_beta: float = 1.0  # pixel difference from which on smooth L1 grows linearly
     # images
-    dataset: str
+    dataset: str  # empty: images of one's own, which the caller has in memory
     data_dir: str = ""  # empty: data/<dataset>
     init_from: str = ""  # model whose weights the run starts from
     image_size: int = 32  # pixels

@@ -143,10 +143,16 @@ def generate(
 
 
 @torch.no_grad()
-def reconstruct(model: SphereEncoder, x: Tensor) -> Tensor:
-    """D(f(E(x))) of images x (B, 3, H, W) in [0, 1], in [0, 1] too; null label, no noise."""
+def reconstruct(model: SphereEncoder, x: Tensor, y: Labels = None) -> Tensor:
+    """D(f(E(x, y)), y) of images x (B, 3, H, W) in [0, 1], in [0, 1] too; no noise.
+
+    y: one class for each image, as in `generate`; None: the null class.
+    """
+    y = as_labels(y, model.config)
+    seeds_for(None, y=y, x=x)  # as many of one as of the other
     x = as_model_input(x.to(model.device))
-    return to_unit_range(model.decode(spherify(model.encode(x))))
+    y = None if y is None else y.to(model.device)
+    return to_unit_range(model.decode(spherify(model.encode(x, y)), y))
 
 
 @torch.no_grad()

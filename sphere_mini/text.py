@@ -3,7 +3,6 @@
 Nothing here imports torch, so that the scripts' --help answers at once.
 """
 
-import re
 from unicodedata import normalize
 
 
@@ -29,16 +28,3 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def holds_number(name: str, most: int) -> bool:
-    """Whether a name holds a number that one may mean by the number alone.
-
-    It stands for itself, as in "+1" and "2 stars", or is `most` or less, as in "class3"; those of
-    "n01440764" are neither.
-    """
-    for found in re.finditer(r"\d+", name):
-        stands_alone = not name[: found.start()][-1:].isalpha()
-        if stands_alone or int(found[0]) <= most:
-            return True
-    return False

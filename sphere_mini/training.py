@@ -11,21 +11,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Dataset
 
 from .config import SphereConfig
-from .data import ImageFiles, ImageSet, batch_indices, require_fit, to_model_range
-from .distributed import (
-    autocast,
-    gradient_sync,
-    mean_over_processes,
-    own_rows,
-    read_together,
-    world,
+from .data import (
+    ImageFiles,
+    ImageSet,
+    as_images,
+    batch_indices,
+    own_batches,
+    require_fit,
+    to_model_range,
 )
+from .distributed import autocast, gradient_sync, mean_over_processes, own_rows, world
 from .errors import require
 from .losses import StepNoise, draw_step_noise, sphere_losses
 from .model import SphereEncoder
-from .perceptual import Perceptual
+from .perceptual import Perceptual, load_perceptual
 from .recipe import LossWeights, Recipe
 
 LR_BATCH = 256  # learning rates are stated per this many images of global batch, scaled linearly
@@ -206,21 +208,22 @@ def update_ema(state: TrainState, decay: float) -> None:
 def train(
     state: TrainState,
     recipe: Recipe,
-    data: ImageSet | ImageFiles,
+    data: ImageSet | ImageFiles | Dataset,
     perceptual: Perceptual | None = None,
 ) -> Iterator[dict[str, Tensor | float]]:
     """The training loop: a resolved recipe's remaining steps, yielding what `train_step` returns,
-    and `data_s`, the seconds that it waited for its images. Callers log and save between steps."""
+    and `data_s`, the seconds that it waited for its images. Callers log and save between steps.
+    data: see `as_images`, also for torch's `Dataset`. perceptual: None for the recipe's own."""
     require(recipe.steps > 0, "this recipe has no steps yet; train by recipe.resolved(len(data))")
+    data = as_images(data, state.model.config, recipe.workers, state.model.device)
     require_fit(data, state.model.config)
+    if perceptual is None:
+        perceptual = load_perceptual(recipe.perceptual, state.model.device)
     distribute(state)
     since = time.perf_counter()
     steps = range(state.step, recipe.steps)
     rows = (batch_indices(step, recipe.batch_size, len(data), recipe.seed) for step in steps)
-    batches = data.batches(own_rows(row) for row in rows)
-    if isinstance(data, ImageFiles):  # reading may fail
-        batches = read_together(batches)
-    for images, y in batches:  # those of step state.step
+    for images, y in own_batches(data, rows):  # those of step state.step
         x = to_model_range(images, flips(state, recipe))
         waited = time.perf_counter() - since
         labels = y if state.model.config.num_classes else None

@@ -109,6 +109,10 @@ MISTAKES = [  # command, what the one sentence says
     ("train.py --init-from SCENE/cut-weights", "model.safetensors cannot be used"),
     ("train.py --init-from DIGITS --model s", "leave out model"),
     ("train.py --init-from DIGITS --set model=s", "leave out model"),
+    (
+        "train.py --init-from DIGITS --image-size 16",
+        "takes the model's image_size, 8, and not 16; leave out image_size",
+    ),
     ("train.py --set steps=5 --epochs 3", "not in both"),
     (
         "train.py --init-from DIGITS --set width=128",

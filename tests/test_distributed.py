@@ -89,7 +89,9 @@ def losses_of(run):
     return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_one_run_on_two_processes_and_one_writes(tmp_path):
+def test_one_run_on_two_processes_and_one_writes(tmp_path, tmp_path_factory, monkeypatch):
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setenv("TMPDIR", str(temporary))
     done = torchrun(
         "train.py",
         *TINY,
@@ -109,6 +111,7 @@ def test_one_run_on_two_processes_and_one_writes(tmp_path):
     )
     assert len(losses_of(tmp_path / "run")) == 20
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not list(temporary.rglob("sphere_mini*"))
 
 
 def test_an_image_that_one_process_cannot_read_ends_all_and_the_work_is_saved(tmp_path):

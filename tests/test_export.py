@@ -101,7 +101,7 @@ def test_an_interrupted_folder_is_completed_byte_for_byte(tmp_path):
 def test_a_folder_of_other_images_is_not_mixed_with_new_ones(tmp_path):
     sample("--save-images", tmp_path, "--classes", 3, "--per-class", 2)
     before = files_of(tmp_path)
-    for flags in (("--num-steps", 2), ("--guidance", 1.5), ("--fresh-noise",)):
+    for flags in (("--num-steps", 2), ("--guidance", 1.5), ("--noise", "fresh")):
         failed = run(
             "sample.py",
             DIGITS_MODEL,

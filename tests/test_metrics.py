@@ -259,3 +259,13 @@ def test_the_effective_dimension_by_hand_and_of_uniform_points():
         coverage(few)["dimension"] == pytest.approx(by_hand)
         and coverage(few)["dimension_uniform"] == 6
     )
+
+
+def test_the_judge_of_a_single_digit(real_digits):
+    x, y = real_digits
+    for label, agreement in ((int(y[0]), 1.0), (int(y[0]) + 1, 0.0)):
+        judged = judge_digits((x[:1] + 1) / 2, torch.tensor([label]))
+        assert (judged["agreement"], judged["deviation"]) == (agreement, 0.0)
+        pixels = x[:, 0].flatten(1).double()
+        spread = pixels.var(0).sum() + (pixels.mean(0) - pixels[0]).square().sum()
+        assert judged["frechet"] == pytest.approx(spread.item(), rel=1e-6)

@@ -11,6 +11,7 @@ import sys
 import types
 from typing import NamedTuple
 
+import colab
 import many_runs
 import numpy as np
 import precompute
@@ -101,6 +102,37 @@ def test_first_cell_installs_only_what_is_missing(path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     exec(first, {})
     assert calls == [[sys.executable, "-m", "pip", "install", "--quiet", ".."]]
+
+
+@each_notebook
+def test_with_a_badge_the_first_cell_works_on_colab_unedited(path, monkeypatch, tmp_path):
+    before = json.loads(path.read_text())
+    notebook = colab.with_badge(before, path.name, "me/mine")
+    assert colab.with_badge(colab.with_badge(before, path.name, "a/b"), path.name, "me/mine") == (
+        notebook
+    )
+    badge, empty, title = text_of(notebook["cells"][0]).splitlines()[:3]
+    assert badge.endswith(f"/github/me/mine/blob/main/notebooks/{path.name})") and not empty
+    assert title == text_of(before["cells"][0]).splitlines()[0]
+    assert notebook["cells"][2:] == before["cells"][2:]
+    calls = []
+
+    def fake_run(command, check):
+        calls.append(command)
+        if command[0] == "git":
+            (tmp_path / command[-1] / "notebooks").mkdir(parents=True)
+            (tmp_path / command[-1] / "pyproject.toml").touch()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess, "run", fake_run)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+    exec(text_of(first), {})
+    cloned, installed = calls
+    assert cloned[:2] == ["git", "clone"] and cloned[-2] == "https://github.com/me/mine"
+    assert installed == [sys.executable, "-m", "pip", "install", "--quiet", ".."]
+    assert os.getcwd() == str(tmp_path / cloned[-1] / "notebooks")
+    assert max(len(line) for line in text_of(first).splitlines()) <= MOST_COLUMNS
 
 
 FIGURES = [precompute.covering_law, precompute.loss_terms, precompute.posterior_hole]

@@ -1,6 +1,7 @@
 """The package as a whole: what importing it loads, in which order modules may come, how long."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -59,6 +60,12 @@ def test_every_public_name_is_there():
         assert getattr(sphere_mini, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'sphere'"):
         sphere_mini.__getattr__("sphere")
+
+
+def test_the_version_is_said_in_one_place():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", sphere_mini.__version__)
+    text = (ROOT / "pyproject.toml").read_text()
+    assert sphere_mini.__version__ not in text and 'dynamic = ["version"]' in text
 
 
 def test_each_module_can_be_imported_first():

@@ -1,5 +1,7 @@
 """Every data set by name: the settings that it stands for, as a dry run shows them."""
 
+import dataclasses
+
 import pytest
 from conftest import dry_run
 
@@ -146,7 +148,8 @@ def test_our_own_recipes(dataset):
 def test_both_recipes_of_every_set(dataset):
     paper, quick = [make_recipe(dataset, recipe) for recipe in RECIPES]
     assert (paper.perceptual, paper.lr) == ("lpips", 1e-4)
-    assert (quick.model, quick.lr) == ("nano", 1.2e-2 if dataset == "fashion_mnist" else 2.4e-2)
+    ours = {"fashion_mnist": ("nano", 1.2e-2), "cifar10": ("s", 1e-4), "cifar100": ("s", 1e-4)}
+    assert (quick.model, quick.lr) == ours.get(dataset, ("nano", 2.4e-2))
     assert paper.image_size == quick.image_size
     assert paper.flip == quick.flip == (dataset != "digits")
 
@@ -166,3 +169,13 @@ def test_sets_that_the_paper_lacks_take_what_is_most_alike():
     assert (large.alpha_max_deg, large.recon_l1) == (85, 25)
     # a large network is not for the quick recipe
     assert make_recipe("folder", model="s").perceptual == "lpips"
+
+
+def test_cifar_in_hours_is_the_papers_but_shorter():
+    paper = make_recipe("cifar10")
+    shorter = dict(epochs=200.0, warmup_epochs=2.0, perceptual="efficientnet")
+    assert make_recipe("cifar10", "quick") == dataclasses.replace(paper, **shorter)
+    assert make_recipe("cifar10", "quick").resolved(50_000).steps == 39_063
+    for model in ("nano", "tiny"):  # for CPUs, as before
+        small = make_recipe("cifar10", "quick", model=model)
+        assert (small.model, small.batch_size, small.patch_size) == (model, 32, 4)

@@ -1,6 +1,7 @@
 """Numbers that are none any more, and too little memory."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -127,3 +128,21 @@ def test_no_tensor_is_copied_to_the_host_between_log_steps(photo_folder):
         assert copies.count == 0
         find_bad_step(state)
         assert copies.count > 0
+
+
+def test_a_run_whose_folder_was_removed_stops(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    step = training.train_step
+    done_steps = []
+
+    def remove_at_12(state, *rest):
+        done_steps.append(state.step)
+        if state.step == 12:
+            shutil.rmtree(folder)
+        return step(state, *rest)
+
+    monkeypatch.setattr(training, "train_step", remove_at_12)
+    done = run(*DIGITS, "--out", folder)
+    assert done.returncode == 2 and not folder.exists()
+    assert f"{folder} is gone, and this run has stopped at step 15; start anew" in done.stderr
+    assert done_steps[-1] == 14 and "warning" not in done.stdout

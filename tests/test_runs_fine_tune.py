@@ -79,6 +79,8 @@ def test_fine_tuning_takes_the_shape_of_any_model(photo_folder, tmp_path):
     command = (*FOLDER_OF, photo_folder, "--init-from", tmp_path / "model")
     done = run(
         *command,
+        "--image-size",
+        24,
         "--batch-size",
         8,
         "--steps",

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import DIGITS_MODEL, ROOT, load_picture, random_model, run
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
-import sample as script
-from sphere_mini import data, generate, manipulate, presets, prior, sampling
+from sphere_mini import data, generate, manipulate, presets, prior, reconstruct, sampling
 from sphere_mini.evaluation.features import EXTRACTORS
+from sphere_mini.picture_files import open_picture, square_pixels
 from sphere_mini.pictures import to_uint8
+from sphere_mini.tasks import flags as task_flags
 
 
 @pytest.fixture(scope="session")
@@ -43,14 +44,14 @@ def draw(path, *flags, model=DIGITS_MODEL):
 
 
 TASKS = {  # a task, and flags each of which changes its picture
-    "generate --classes 3 8 --per-class 2": [
+    "generate --class 3 8 --per-class 2": [
         "--num-steps 2",
         "--num-steps 1 4",
-        "--fresh-noise",
-        "--decay",
+        "--noise fresh",
+        "--schedule decay",
         "--trajectory",
     ],
-    "reconstruct PICTURES/3.png": ["PICTURES/8.png"],
+    "reconstruct PICTURES/3.png": ["PICTURES/8.png", "--class 3", "--class 3 8", "--scale 2"],
     "interpolate --frames 4": [
         "--frames 3",
         "--path linear",
@@ -58,10 +59,10 @@ TASKS = {  # a task, and flags each of which changes its picture
         "--classes 4 9",
         "--num-steps 1",
         "--seed 0 1 2 3",
-        "--classes 4 9 --guidance 3",
-        "--classes 4 9 --guidance 3 --guidance-place pixel",
-        "--fresh-noise",
-        "--decay",
+        "--class 4 9 --guidance 3",
+        "--class 4 9 --guidance 3 --guidance-place pixel",
+        "--noise fresh",
+        "--schedule decay",
     ],
     "manipulate PICTURES/3.png --num-steps 3": [
         "--class 4",
@@ -69,8 +70,8 @@ TASKS = {  # a task, and flags each of which changes its picture
         "--strength 0.3",
         "--seed 5",
         "--num-steps 2",
-        "--fresh-noise",
-        "--decay",
+        "--noise fresh",
+        "--schedule decay",
         "--class 4 --guidance 3",
         "--class 4 --guidance 3 --guidance-place latent",
     ],
@@ -82,8 +83,8 @@ TASKS = {  # a task, and flags each of which changes its picture
         "--strength 1",
         "--seed 5",
         "--num-steps 2",
-        "--fresh-noise",
-        "--decay",
+        "--noise fresh",
+        "--schedule decay",
     ],
 }
 
@@ -125,9 +126,9 @@ def test_rows_of_a_trajectory_are_the_steps(tmp_path, digits_model):
     steps = to_uint8(generate(digits_model, torch.tensor([3]), 3, seeds=[0], every_step=True)[:, 0])
     with Image.open(tmp_path / "a.png") as image:
         pixels = np.array(image)
-    tiles = [np.repeat(np.repeat(step, 6, 0), 6, 1) for step in steps]  # 8 pixels shown as 48
+    tiles = [np.repeat(np.repeat(step, 12, 0), 12, 1) for step in steps]  # 8 pixels shown as 96
     places = [
-        [x for x in range(pixels.shape[1] - 47) if (pixels[4:52, x : x + 48] == tile).all()]
+        [x for x in range(pixels.shape[1] - 95) if (pixels[4:100, x : x + 96] == tile).all()]
         for tile in tiles
     ]
     assert all(len(found) == 1 for found in places) and places == sorted(places)
@@ -154,14 +155,72 @@ def test_manipulation_shows_the_input_and_every_step(tmp_path, pictures, digits_
     steps = manipulate(digits_model, x, torch.tensor([5]), 2, seeds=[4], every_step=True)[:, 0]
     pixels = np.array(image)
     for tile in to_uint8(torch.cat([x, steps])):
-        tile = np.repeat(np.repeat(tile, 6, 0), 6, 1)
-        assert any((pixels[4:52, k : k + 48] == tile).all() for k in range(pixels.shape[1] - 47))
+        tile = np.repeat(np.repeat(tile, 12, 0), 12, 1)
+        assert any((pixels[4:100, k : k + 96] == tile).all() for k in range(pixels.shape[1] - 95))
+
+
+def tile_at(picture, scale, column):
+    """An image of 8 pixels in a picture's first row, by its column from the right end."""
+    pixels = np.array(picture)
+    side = 8 * scale
+    columns = np.flatnonzero((pixels[4 : 4 + side] != 255).any((0, 2)))
+    right = columns[-1] + 1 - column * (side + 4)
+    return pixels[4 : 4 + side : scale, right - side : right : scale]
+
+
+def test_reconstructions_under_classes_stand_beside_each_other(tmp_path, pictures, digits_model):
+    flags = ("reconstruct", pictures / "3.png", "--class", 8, "3", "--scale", 20)
+    image = draw(tmp_path / "a.png", *flags)
+    x = square_pixels(open_picture(pictures / "3.png"), 8)[None] / 255
+    eight, three = [to_uint8(reconstruct(digits_model, x, [label]))[0] for label in (8, 3)]
+    assert np.array_equal(tile_at(image, 20, 0), three)
+    assert np.array_equal(tile_at(image, 20, 1), eight)
+    assert not np.array_equal(three, eight)
+    assert image.height > 160 + 20  # pixels of the image, and letters larger than usual
+
+
+@pytest.mark.parametrize(("scale", "side"), [(None, 96), (1, 8), (20, 160)])
+def test_scale_is_the_size_of_an_images_pixel(scale, side, tmp_path):
+    flags = () if scale is None else ("--scale", scale)
+    image = draw(tmp_path / "a.png", "--class", 3, "--per-class", 5, *flags)
+    assert image.height == side + 8 and 5 * (side + 4) < image.width < 5 * (side + 4) + 60
+    draw(tmp_path / "b.png", "interpolate", "--frames", 3, *flags)
+    with Image.open(tmp_path / "b.gif") as animation:
+        assert animation.size == ((192, 192) if scale is None else (side, side))
+
+
+@pytest.mark.parametrize("task", ["manipulate --num-steps 2", "reconstruct"])
+def test_flags_may_stand_before_or_after_the_image(task, tmp_path, pictures):
+    image = str(pictures / "3.png")
+    orders = (["--class", "4", image], [image, "--class", "4"], ["--classes", "4", image])
+    drawn = []
+    for k, words in enumerate(orders):
+        name, *flags = task.split()
+        drawn.append(draw(tmp_path / f"{k}.png", name, *flags, *words).tobytes())
+    assert len(set(drawn)) == 1
+
+
+def test_an_image_among_classes_goes_before_their_flag():
+    given = "RUN reconstruct a.png --class Bag B.JPG 2 --out new.png --class 3 c.webp"
+    moved = "RUN reconstruct a.png B.JPG --class Bag 2 --out new.png c.webp --class 3"
+    assert " ".join(task_flags.images_before_classes(given.split())) == moved
+
+
+def test_a_negative_of_what_the_model_knows_is_noticed(tmp_path, pictures):
+    real = Image.open(pictures / "3.png")
+    ImageOps.invert(real.convert("L")).save(tmp_path / "negative.png")
+    flags = ("reconstruct", pictures / "3.png", tmp_path / "negative.png", pictures / "photo.jpg")
+    lines = sample(*flags, "--out", tmp_path / "a.png").splitlines()
+    told = f"images have a dark background, unlike {tmp_path / 'negative.png'}; try the negative"
+    assert len([line for line in lines if "background" in line]) == 1 and told in lines[0]
+    said = sample("reconstruct", pictures / "3.png", "--out", tmp_path / "b.png")
+    assert "background" not in said
 
 
 def test_images_of_any_size_and_mode(tmp_path, pictures):
     names = [pictures / name for name in ("photo.jpg", "flower.png", "3.png")]
     image = draw(tmp_path / "a.png", "reconstruct", *names)
-    assert image.height > 3 * 60
+    assert image.height > 3 * 110
     model = tmp_path / "model"
     random_model(image_size=64, patch_size=16, num_classes=0).save_pretrained(model)
     draw(tmp_path / "b.png", "crossover", *names[:2], "--num-steps", 1, model=model)
@@ -221,6 +280,10 @@ MISTAKES = [
     ("reconstruct PICTURES/3.png --out PICTURES/words.png", "exists already"),
     ("reconstruct PICTURES/3.png --out PICTURES/words.png/a.png", "cannot be made"),
     ("reconstruct PICTURES/3.png --seed 3", "unrecognized arguments"),
+    ("reconstruct PICTURES/3.png --class 11", "no class '11'; give 0, 1, 2"),
+    ("reconstruct PICTURES/3.png --scale 0", "--scale must be above 0, not 0"),
+    ("manipulate --class 4", "required: IMAGE"),
+    ("generate --noise new", "invalid choice: 'new'"),
 ]
 
 
@@ -248,12 +311,12 @@ def test_classes_for_an_unconditional_model(flags, pictures, tmp_path):
 
 
 def test_the_flags_choices_are_those_of_the_package():
-    assert script.GUIDANCE_PLACES == sampling.GUIDANCE_PLACES
-    assert script.PATHS == sampling.PATHS
-    assert script.STITCHES == data.STITCHES
-    assert script.PRIORS == prior.PRIORS
-    assert list(script.FEATURES) == list(EXTRACTORS)
-    assert script.SETS is presets.SETS
+    assert task_flags.GUIDANCE_PLACES == sampling.GUIDANCE_PLACES
+    assert task_flags.PATHS == sampling.PATHS
+    assert task_flags.STITCHES == data.STITCHES
+    assert task_flags.PRIORS == prior.PRIORS
+    assert list(task_flags.FEATURES) == list(EXTRACTORS)
+    assert task_flags.SETS is presets.SETS
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import os
 
-from sphere_mini.text import composed, holds_number, is_utf8, printable
+from sphere_mini.classes import holds_number
+from sphere_mini.text import composed, is_utf8, printable
 
 
 def test_accents_are_part_of_their_letter():

@@ -45,6 +45,7 @@ def test_a_run_folder_holds_what_the_readme_says(digits_run):
         "model.prev.safetensors",
         "last.prev.pt",
         "metrics.jsonl",
+        "losses.png",
         "samples",
     }
     assert [row["step"] for row in rows(digits_run)] == [2, 3, 4, 6]

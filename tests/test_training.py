@@ -5,12 +5,15 @@ import math
 import pytest
 import torch
 from conftest import DIGITS_MODEL
+from PIL import Image
+from torch.utils.data import Dataset
 
 from sphere_mini import UserError
 from sphere_mini.data import ImageSet, to_model_range
 from sphere_mini.datasets import load_data
 from sphere_mini.distributed import pick_device
 from sphere_mini.metrics import held_out_psnr, judge_digits
+from sphere_mini.perceptual import load_perceptual
 from sphere_mini.presets import SETS, make_recipe
 from sphere_mini.runs.settings import parse_override
 from sphere_mini.sampling import generate
@@ -25,6 +28,9 @@ SMALL = {
     "steps": 12,
     "mixer_depth": 1,
 }  # seconds
+
+
+NAMES = tuple("0123456789")
 
 
 @pytest.fixture(scope="module")
@@ -227,3 +233,86 @@ def test_a_recipe_and_images_that_do_not_go_together_are_one_sentence():
     assert repr(data) == "ImageSet(4 images of 16 px, classes: cat, dog)"
     with pytest.raises(UserError, match="class names must differ: cat, cat"):
         ImageSet(pixels, torch.zeros(4).long(), ("cat", "cat"))
+
+
+class Pairs(Dataset):
+    """Images and labels, item by item, as torchvision's data sets give them."""
+
+    classes = NAMES
+
+    def __init__(self, data, form):
+        self.data = data
+        self.form = form
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        image = self.data.images[index]
+        return self.form(image), int(self.data.labels[index])
+
+
+def as_picture(image):
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+FORMS = {
+    "PIL": as_picture,
+    "grey PIL": lambda image: as_picture(image).convert("L"),
+    "floats": lambda image: image / 255,
+    "bytes": lambda image: image,
+    "grey": lambda image: image[:1] / 255,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_dataset_trains_the_same_weights_as_its_images_in_memory(form, digits):
+    ends = []
+    for data in (digits, Pairs(digits, FORMS[form])):
+        state, recipe = fresh(digits, steps=3, workers=1)
+        ends.append([losses["loss"].item() for losses in train(state, recipe, data)])
+    assert ends[0] == ends[1] and len(ends[0]) == 3
+
+
+def test_what_a_dataset_may_not_give(digits):
+    state, recipe = fresh(digits, steps=1, workers=0)
+    normalised = Pairs(digits, lambda image: image / 127.5 - 1)
+    with pytest.raises(UserError, match=r"tensors \(3, H, W\) .* leave out a transform"):
+        next(train(state, recipe, normalised))
+    shifted = ImageSet(digits.images, digits.labels, NAMES)
+    shifted.labels = digits.labels + 10
+    with pytest.raises(UserError, match="a label is 1., and those of 10 classes lie in 0 ... 9"):
+        next(train(state, recipe, Pairs(shifted, as_picture)))
+
+
+def test_ones_own_images_take_a_recipe_without_a_name():
+    images = torch.randint(256, (12, 3, 16, 16), dtype=torch.uint8)
+    data = ImageSet(images, torch.arange(12) % 2, ("cat", "dog"))
+    fields = dict(image_size=16, batch_size=4, steps=1, width=16, depth=1, num_heads=2)
+    recipe = make_recipe(**fields).resolved(len(data))
+    assert recipe.dataset == "" and recipe.perceptual == "efficientnet"
+    named = make_recipe("folder", **fields).resolved(len(data))
+    assert dataclasses.replace(named, dataset="") == recipe
+    state = new_state(recipe, recipe.sphere_config(data.class_names), torch.device("cpu"))
+    [losses] = train(state, recipe, data)  # the perceptual network comes by itself
+    again = new_state(recipe, recipe.sphere_config(data.class_names), torch.device("cpu"))
+    perceptual = load_perceptual("efficientnet", torch.device("cpu"))
+    [expected] = train(again, recipe, data, perceptual)
+    assert losses["loss"].item() == expected["loss"].item()
+
+
+def test_a_misspelt_name_says_what_there_is():
+    with pytest.raises(UserError, match="no dataset 'mine'; choose from digits, .* give none"):
+        make_recipe("mine", image_size=16)
+    with pytest.raises(UserError, match="a recipe has no imagesize; its fields: "):
+        make_recipe(imagesize=16)
+
+
+def test_a_part_that_is_not_here_names_the_argument(digits, monkeypatch):
+    def no_network(**_):
+        raise OSError("no network")
+
+    monkeypatch.setattr("lpips.LPIPS", no_network)
+    state, recipe = fresh(digits, perceptual="lpips", steps=1)
+    with pytest.raises(UserError, match=r"make_recipe\(..., perceptual='efficientnet'\)"):
+        next(train(state, recipe, digits))

@@ -14,6 +14,8 @@ import zipfile
 import pytest
 from conftest import ROOT
 
+import sphere_mini
+
 BUILT_FROM = ("sphere_mini", "tests", "notebooks", "benchmarks")  # the wheel takes the first alone
 BUILT_FROM_FILES = ("pyproject.toml", "README.md", "LICENSE", "train.py", "sample.py")
 SHORTER = {"steps=1000": "steps=20", "num_images=1000": "num_images=100"}
@@ -22,7 +24,7 @@ from sphere_mini.data import ImageSet
 
 pixels = torch.randint(256, (12, 3, 16, 16), dtype=torch.uint8)
 data = ImageSet(pixels, torch.arange(12) % 2, ("cat", "dog"))
-recipe = make_recipe("folder", image_size=16, perceptual="none", batch_size=4, steps=3)
+recipe = make_recipe(image_size=16, perceptual="none", batch_size=4, steps=3)
 recipe = recipe.resolved(len(data))
 state = new_state(recipe, recipe.sphere_config(data.class_names), torch.device("cpu"))
 assert len(list(train(state, recipe, data))) == 3
@@ -64,7 +66,9 @@ def wheel(tmp_path_factory):
 
 
 def readme_program():
-    blocks = re.findall(r"```python\n(# train, draw, score\n.*?)```", readme(), re.DOTALL)
+    blocks = re.findall(
+        r"```python\n(# train, save, load, draw, score\n.*?)```", readme(), re.DOTALL
+    )
     assert len(blocks) == 1
     program = blocks[0]
     for long, short in SHORTER.items():
@@ -79,6 +83,7 @@ def readme():
 
 def test_a_wheel_holds_the_package_and_no_more(wheel):
     names = zipfile.ZipFile(wheel).namelist()
+    assert wheel.name.startswith(f"sphere_mini-{sphere_mini.__version__}-")
     modules = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
     paths = (ROOT / "sphere_mini").rglob("*.py")
     assert modules == {path.relative_to(ROOT).as_posix() for path in paths}

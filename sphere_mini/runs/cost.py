@@ -8,7 +8,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from ..config import SphereConfig
 from ..distributed import autocast, precision, world
 from ..losses import StepNoise, sphere_losses
 from ..model import SphereEncoder
@@ -17,6 +16,7 @@ from ..recipe import Recipe
 
 WEIGHT_COPIES = 4  # in float32: the weights, their average, Adam's two moments
 FLOAT_BYTES = 4
+HALF = "bfloat16"  # what an accelerator takes by itself
 CPU = torch.device("cpu")
 
 
@@ -40,28 +40,49 @@ def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device
     """What a resolved recipe takes: `parameters`, `bytes` on the device, and FLOPs per image.
 
     The FLOPs are those of matrix products, for a `step` of training, for `decode` and for `encode`.
-    The bytes are those of the weights, their average, Adam's two moments, the gradients and what
-    the losses keep for them (of one process; with one micro-batch the larger of both), and the
-    images where memory holds them.
+    bytes: see `memory`; `half_bytes`: the same in bfloat16.
     """
-    config = recipe.sphere_config([str(label) for label in range(num_classes)])
-    perceptual = None
-    if recipe.perceptual != "none":
-        perceptual = NETWORKS[recipe.perceptual](pretrained=False)
-    shapes = FakeTensorMode(allow_non_fake_inputs=True)
-    with shapes, autocast(CPU, precision(device, recipe.dtype)):
-        micro_batch = MicroBatch(recipe, config, perceptual)
+    perceptual = build_perceptual(recipe)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        micro_batch = MicroBatch(recipe, num_classes, perceptual)
         facts = count_flops(micro_batch)
+    facts["parameters"] = num_weights(micro_batch.model)
+    dtype = precision(device, recipe.dtype)
+    facts["bytes"] = memory(recipe, num_images, num_classes, perceptual, dtype)
+    facts["half_bytes"] = facts["bytes"]
+    if dtype != HALF:
+        facts["half_bytes"] = memory(recipe, num_images, num_classes, perceptual, HALF)
+    return facts
+
+
+def memory(
+    recipe: Recipe, num_images: int, num_classes: int, perceptual: Perceptual | None, dtype: str
+) -> int:
+    """Bytes on the device in "float32" or "bfloat16".
+
+    They are those of the weights, their average, Adam's two moments, the gradients and what the
+    losses keep for them (of one process; with one micro-batch the larger of both), and the images
+    where memory holds them.
+    """
+    shapes = FakeTensorMode(allow_non_fake_inputs=True)
+    with shapes, autocast(CPU, dtype):
+        micro_batch = MicroBatch(recipe, num_classes, perceptual)
         kept = kept_bytes(micro_batch, fake_weights(perceptual, shapes))
     parameters = num_weights(micro_batch.model)
-    facts["parameters"] = parameters
-    facts["bytes"] = WEIGHT_COPIES * FLOAT_BYTES * parameters
-    facts["bytes"] += working_bytes(recipe, FLOAT_BYTES * parameters, kept)
+    num_bytes = WEIGHT_COPIES * FLOAT_BYTES * parameters
+    num_bytes += working_bytes(recipe, FLOAT_BYTES * parameters, kept)
     if perceptual is not None:
-        facts["bytes"] += FLOAT_BYTES * num_weights(perceptual)
+        num_bytes += FLOAT_BYTES * num_weights(perceptual)
     if recipe.fits_memory(num_images):
-        facts["bytes"] += num_images * 3 * config.image_size**2
-    return facts
+        num_bytes += num_images * 3 * recipe.image_size**2
+    return num_bytes
+
+
+def build_perceptual(recipe: Recipe) -> Perceptual | None:
+    """The recipe's frozen network with random weights: nothing is downloaded; None for "none"."""
+    if recipe.perceptual == "none":
+        return None
+    return NETWORKS[recipe.perceptual](pretrained=False)
 
 
 class MicroBatch:
@@ -70,7 +91,8 @@ class MicroBatch:
     To be made and used within a `FakeTensorMode`.
     """
 
-    def __init__(self, recipe: Recipe, config: SphereConfig, perceptual: Perceptual | None) -> None:
+    def __init__(self, recipe: Recipe, num_classes: int, perceptual: Perceptual | None) -> None:
+        config = recipe.sphere_config([str(label) for label in range(num_classes)])
         self.recipe = recipe
         self.perceptual = perceptual
         self.model = SphereEncoder(config)

@@ -1,34 +1,71 @@
 """The answer to `train.py --dry-run`: a recipe in full, and what it costs."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..datasets import find_splits, hold_some_out
 from ..distributed import precision
 from ..presets import SETS
 from ..recipe import Recipe
-from .cost import cost
+from .cost import HALF, cost
+from .speed import measure_speed
 
 UNKNOWN = "as many as the folder has"
 NETWORK_FIELDS = ("width", "depth", "num_heads", "patch_size")  # a recipe may leave them open
 
 
-def dry_run(recipe: Recipe, device: torch.device) -> None:
-    """Print a recipe and what it takes; nothing is read or written.
+def dry_run(recipe: Recipe, device: torch.device, measure: bool = False) -> None:
+    """Print a recipe and what it takes; nothing is written.
 
-    A folder's images are not counted.
+    Of a folder's images the files are counted, where the folder is there. measure: train a few
+    steps on noise, for the hours.
     """
-    num_images, num_classes, _ = SETS[recipe.dataset]
+    num_images, num_classes = count_images(recipe)
+    dtype = precision(device, recipe.dtype)
     recipe = recipe.resolved(num_images)
     facts = cost(recipe, num_images, num_classes, device)
     lines = describe_settings(recipe, num_images)
     lines |= describe_network(recipe, num_classes, facts["parameters"])
     lines |= describe_work(facts)
-    memory = in_billions(facts["bytes"])
-    lines["memory per device"] = f"about {memory} GB in {precision(device, recipe.dtype)}"
+    lines["memory per device"] = describe_memory(facts["bytes"], dtype)
+    if recipe.dtype == "auto" and dtype != HALF:
+        lines["on an accelerator"] = describe_memory(facts["half_bytes"], HALF)
+    if measure:
+        lines |= describe_speed(recipe, *measure_speed(recipe, num_classes, device), device)
     for name, value in lines.items():
         print(f"{name:<28}{value}")
+
+
+def count_images(recipe: Recipe) -> tuple[int, int]:
+    """How many images a recipe trains on, of how many classes; (0, 0) for a folder not here."""
+    num_images, num_classes, _ = SETS[recipe.dataset]
+    root = Path(recipe.data_dir or f"data/{recipe.dataset}")
+    if recipe.dataset != "folder" or not root.is_dir():
+        return num_images, num_classes
+    splits = find_splits(recipe)
+    if splits.held_out is None:
+        splits = hold_some_out(splits, recipe.held_out)
+    return len(splits.training), len(splits.class_names)
+
+
+def describe_memory(num_bytes: int, dtype: str) -> str:
+    """The memory in words, and with which precision."""
+    return f"about {in_billions(num_bytes)} GB in {dtype}"
+
+
+def describe_speed(
+    recipe: Recipe, images_per_s: float, measured: int, device: torch.device
+) -> dict[str, str]:
+    """Images a second, and the hours of the whole run at that speed, where its length is known."""
+    how = f"measured in {measured} steps on {device}, without reading images"
+    lines = {"images/s": f"{images_per_s:,.1f}, {how}", "hours": f"for {UNKNOWN}"}
+    if recipe.steps:
+        hours = recipe.steps * recipe.batch_size / images_per_s / 3600
+        lines["hours"] = f"{hours:,.2f}"
+    return lines
 
 
 def describe_settings(recipe: Recipe, num_images: int) -> dict[str, Any]:

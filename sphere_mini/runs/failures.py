@@ -41,6 +41,13 @@ def check_finite(run: Run) -> None:
     require(step == 0, f"{problem}; {kept}; {advice}")
 
 
+def check_folder(run: Run) -> None:
+    """Stop a run whose folder was removed or renamed: nothing that it learns could be kept."""
+    problem = f"{run.folder} is gone, and this run has stopped at step {run.state.step:,}"
+    advice = "start anew, or put the folder back and go on with --resume"
+    from_rank_0(lambda: require(run.folder.exists(), f"{problem}; {advice}"))
+
+
 @contextmanager
 def save_before_read_error(run: Run) -> Iterator[None]:
     """Where an image or its reader fails, the steps since the last save are saved first."""

@@ -1,6 +1,7 @@
 """The log of a run: `metrics.jsonl`, one JSON object a line, and how fast the run goes."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,12 @@ def was_cut_off(path: Path) -> bool:
     return path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The log's rows, without lines that were cut off. Raises `OSError`."""
+    lines = path.read_text().splitlines()
+    return [json.loads(line) for line in lines if is_row_until(line, math.inf)]
+
+
 def keep_rows(path: Path, last_step: int) -> None:
     """Drop the lines of later steps, which will be run again, and lines that were cut off.
 
@@ -66,7 +73,7 @@ def keep_rows(path: Path, last_step: int) -> None:
         write_safely(path, lambda temporary: temporary.write_text(kept))
 
 
-def is_row_until(line: str, last_step: int) -> bool:
+def is_row_until(line: str, last_step: float) -> bool:
     """Whether a line is a whole row, of `last_step` or a step before it."""
     try:
         return json.loads(line)["step"] <= last_step

@@ -41,6 +41,8 @@ def log_step(
         row["held_out_psnr"] = round(held_out_psnr(run.state.ema, run.held_out), 3)
     with warn_on_write_error(f"the log of step {step}"):
         append_row(run.folder / METRICS_FILE, row)
+        if run.board is not None:
+            run.board.add_row(row)
     return row
 
 
@@ -88,7 +90,9 @@ def finish_last_save(run: Run) -> None:
 
 
 def save_picture(run: Run) -> None:
-    """Write a picture of what the model can do by now."""
+    """Write a picture of what the model can do by now, and draw the log's curves anew."""
+    from .curves import CURVES_FILE, draw_curves  # here: it brings matplotlib
+
     step = run.state.step
     path = run.folder / SAMPLES_FOLDER / f"step{step:07d}.png"
     data = run.held_out
@@ -98,9 +102,14 @@ def save_picture(run: Run) -> None:
         kind = "training"
     try:
         with warn_on_write_error(f"the picture of step {step}"):
-            training_picture(run.state.ema, data, kind).save(path)
+            picture = training_picture(run.state.ema, data, kind)
+            picture.save(path)
+            if run.board is not None:
+                run.board.add_picture(picture, step)
     except ReadError as error:  # only rank 0 draws: the others would wait for it for ever
         tqdm.write(f"warning: there is no picture of step {step}: {error}")
+    with warn_on_write_error(CURVES_FILE):
+        draw_curves(run.folder)
 
 
 def training_picture(model: SphereEncoder, data: ImageSet | ImageFiles, kind: str) -> Image.Image:

@@ -1,23 +1,19 @@
 """How a run goes on where torchrun has started its processes again after a failure."""
 
 import os
-import tempfile
 from pathlib import Path
 
 import torch.distributed as dist
 
 from ..distributed import from_rank_0
 
-
-def note_path() -> Path:
-    """Where rank 0 notes its run folder, for the processes that the same torchrun starts again."""
-    return Path(tempfile.gettempdir()) / f"sphere_mini-{os.getppid()}"
+NOTE = "sphere_mini run folder"  # a key of torchrun's store
 
 
 def note_folder(folder: Path) -> None:
-    """Under torchrun: note the run folder on rank 0. Raises `OSError`."""
+    """Under torchrun: note the run folder, for the processes that it starts again; on rank 0."""
     if dist.is_initialized():
-        note_path().write_text(str(folder))
+        torchrun_store().set(NOTE, str(folder))
 
 
 def begun_before_restart() -> Path | None:
@@ -31,10 +27,14 @@ def begun_before_restart() -> Path | None:
 
 
 def read_note() -> Path | None:
-    """The noted run folder; at the first start a note that an older torchrun left is removed."""
-    note = note_path()
-    if int(os.environ["TORCHELASTIC_RESTART_COUNT"]) == 0:
-        note.unlink(missing_ok=True)
-    if not note.exists():
+    """The noted run folder."""
+    store = torchrun_store()
+    if not store.check([NOTE]):
         return None
-    return Path(note.read_text())
+    return Path(store.get(NOTE).decode())
+
+
+def torchrun_store() -> dist.Store:
+    """The store in torchrun's memory, which it keeps over restarts: nothing is left on the disk."""
+    host = os.environ["MASTER_ADDR"]
+    return dist.TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False)

@@ -86,6 +86,7 @@ def new_recipe(
     if pretrained:
         values |= shape_fields(pretrained.config)
     values |= fields
+    require(bool(values["dataset"]), "--set dataset takes a name, such as folder with --data-dir")
     _, processes = world()
     recipe = make_recipe(recipe=preset, processes=processes, **values)
     if recipe.perceptual == "none":
@@ -123,9 +124,16 @@ def check_split(recipe: Recipe) -> None:
 
 
 def load_pretrained(fields: dict[str, Any]) -> SphereEncoder | None:
-    """The model of --init-from, whose shape the run takes over; None without that flag."""
+    """The model of --init-from, whose shape the run takes over; None without that flag.
+
+    `UserError` where a flag asks for another size.
+    """
     if not fields.get("init_from"):
         return None
-    given = [name for name in ("model", "image_size") if name in fields]
-    require(not given, f"--init-from takes the model's shape; leave out {' and '.join(given)}")
-    return SphereEncoder.from_pretrained(fields["init_from"])
+    pretrained = SphereEncoder.from_pretrained(fields["init_from"])
+    shape = shape_fields(pretrained.config)
+    for name in ("model", "image_size"):
+        wanted = fields.get(name, shape[name])
+        problem = f"--init-from takes the model's {name}, {shape[name]}, and not {wanted}"
+        require(wanted == shape[name], f"{problem}; leave out {name}")
+    return pretrained

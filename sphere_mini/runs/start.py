@@ -18,6 +18,7 @@ from ..model import SphereEncoder, save_config
 from ..perceptual import Perceptual, load_perceptual
 from ..recipe import Recipe
 from ..training import TrainState, new_state
+from .board import Board
 from .fine_tune import start_from
 from .folder import SAMPLES_FOLDER, load_run
 from .log import METRICS_FILE, keep_rows
@@ -27,7 +28,11 @@ from .settings import load_pretrained, new_recipe, resumed_recipe
 
 @dataclass
 class Run:
-    """Everything that a run needs. saved_step: that of its newest checkpoint, 0 for none."""
+    """Everything that a run needs.
+
+    saved_step: that of its newest checkpoint, 0 for none. board: where the log goes besides
+    `metrics.jsonl`, or None.
+    """
 
     state: TrainState
     recipe: Recipe
@@ -36,6 +41,7 @@ class Run:
     perceptual: Perceptual | None
     folder: Path
     saved_step: int = 0
+    board: Board | None = None
 
     def is_due(self, every: int) -> bool:
         """Whether what is done every so many steps is due now; at the end of the run all is."""
