@@ -36,3 +36,10 @@ def load_clothes() -> tuple[SphereEncoder, Judge, ImageSet]:
 def judged(judge: Judge, images: Tensor) -> Tensor:
     """The judge's probabilities (B, classes) for images (B, 3, H, W) in [0, 1]."""
     return judge(quantise(images)).softmax(1)
+
+
+def strip(path: Path) -> Tensor:
+    """Images (B, 3, H, H) in [0, 1] that lie side by side in one grey picture."""
+    pixels = torch.from_numpy(np.asarray(Image.open(path)).copy())  # (H, B·H)
+    images = pixels.unflatten(1, (-1, len(pixels))).transpose(0, 1)  # (B, H, H)
+    return images[:, None].expand(-1, 3, -1, -1) / 255
