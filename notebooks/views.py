@@ -11,23 +11,25 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from sphere_mini.data import evenly_spaced
 from sphere_mini.plots import LOOKS, STYLE, Look, Size, draw_cloud, to_picture
 from sphere_mini.sphere import angle_between, slerp
 
 ARC_POINTS = 30
+MOST_DOTS = 900  # of a cloud
 NUMBERED = 3  # of a road's encoded points carry a number, and the last one
 
 
 def clouds(
     points: dict[str, Tensor],
-    colours: Sequence[Any],
+    colours: Sequence[Sequence[Any]],
     columns: int,
     size: Size,
     directions: Tensor,
 ) -> Image.Image:
     """Sets of points (n, N, D) by name, each along the same three directions (L, 3), as dots.
 
-    colours: for each set what matplotlib takes as `c`, one colour or a number a point, 0 to 9.
+    colours: for each set one a point, as digits 0 to 9 or by name. At most `MOST_DOTS` are drawn.
     """
     rows = -(-len(points) // columns)
     with rc_context(STYLE):
@@ -35,7 +37,9 @@ def clouds(
         for k, ((name, v), c) in enumerate(zip(points.items(), colours, strict=True), 1):
             axes = figure.add_subplot(rows, columns, k, projection="3d")
             axes.set_title(name, y=1.0)
-            draw_cloud(axes, v, directions, {"c": c, "cmap": "tab10", "vmin": 0, "vmax": 9})
+            some = evenly_spaced(len(v), MOST_DOTS)
+            shades = [f"C{each}" if isinstance(each, int) else each for each in c]
+            draw_cloud(axes, v[some], directions, {"c": [shades[row] for row in some.tolist()]})
             axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
         return to_picture(figure)
 
