@@ -5,16 +5,20 @@ placed in data/fashion_mnist, and keeps there what the feature network sees in i
 """
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from lessons import CHECKPOINT, load_clothes
 from many_runs import RESULTS, make_figures, run_all
+from torch import Tensor
+from torch_fidelity import metric_fid, metric_prc
 
+from sphere_mini.data import evenly_spaced
 from sphere_mini.datasets import load_data
 from sphere_mini.evaluation import MOST_HELD_OUT, Reference, Sampling
 from sphere_mini.evaluation.draws import Draws
-from sphere_mini.evaluation.features import fidelity
+from sphere_mini.evaluation.features import KEYS
 from sphere_mini.evaluation.scores import look_at
 from sphere_mini.judge import load_judge
 from sphere_mini.presets import make_recipe
@@ -54,16 +58,31 @@ def score_way(
     for repeat in range(REPEATS):
         draws = Draws(model, way, first_seed=repeat * SCORED, count=SCORED)
         features, recognised = look_at(draws, reference)
-        scores = fidelity(features, reference.training_features)
-        scores["frechet"] = scores.pop("FID")
+        scores = score_features(features[0])
         scores["agreement"] = recognised.float().mean().item()
         repeats.append(scores)
     found = {}
-    for name in ("frechet", "agreement", "precision", "recall"):
+    for name in repeats[0]:
         values = [scores[name] for scores in repeats]
         found[name] = float(np.mean(values))
         found[f"{name}_deviation"] = float(np.std(values, ddof=1))
     return found
+
+
+def score_features(features: Tensor) -> dict[str, float]:
+    """Fréchet distance of samples' features (n, F) to all real ones, recall among as many."""
+    real = clothes_reference().training_features
+    some_real = real[evenly_spaced(len(real), len(features))]
+    statistics = metric_fid.fid_features_to_statistics(features)
+    distance = metric_fid.fid_statistics_to_metric(statistics, real_statistics(), verbose=False)
+    shares = metric_prc.prc_features_to_metric(features, some_real, verbose=False)
+    return {"frechet": distance[KEYS["FID"]], "recall": shares[KEYS["recall"]]}
+
+
+@cache
+def real_statistics() -> dict[str, Any]:
+    """Mean and covariance of the real clothes' features, once a process."""
+    return metric_fid.fid_features_to_statistics(clothes_reference().training_features)
 
 
 @cache

@@ -9,6 +9,8 @@ SHOWN = {  # which of its pictures, counted from 0, or from the end
     "01_why_a_sphere": -1,
     "02_noise_is_an_angle": -1,
     "03_build_and_train": 2,
+    "04_sphere_coverage": 2,
+    "05_refinement": 2,
     "06_interpolation_and_editing": 7,
 }
 

@@ -11,23 +11,26 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from sphere_mini.data import evenly_spaced
 from sphere_mini.plots import LOOKS, STYLE, Look, Size, draw_cloud, to_picture
 from sphere_mini.sphere import angle_between, slerp
 
 ARC_POINTS = 30
+MOST_DOTS = 900  # of a cloud
+SHADES = 64  # colours of a picture: so few make it a quarter as large
 NUMBERED = 3  # of a road's encoded points carry a number, and the last one
 
 
 def clouds(
     points: dict[str, Tensor],
-    colours: Sequence[Any],
+    colours: Sequence[Sequence[Any]],
     columns: int,
     size: Size,
     directions: Tensor,
 ) -> Image.Image:
     """Sets of points (n, N, D) by name, each along the same three directions (L, 3), as dots.
 
-    colours: for each set what matplotlib takes as `c`, one colour or a number a point, 0 to 9.
+    colours: for each set one a point, as digits 0 to 9 or by name. At most `MOST_DOTS` are drawn.
     """
     rows = -(-len(points) // columns)
     with rc_context(STYLE):
@@ -35,9 +38,11 @@ def clouds(
         for k, ((name, v), c) in enumerate(zip(points.items(), colours, strict=True), 1):
             axes = figure.add_subplot(rows, columns, k, projection="3d")
             axes.set_title(name, y=1.0)
-            draw_cloud(axes, v, directions, {"c": c, "cmap": "tab10", "vmin": 0, "vmax": 9})
+            some = evenly_spaced(len(v), MOST_DOTS)
+            shades = [f"C{each}" if isinstance(each, int) else each for each in c]
+            draw_cloud(axes, v[some], directions, {"c": [shades[row] for row in some.tolist()]})
             axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
-        return to_picture(figure)
+        return to_picture(figure).quantize(SHADES)
 
 
 def globes(roads: dict[str, tuple[Tensor, Tensor]], pole: Tensor, size: Size) -> Image.Image:
@@ -59,9 +64,9 @@ def globes(roads: dict[str, tuple[Tensor, Tensor]], pole: Tensor, size: Size) ->
             draw_stops(axes, places[::2], LOOKS[1], "decoded")
             draw_stops(axes, places[1::2], LOOKS[0], "encoded")
             number_stops(axes, places[1::2], LOOKS[0].colour)
-            axes.set_title(name, y=1.0)
+            axes.set_title(name, y=1.04)
             axes.legend(loc="lower left")
-        return to_picture(figure)
+        return to_picture(figure).quantize(SHADES)
 
 
 def to_globe(points: Tensor, pole: Tensor, front: Tensor, side: Tensor) -> Tensor:
@@ -89,7 +94,7 @@ def draw_globe(axes: Any) -> None:
     for longitude in np.deg2rad(range(0, 180, 30)):
         meridian = (np.cos(turn) * np.cos(longitude), np.cos(turn) * np.sin(longitude))
         axes.plot(*meridian, np.sin(turn), color="0.8", linewidth=1)
-    axes.text(0, 0, 1.07, "e", fontsize=16, ha="center")
+    axes.text(0, 0, 1.05, "e", fontsize=16, ha="center")
     axes.set(xlim=(-0.72, 0.72), ylim=(-0.72, 0.72), zlim=(-0.72, 0.72), aspect="equal")
     axes.set_axis_off()
     axes.view_init(elev=28, azim=38)
@@ -101,10 +106,10 @@ def draw_stops(axes: Any, places: Tensor, look: Look, name: str) -> None:
 
 
 def number_stops(axes: Any, places: Tensor, colour: str) -> None:
-    """Numbers beside the first of the stops (T, 3), and the last."""
+    """Numbers below the first of the stops (T, 3), and the last."""
     for k in [*range(NUMBERED), len(places) - 1]:
-        beside = 1.1 * places[k]
-        axes.text(*beside.tolist(), str(k + 1), color=colour, fontsize=13, ha="center")
+        x, y, z = places[k].tolist()
+        axes.text(x, y, z - 0.14, str(k + 1), color=colour, fontsize=13, ha="center")
 
 
 def draw_way(axes: Any, stops: Tensor) -> None:

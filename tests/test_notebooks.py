@@ -54,8 +54,8 @@ def pictures_of(path):
     return found
 
 
-def test_there_are_four():
-    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "06"]
+def test_there_are_six():
+    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
 
 
 @each_notebook
@@ -257,6 +257,35 @@ MISTAKES = {
         right="math.tan(math.radians(alpha_deg))",
         wrong="math.radians(alpha_deg)",
         notebook="02_noise_is_an_angle.ipynb",
+    ),
+    "fresh noise as shared": Mistake(
+        file="sampling.py",
+        right="step_noise = step_noise[:1].repeat(passes, 1, 1, 1)",
+        wrong="step_noise = torch.randn(passes, *step_noise.shape[1:])",
+        notebook="05_refinement.ipynb",
+    ),
+    "guidance twice": Mistake(
+        file="sampling.py",
+        right="unconditional + w * (conditional - unconditional)",
+        wrong="unconditional + w * w * (conditional - unconditional)",
+        notebook="05_refinement.ipynb",
+    ),
+    "encoder without the class": Mistake(
+        file="sampling.py",
+        right="guided(model.encode, x, y, on_latent)",
+        wrong="guided(model.encode, x, None, on_latent)",
+        notebook="05_refinement.ipynb",
+    ),
+    "slerp per token": Mistake(
+        file="sphere.py",
+        right="    a = F.normalize(at_least_float32(u).flatten(1), dim=1)  # (B, L)\n",
+        wrong=(
+            "    if u.dim() == 3:\n"
+            "        t = torch.as_tensor(t).expand(len(u)).repeat_interleave(u.shape[1])\n"
+            "        return spherify(slerp(u.flatten(0, 1), v.flatten(0, 1), t).view_as(u))\n"
+            "    a = F.normalize(at_least_float32(u).flatten(1), dim=1)  # (B, L)\n"
+        ),
+        notebook="06_interpolation_and_editing.ipynb",
     ),
     "spherify per token": Mistake(
         file="sphere.py",
