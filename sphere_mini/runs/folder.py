@@ -67,7 +67,7 @@ def load_run(folder: Path, device: torch.device) -> tuple[TrainState, Recipe]:
         return load_beginning(folder / CONFIG_FILE, device)
     loaded = read_newest(path, lambda candidate: load_checkpoint(candidate, device))
     if loaded.path != path and path.exists():
-        with suppress(FileNotFoundError):  # another machine's process was quicker
+        with suppress(OSError):  # another machine's process was quicker, or nothing can be written
             os.replace(path, free_path(path.with_suffix(".bad")))
     return loaded.state, loaded.recipe
 

@@ -95,8 +95,8 @@ def resume(
     """
     advice = "pass a run folder of train.py"
     require(os.path.isdir(folder), f"there is no folder {folder}; {advice}")
-    from_rank_0(lambda: check_writable(folder))
     state, recipe = first_of_node(lambda: load_run(folder, device))
+    from_rank_0(lambda: check_writable(folder))
     check_same_step(folder, state.step)
     if recipe.init_from and state.step == 0:
         start_from(state, SphereEncoder.from_pretrained(recipe.init_from))
