@@ -3,27 +3,23 @@
 import base64
 import io
 import json
-import math
 import os
 import shutil
 import subprocess
 import sys
-import types
 from typing import NamedTuple
 
 import colab
-import many_runs
 import numpy as np
 import precompute
 import pytest
 import teachers_page
 import torch
-import torch.nn.functional as F
 from baselines import MLPAutoencoder, train_baseline
 from conftest import ROOT
 from PIL import Image
 
-from sphere_mini.data import ImageSet, to_model_range
+from sphere_mini.data import to_model_range
 from sphere_mini.metrics import judge_digits
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -135,56 +131,6 @@ def test_with_a_badge_the_first_cell_works_on_colab_unedited(path, monkeypatch, 
     assert max(len(line) for line in text_of(first).splitlines()) <= MOST_COLUMNS
 
 
-FIGURES = [precompute.covering_law, precompute.loss_terms, precompute.posterior_hole]
-
-
-@pytest.mark.parametrize("figure", FIGURES)
-def test_results_are_those_of_precompute(figure, monkeypatch):
-    """All runs that the code names are in the file, so that none is made.
-
-    And a short run gives the same fields.
-    """
-    called = {}
-    program = sys.modules[figure.__module__]
-    monkeypatch.setattr(program, "run_all", lambda *args: called.update(args=args))
-    figure()
-    run, tasks, path = called["args"]
-    rows = json.loads(path.read_text())
-    assert len(rows) == len(tasks)
-    assert all(many_runs.is_done(task, rows) for task in tasks)
-    monkeypatch.setattr(precompute, "DIGITS_STEPS", 2)
-    monkeypatch.setattr(precompute, "SPHERE_STEPS", {"digits": 2})
-    task = tasks[0]
-    row = next(row for row in rows if task.items() <= row.items())
-    assert set(row) == {*task, *run(**task), "seconds"}
-
-
-@pytest.mark.parametrize(
-    ("model", "beta"), [("real", 0.0), ("plain", 0.0), ("plain by class", 0.0), ("vae", 0.3)]
-)
-def test_patches_are_compared(model, beta, monkeypatch):
-    fewer = dict(TRAINING_PATCHES=100, HELD_OUT_PATCHES=20, COMPARED=40, BASELINE_STEPS=2)
-    for name, value in fewer.items():
-        monkeypatch.setattr(precompute, name, value)
-    found = precompute.compare("patches", model, beta)
-    rows = json.loads((many_runs.RESULTS / "posterior_hole.json").read_text())
-    kept = next(row for row in rows if row["data"] == "patches" and row["model"] == model)
-    assert set(found) == set(kept) - {"data", "model", "beta", "seconds"}
-    for name, value in found.items():
-        assert "samples" in name or (math.isfinite(value) and value > 0)
-
-
-def test_runs_are_made_once(tmp_path):
-    path = tmp_path / "rows.json"
-    tasks = [dict(steps=1, alpha_max_deg=45), dict(steps=1, alpha_max_deg=55)]
-    done = tasks[0] | {"kept": 1}
-    path.write_text(json.dumps([done]))
-    many_runs.run_all(precompute.train_digits, tasks, path)
-    first, second = json.loads(path.read_text())
-    assert first == done
-    assert second["alpha_max_deg"] == 55 and second["seconds"] > 0
-
-
 def trained_baseline(beta):
     training, held_out = precompute.split_digits()
     assert len(training) + len(held_out) == 1797
@@ -220,26 +166,6 @@ def test_a_plain_autoencoders_prior_fits_its_latents():
 
 def relative_error(found, expected):
     return (found - expected).norm() / expected.norm()
-
-
-def test_detail_is_what_blur_takes_away():
-    patches = precompute.cut_patches(0, 1, 200, seed=0)
-    assert isinstance(patches, ImageSet) and patches.images.shape == (200, 3, 16, 16)
-    padded = F.pad(patches.images.float(), (1, 1, 1, 1), mode="reflect")
-    blurred = F.avg_pool2d(padded, 3, stride=1)
-    assert precompute.detail(blurred) < 0.5 * precompute.detail(patches.images)
-    assert precompute.detail(torch.full((2, 3, 16, 16), 100)) < 1e-20
-
-
-def test_held_out_patches_share_no_pixel_with_training(monkeypatch):
-    monkeypatch.setattr(precompute, "TRAINING_PATCHES", 500)
-    monkeypatch.setattr(precompute, "HELD_OUT_PATCHES", 500)
-    ramp = np.arange(640)[None, :, None] // 3  # grows from left to right
-    photo = np.broadcast_to(ramp, (427, 640, 3)).astype(np.uint8)
-    photos = types.SimpleNamespace(images=[photo, photo])
-    monkeypatch.setattr(precompute, "load_sample_images", lambda: photos)
-    training, held_out = precompute.split_photographs()
-    assert training.images.max() < held_out.images.min()
 
 
 class Mistake(NamedTuple):
