@@ -43,7 +43,7 @@ def draw_circle(axes: Any, points: Tensor, angle_deg: float) -> None:
     for x, y in F.normalize(points, dim=1).tolist():
         arc = np.arctan2(y, x) + reach
         axes.plot(np.cos(arc), np.sin(arc), color=LOOKS[0].colour, alpha=0.5, linewidth=10)
-        axes.plot(x, y, "o", color="black", markersize=6)
+        axes.plot(x, y, "o", color="black", markersize=6, zorder=3)  # above its neighbours' arcs
     axes.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), aspect="equal")
     axes.set_axis_off()
 
@@ -60,7 +60,7 @@ def draw_sphere(axes: Any, points: Tensor, angle_deg: float) -> None:
     axes.imshow(shade, extent=(-1, 1, -1, 1), origin="lower", cmap="Blues", vmin=-0.1, vmax=1)
     near = F.normalize(points, dim=1)
     near = near[near[:, 2] > 0]
-    axes.plot(near[:, 0], near[:, 1], "o", color="black", markersize=4)
+    axes.plot(near[:, 0], near[:, 1], "o", color="black", markersize=4, clip_on=False)
     axes.set_axis_off()
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 SHOWN = {  # which of its pictures, counted from 0, or from the end
-    "01_why_a_sphere": -1,
+    "01_why_a_sphere": 5,
     "02_noise_is_an_angle": -1,
-    "03_build_and_train": 2,
+    "03_build_and_train": 3,
     "04_sphere_coverage": 2,
     "05_refinement": 2,
     "06_interpolation_and_editing": 7,

@@ -1,5 +1,6 @@
 """Figures drawn by matplotlib."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -22,6 +23,8 @@ from .sphere import angle_between, perturb, random_point
 MOST_IN_VIEW = 2000  # points of a cloud that are drawn
 MOST_MARKED = 20  # points of a curve that are marked one by one
 CIRCLE_POINTS = 40
+BARS_WIDTH = 0.8  # of all bars over one name, where names stand 1 apart
+ARC = 0.4  # an angle's arc, in radii of the sphere
 VIEW_LIMITS = (-3, 3)  # of a cloud's axes, in standard deviations of uniform points
 
 
@@ -76,10 +79,12 @@ class Panel:
     """One pair of axes and its data by name.
 
     curves and points: (x, y). deviations: of a curve's y, by the curve's name, as error bars.
-    histograms: values, shown as densities. marks: x of vertical lines.
+    histograms: values, shown as densities. bars: (what stands below each bar, heights); of several
+    bars over the same words each set has its place. marks: x of vertical lines. texts: (x, y) of
+    the middle of a word.
     xlabel, ylabel (with their units), title and options (such as xlim or yscale) go to matplotlib's
-    axes. The first curve, points and histogram have one colour, the second ones the next, and so
-    on.
+    axes. The first curve, points, histogram and bars have one colour, the second ones the next, and
+    so on.
     """
 
     xlabel: str
@@ -89,7 +94,9 @@ class Panel:
     deviations: dict[str, Any] = field(default_factory=dict)
     points: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     histograms: dict[str, Any] = field(default_factory=dict)
+    bars: dict[str, tuple[Sequence[str], Sequence[float]]] = field(default_factory=dict)
     marks: dict[str, float] = field(default_factory=dict)
+    texts: dict[str, tuple[float, float]] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
     def draw(self, axes: Any) -> None:
@@ -97,7 +104,10 @@ class Panel:
         self._draw_histograms(axes)
         self._draw_curves(axes)
         self._draw_points(axes)
+        self._draw_bars(axes)
         self._draw_marks(axes)
+        for text, (x, y) in self.texts.items():
+            axes.text(x, y, text, fontsize=18, ha="center", va="center")
         axes.set(xlabel=self.xlabel, ylabel=self.ylabel, title=self.title, **self.options)
         axes.legend()
 
@@ -126,6 +136,14 @@ class Panel:
         for name, (x, y), look in with_looks(self.points):
             axes.plot(x, y, look.marker, color=look.colour, label=name, **hollow)
 
+    def _draw_bars(self, axes: Any) -> None:
+        width = BARS_WIDTH / max(1, len(self.bars))
+        for k, (name, (words, heights), look) in enumerate(with_looks(self.bars)):
+            places = np.arange(len(words)) + (k + 0.5) * width - BARS_WIDTH / 2
+            drawn = axes.bar(places, heights, width, color=look.colour, label=name)
+            axes.bar_label(drawn, fmt="%.3g", fontsize=12)
+            axes.set_xticks(range(len(words)), words)
+
     def _draw_marks(self, axes: Any) -> None:
         for (name, x), look in zip(self.marks.items(), LOOKS[1:], strict=False):
             axes.axvline(x, color="black", linestyle=look.dash, label=name)
@@ -143,8 +161,8 @@ def plots(*panels: Panel, size: Size = SIZE) -> Image.Image:
 def noise_triangle(v: Tensor, e: Tensor, sigma: float) -> Panel:
     """The triangle of v, sigma·e and their sum for one latent v (1, N, D) and its noise e.
 
-    Measured, not sketched: every point is projected onto the plane that v and e span, where the
-    sphere is a circle.
+    An arc marks the angle at the centre. Measured, not sketched: every point is projected onto the
+    plane that v and e span, where the sphere is a circle.
     """
     radius = v.norm().item()
     along = v.flatten() / v.norm()  # (L,)
@@ -161,16 +179,26 @@ def noise_triangle(v: Tensor, e: Tensor, sigma: float) -> Panel:
     start = to_plane(v)
     end = to_plane(v + sigma * e)
     turn = torch.linspace(0, torch.pi / 2, CIRCLE_POINTS)
+    angle = angle_between(v, v + sigma * e).item()
+    arc = torch.deg2rad(torch.linspace(0, angle, CIRCLE_POINTS))
     curves = {
         "v": line(origin, start),
         "σ·e": line(start, end),
         "v + σ·e": line(origin, end),
         "spherified": line(origin, to_plane(perturb(v, sigma, e))),
         "sphere": (radius * turn.cos(), radius * turn.sin()),
+        "angle α": (ARC * radius * arc.cos(), ARC * radius * arc.sin()),
     }
-    title = f"σ = {sigma:.2f}: {angle_between(v, v + sigma * e).item():.1f}°"
-    options = {"aspect": "equal", "xlim": (-1, 1.2 * radius), "ylim": (-1, 2 * radius)}
-    return Panel("along v", "across v, towards e", title, curves, options=options)
+    half = math.radians(angle / 2)
+    beyond = (ARC + 0.1) * radius
+    return Panel(
+        xlabel="along v",
+        ylabel="across v, towards e",
+        title=f"σ = {sigma:.2f}: {angle:.1f}°",
+        curves=curves,
+        texts={"α": (beyond * math.cos(half), beyond * math.sin(half))},
+        options={"aspect": "equal", "xlim": (-1, 1.2 * radius), "ylim": (-1, 2 * radius)},
+    )
 
 
 def tradeoff(

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from sphere_mini.metrics import judge_digits
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MOST_BYTES = 1_500_000
 MOST_COLUMNS = 100
+MOST_WORDS = 120  # between two pictures or cells of code
+MOST_WORDS_AT_ENDS = 150  # in the opening and in "Where to read on"
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -80,10 +83,59 @@ def test_pictures_show_something(path):
         assert np.asarray(picture).std() > 10 and min(picture.size) > 50
 
 
+def stretches_of(cells):
+    """The texts between cells of code and pictures, without exercises and what is folded away."""
+    parts = []
+    for cell in cells:
+        is_code = cell["cell_type"] == "code"
+        parts.append("<cut>" if is_code else text_of(cell))
+    text = "\n".join(parts)
+    text = re.sub("<details>.*?</details>", "", text, flags=re.DOTALL)
+    text = re.sub("```.*?```", "<cut>", text, flags=re.DOTALL)  # a diagram
+    text = re.sub("## Exercises.*?(?=## Where to read on)", "<cut>", text, flags=re.DOTALL)
+    text = re.sub(r"!\[.*?\]\(.*?\)", "<cut>", text)
+    return text.split("<cut>")
+
+
+def words_in(text):
+    """How many words: what has a letter or a digit, between spaces."""
+    return sum(any(letter.isalnum() for letter in word) for word in text.split())
+
+
+@each_notebook
+def test_words_between_pictures_are_few(path):
+    opening, *middle, ending = stretches_of(json.loads(path.read_text())["cells"])
+    assert "## Where to read on" in ending
+    for stretch in (opening, ending):
+        assert words_in(stretch) <= MOST_WORDS_AT_ENDS, stretch
+    for stretch in middle:
+        assert words_in(stretch) <= MOST_WORDS, stretch
+
+
+def test_words_are_counted_between_pictures():
+    folded = "<details><summary>More</summary>\n\nfour words\nand more\n</details>"
+    texts = ["one two", "three | - |", "code", f"four {folded}\n```\na b c\n```\nfive six"]
+    texts.append("## Exercises\n1. seven\n## Where to read on\neight")
+    kinds = ["markdown", "markdown", "code", "markdown", "markdown"]
+    cells = [{"cell_type": kind, "source": [text]} for kind, text in zip(kinds, texts, strict=True)]
+    assert [words_in(stretch) for stretch in stretches_of(cells)] == [3, 1, 2, 5]
+
+
+@each_notebook
+def test_one_cell_is_alive_and_has_a_still_picture(path):
+    alive = [cell for cell in cells_of(path, "code") if "\ninteract(" in text_of(cell)]
+    assert len(alive) == 1
+    found = set()
+    for output in alive[0]["outputs"]:
+        found.update(output.get("data", {}))
+    assert {"image/png", "application/vnd.jupyter.widget-view+json"} <= found
+
+
 @each_notebook
 def test_exercises_have_folded_solutions(path):
     text = "".join(text_of(cell) for cell in cells_of(path, "markdown"))
-    assert text.count("<details><summary>Solution</summary>") == text.count("</details>") == 3
+    assert text.count("<details><summary>Solution</summary>") == 3
+    assert text.count("<details>") == text.count("</details>")
     assert "Run time" in text and "## Where to read on" in text
 
 
