@@ -12,6 +12,7 @@ SHOWN = {  # which of its pictures, counted from 0, or from the end
     "04_sphere_coverage": 2,
     "05_refinement": 2,
     "06_interpolation_and_editing": 7,
+    "07_against_diffusion": 2,
 }
 
 
