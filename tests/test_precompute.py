@@ -85,6 +85,16 @@ def test_rivals_on_clothes_are_those_of_precompute(figure, clothes, monkeypatch,
         assert draw["passes"] == 4  # two steps, each with and without the class
 
 
+def test_refinement_is_that_of_precompute(clothes, monkeypatch):
+    run, tasks, rows = tasks_of(precompute_clothes.refinement, monkeypatch)
+    assert len(rows) == len(tasks)
+    assert all(many_runs.is_done(task, rows) for task in tasks)
+    monkeypatch.setattr(precompute_clothes, "SCORED", 20)
+    task = tasks[0]
+    row = next(row for row in rows if task.items() <= row.items())
+    assert set(row) == {*task, *run(**task), "seconds"}
+
+
 def fidelity_of_few(fake, real):
     """As many scores, where there are fewer images than features."""
     return {"FID": (fake[0].mean(0) - real.mean(0)).norm().item(), "precision": 0.5, "recall": 0.5}

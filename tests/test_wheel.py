@@ -66,9 +66,8 @@ def wheel(tmp_path_factory):
 
 
 def readme_program():
-    blocks = re.findall(
-        r"```python\n(# train, save, load, draw, score\n.*?)```", readme(), re.DOTALL
-    )
+    program = r"```python\n(import torch\nfrom sphere_mini import SphereEncoder.*?)```"
+    blocks = re.findall(program, readme(), re.DOTALL)
     assert len(blocks) == 1
     program = blocks[0]
     for long, short in SHORTER.items():
