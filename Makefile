@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 READY := .venv/ready
 
-.PHONY: demo test test-code test-notebooks soak notebooks
+.PHONY: demo test test-code-1 test-code-2 test-notebooks soak notebooks
 
 demo: $(READY)
 	.venv/bin/python train.py --out $(RUN)
@@ -16,10 +16,14 @@ demo: $(READY)
 test: $(READY)
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-	$(MAKE) -j2 test-code test-notebooks  # each on one core
+	$(MAKE) -j2 test-code-1 test-code-2 test-notebooks  # two at a time, each on one core
 
-test-code: $(READY)
-	.venv/bin/python -m pytest tests
+# Two halves of about the same length.
+test-code-1: $(READY)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/test_[a-q]*.py
+
+test-code-2: $(READY)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/test_[r-z]*.py
 
 # FAST=1 shortens training.
 test-notebooks: $(READY)
