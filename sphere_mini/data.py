@@ -153,8 +153,8 @@ class ImageFiles(Dataset):
         except UserError as error:  # from a worker it comes with the worker's traceback in front
             sentence = str(error).strip().rsplit(f"{UserError.__name__}: ", 1)[-1]
             raise ReadError(sentence) from None
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError) as error:  # the latter while a batch is handed over
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             problem = "a process that reads images was ended by the system, mostly to save memory"
             fewer = loader.num_workers // 2

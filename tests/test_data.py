@@ -20,6 +20,7 @@ from sphere_mini.data import (
     to_unit_range,
 )
 from sphere_mini.datasets import load_data
+from sphere_mini.errors import ReadError
 from sphere_mini.picture_files import fit_square, open_picture, square_pixels
 from sphere_mini.presets import make_recipe
 
@@ -206,6 +207,7 @@ def test_a_program_ends_while_its_workers_read(photo_folder):
     program = f"""
 import torch
 from sphere_mini.datasets import load_data
+from sphere_mini.errors import ReadError
 from sphere_mini.presets import make_recipe
 
 fields = dict(data_dir={str(photo_folder)!r}, in_memory_gb=0.0, workers=1, batch_size=8)
@@ -222,3 +224,14 @@ raise RuntimeError("our own mistake")
 def test_no_cifar_image_is_in_the_tests():
     assert {path.suffix for path in DATA.iterdir()} == {".json", ".safetensors"}
     assert "/data/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_a_reader_that_dies_while_it_hands_a_batch_over_is_one_sentence(monkeypatch, photo_folder):
+    def hand_over(loader):
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr("sphere_mini.data.with_own_signals", hand_over)
+    source = [(str(path), 0) for path in sorted(photo_folder.rglob("*.jpg"))[:2]]
+    files = ImageFiles(source, ("a",), 16, workers=1, device=torch.device("cpu"))
+    with pytest.raises(ReadError, match="ended by the system"):
+        list(files.batches([torch.tensor([0, 1])]))
