@@ -12,15 +12,20 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from itertools import product
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sphere_mini
 from sphere_mini.command_line import Parser, run_script
-from sphere_mini.config import NUM_SEEDS
 from sphere_mini.errors import require
+from sphere_mini.tasks.arguments import (
+    check_generate_flags,
+    check_seed,
+    class_numbers,
+    label_tensor,
+    loop_options,
+)
 from sphere_mini.tasks.flags import (
     PATHS,
     add_crossover_flags,
@@ -33,14 +38,10 @@ from sphere_mini.tasks.flags import (
     images_before_classes,
 )
 
-MIN_TILE = 96  # pixels a side of an image in a picture, at least: large enough to see
-
 # Modules that bring torch are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sphere_mini import SphereEncoder
-    from sphere_mini.evaluation import Reference, Report, Sampling
+    from sphere_mini.evaluation import Report
 
     Task = Callable[[SphereEncoder, argparse.Namespace], Any]
     AddFlags = Callable[[argparse.ArgumentParser], None]
@@ -94,10 +95,11 @@ def with_task(argv: list[str], tasks: list[str]) -> list[str]:
 def generate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """Samples as a grid, as trajectories, or as single files."""
     from sphere_mini.pictures import GRID_COLUMNS, class_rows, grid_labels
+    from sphere_mini.tasks.pictures import save_grid, step_names
 
     check_seed(args.seed)
     check_generate_flags(args)
-    labels = class_numbers(model, args)
+    labels = class_numbers(model.config, args)
     if args.save_images:
         return save_images(model, labels, args)
     labels = labels or grid_labels(model)
@@ -113,21 +115,6 @@ def generate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
         count = args.per_class or GRID_COLUMNS
         rows, names = class_rows(model, labels, count, args.num_steps, **options)
         save_grid(rows, names, None, model, args)
-
-
-def check_generate_flags(args: argparse.Namespace) -> None:
-    """Complain of flags of `generate` that do not go together."""
-    count = args.per_class
-    require(count is None or count > 0, f"--per-class must be above 0, not {count}")
-    one_value = len(args.num_steps) == 1
-    if args.trajectory:
-        advice = "choose one"
-        problem = "--trajectory makes a picture and --save-images single images"
-        require(not args.save_images, f"{problem}; {advice}")
-        require(one_value, "--trajectory takes one value of --num-steps")
-    if args.save_images:
-        require(one_value, "--save-images takes one value of --num-steps")
-        require(not args.out, "--save-images writes into its own folder; leave out --out")
 
 
 def save_images(model: SphereEncoder, labels: list[int], args: argparse.Namespace) -> None:
@@ -150,9 +137,9 @@ def reconstruct_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
     import torch
 
     from sphere_mini.metrics import psnr
-    from sphere_mini.tasks.pictures import read_images
+    from sphere_mini.tasks.pictures import read_images, save_grid
 
-    labels = class_numbers(model, args) or [None]
+    labels = class_numbers(model.config, args) or [None]
     real = read_images(args.images, model)
     columns = [real]
     captions = [["input"] for _ in real]
@@ -171,6 +158,7 @@ def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
     """A path as a strip and an animation, or a grid."""
     from sphere_mini.files import free_path, writing
     from sphere_mini.pictures import MIN_FRAME, save_animation
+    from sphere_mini.tasks.pictures import save_grid, smallest_side
 
     for seed in args.seed:
         check_seed(seed)
@@ -179,7 +167,7 @@ def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
     given = len(args.classes) or len(args.seed)
     problem = f"there are {given} and {len(args.seed)}"
     require(given == len(args.seed), f"--class takes one class per seed; {problem}")
-    y = label_tensor(class_numbers(model, args))
+    y = label_tensor(class_numbers(model.config, args))
     path = args.path or PATHS[0]
     count = args.frames
     options = loop_options(args)
@@ -203,10 +191,10 @@ def manipulate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """One row a class: the image and every step towards it."""
     import torch
 
-    from sphere_mini.tasks.pictures import read_images
+    from sphere_mini.tasks.pictures import read_images, save_grid, step_names
 
     check_seed(args.seed)
-    labels = class_numbers(model, args)
+    labels = class_numbers(model.config, args)
     names = [model.config.class_name(label) for label in labels] or [""]
     count = len(names)
     x = read_images([args.image], model).expand(count, -1, -1, -1)  # (B, 3, H, W)
@@ -224,7 +212,7 @@ def crossover_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     import torch
 
     from sphere_mini.data import stitch
-    from sphere_mini.tasks.pictures import read_images
+    from sphere_mini.tasks.pictures import read_images, save_grid, step_names
 
     check_seed(args.seed)
     paths = args.images
@@ -251,11 +239,11 @@ def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
     from sphere_mini.evaluation import evaluate, facts_of, usual_num_images
     from sphere_mini.evaluation.features import NUMBERED_BELOW
     from sphere_mini.files import free_path
-    from sphere_mini.tasks.figures import figures_folder, write_report, write_text
+    from sphere_mini.tasks import figures
 
-    ways = sampling_ways(args)
-    folder = figures_folder(args.out, args.run)
-    reference = make_reference(model, args)
+    ways = figures.sampling_ways(args)
+    folder = figures.figures_folder(args.out, args.run)
+    reference = figures.make_reference(model, args)
     num_images = args.num_images
     if num_images is None:
         num_images = usual_num_images(model, reference)
@@ -270,116 +258,15 @@ def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
     path = free_path(folder / "metrics.json")
 
     def save(report: Report) -> None:
-        write_text(path, report.as_json())
+        figures.write_text(path, report.as_json())
 
     report = evaluate(model, reference, ways, num_images, args.seed, args.repeats, save)
     if world()[0] > 0:
         return
     print(f"\n{report.table()}")
-    write_report(report, folder, args.command)
+    figures.write_report(report, folder, args.command)
     files = f"{path.name}, a row each in metrics.md, closest.png and sphere.png"
     print(f"\nwritten to {folder}: {files}")
-
-
-def make_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
-    """The training images of the model, or those that the flags name, and their judge."""
-    from sphere_mini.datasets import load_data
-    from sphere_mini.distributed import first_of_node
-    from sphere_mini.evaluation import MOST_HELD_OUT, Reference, check_fit
-    from sphere_mini.tasks.training_images import find_judge, find_recipe
-
-    recipe = find_recipe(args.run, model.config, args.dataset or "", args.data_dir or "")
-    features = args.features
-    if features is None:
-        features = "pixels" if recipe.dataset == "digits" else "efficientnet"
-    data, held_out = first_of_node(lambda: load_data(recipe, model.device, MOST_HELD_OUT))
-    name = f"{recipe.dataset} {recipe.data_dir}".strip()
-    folder = Path(recipe.data_dir or f"data/{recipe.dataset}")
-    reference = Reference(data, held_out, features, name, folder, args.num_reference)
-    check_fit(model, reference)
-    flip = recipe.flip if args.judge else None
-    is_own = args.dataset is None and args.data_dir is None
-    reference.judge = find_judge(args.run, model, data, flip, keep=is_own)
-    return reference
-
-
-def sampling_ways(args: argparse.Namespace) -> list[Sampling]:
-    """Every combination of the flags' values."""
-    from sphere_mini.evaluation import Sampling
-
-    least = min(args.num_steps)
-    require(least > 0, f"--num-steps must be at least 1, not {least}")
-    check_seed(args.seed)
-    require(args.repeats > 0, f"--repeats must be above 0, not {args.repeats}")
-    flags = (args.num_steps, args.guidance, args.guidance_place, args.noise, args.schedule)
-    ways = []
-    for num_steps, guidance, place, noise, schedule, prior in product(*flags, args.prior):
-        way = Sampling(num_steps, guidance, place, noise == "shared", schedule == "decay", prior)
-        ways.append(way)
-    return ways
-
-
-def loop_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The loop's flags as the sampling functions name them."""
-    options = {
-        "guidance": args.guidance,
-        "guidance_place": args.guidance_place,
-        "share_noise": args.noise == "shared",
-        "decay": args.schedule == "decay",
-    }
-    if "prior" in args:  # of the tasks that start from random points
-        options["prior"] = args.prior
-    return options
-
-
-def check_seed(seed: int) -> None:
-    """Complain of a first seed that is none."""
-    require(0 <= seed < NUM_SEEDS, f"--seed must be a whole number from 0 to 2^32 - 1, not {seed}")
-
-
-def class_numbers(model: SphereEncoder, args: argparse.Namespace) -> list[int]:
-    """The classes that the flag names, none where it is left out."""
-    return [model.config.class_number(text) for text in args.classes]
-
-
-def label_tensor(labels: list[int]) -> Tensor | None:
-    """Labels (B,) as the sampling functions take them: None stands for none."""
-    import torch
-
-    if not labels:
-        return None
-    return torch.tensor(labels)
-
-
-def step_names(num_steps: int) -> list[str]:
-    """What stands under the images of a loop."""
-    return [f"step {k + 1}" for k in range(num_steps)]
-
-
-def save_grid(
-    rows: Sequence[Tensor],
-    names: Sequence[str],
-    captions: Sequence[Sequence[str]] | None,
-    model: SphereEncoder,
-    args: argparse.Namespace,
-) -> Path:
-    """Save a task's picture, as `image_grid` makes it, with what is needed to make it again."""
-    from sphere_mini.pictures import image_grid
-    from sphere_mini.tasks.pictures import write_picture
-
-    grid = image_grid(rows, names, captions, smallest_side(MIN_TILE, model, args))
-    default = Path("pictures") / f"{Path(args.run).name}-{args.task}.png"
-    facts = {"command": args.command, "weights": model.weights_hash()}
-    if "seed" in args:
-        facts["seed"] = args.seed
-    return write_picture(grid, args.out, default, facts)
-
-
-def smallest_side(usual: int, model: SphereEncoder, args: argparse.Namespace) -> int:
-    """Pixels a side of an image in a picture, at least: `usual`, or what --scale says."""
-    if args.scale is None:
-        return usual
-    return args.scale * model.config.image_size
 
 
 def main() -> None:

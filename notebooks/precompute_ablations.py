@@ -11,11 +11,8 @@ from torch import Tensor
 
 from sphere_mini import reconstruct, spherify
 from sphere_mini.datasets import load_digit_images
-from sphere_mini.losses import StepNoise
 from sphere_mini.metrics import psnr
-from sphere_mini.perceptual import Perceptual
 from sphere_mini.presets import make_recipe
-from sphere_mini.recipe import LossWeights
 from sphere_mini.sphere import random_point
 from sphere_mini.training import LossModule, new_state, train
 
@@ -36,25 +33,19 @@ CHANGES = (  # of the paper's losses at 78° and a compression ratio of 1.5
 )
 
 
-class WithSlicedWasserstein(LossModule):
-    """The losses, and a sliced-Wasserstein term that draws the batch's points to uniform ones."""
+def add_sliced_wasserstein(losses: LossModule, weight: float) -> None:
+    """Let the losses have a sliced-Wasserstein term that draws the batch's points to uniform ones.
 
-    def __init__(self, model: torch.nn.Module, weight: float) -> None:
-        super().__init__(model)
-        self.weight = weight
-        self.generator = torch.Generator().manual_seed(0)
+    Each image is encoded under its own class.
+    """
+    generator = torch.Generator().manual_seed(0)
 
-    def forward(
-        self,
-        x: Tensor,
-        y: Tensor | None,
-        noise: StepNoise,
-        weights: LossWeights,
-        perceptual: Perceptual | None,
-    ) -> dict[str, Tensor]:
-        losses = super().forward(x, y, noise, weights, perceptual)
-        distance = sliced_wasserstein(spherify(self.model.encode(x, y)), self.generator)
-        return losses | {"loss": losses["loss"] + self.weight * distance}
+    def add_term(module: LossModule, inputs: tuple, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        x, y, *_ = inputs
+        distance = sliced_wasserstein(spherify(module.model.encode(x, y)), generator)
+        return found | {"loss": found["loss"] + weight * distance}
+
+    losses.register_forward_hook(add_term)
 
 
 def sliced_wasserstein(v: Tensor, generator: torch.Generator) -> Tensor:
@@ -85,7 +76,7 @@ def train_changed(change: dict[str, float], seed: int) -> Row:
     recipe = recipe.resolved(len(digits))
     state = new_state(recipe, recipe.sphere_config(digits.class_names), CPU)
     if weight:
-        state.loss_module = WithSlicedWasserstein(state.model, weight)
+        add_sliced_wasserstein(state.loss_module, weight)
     for _ in train(state, recipe, digits):
         pass
     model = state.ema.eval()

@@ -1,6 +1,5 @@
 """Figures drawn by matplotlib."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -158,6 +157,12 @@ def plots(*panels: Panel, size: Size = SIZE) -> Image.Image:
         return to_picture(figure)
 
 
+def circle_arc(radius: float, angle_deg: float) -> tuple[Tensor, Tensor]:
+    """x and y of points on a circle round 0, from the x axis on to an angle."""
+    turn = torch.deg2rad(torch.linspace(0, angle_deg, CIRCLE_POINTS))
+    return radius * turn.cos(), radius * turn.sin()
+
+
 def noise_triangle(v: Tensor, e: Tensor, sigma: float) -> Panel:
     """The triangle of v, sigma·e and their sum for one latent v (1, N, D) and its noise e.
 
@@ -178,25 +183,22 @@ def noise_triangle(v: Tensor, e: Tensor, sigma: float) -> Panel:
     origin = [0, 0]
     start = to_plane(v)
     end = to_plane(v + sigma * e)
-    turn = torch.linspace(0, torch.pi / 2, CIRCLE_POINTS)
     angle = angle_between(v, v + sigma * e).item()
-    arc = torch.deg2rad(torch.linspace(0, angle, CIRCLE_POINTS))
     curves = {
         "v": line(origin, start),
         "σ·e": line(start, end),
         "v + σ·e": line(origin, end),
         "spherified": line(origin, to_plane(perturb(v, sigma, e))),
-        "sphere": (radius * turn.cos(), radius * turn.sin()),
-        "angle α": (ARC * radius * arc.cos(), ARC * radius * arc.sin()),
+        "sphere": circle_arc(radius, 90),
+        "angle α": circle_arc(ARC * radius, angle),
     }
-    half = math.radians(angle / 2)
-    beyond = (ARC + 0.1) * radius
+    x, y = circle_arc((ARC + 0.1) * radius, angle / 2)
     return Panel(
         xlabel="along v",
         ylabel="across v, towards e",
         title=f"σ = {sigma:.2f}: {angle:.1f}°",
         curves=curves,
-        texts={"α": (beyond * math.cos(half), beyond * math.sin(half))},
+        texts={"α": (x[-1], y[-1])},
         options={"aspect": "equal", "xlim": (-1, 1.2 * radius), "ylim": (-1, 2 * radius)},
     )
 

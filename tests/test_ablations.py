@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from precompute_ablations import WithSlicedWasserstein, sliced_wasserstein
+from precompute_ablations import add_sliced_wasserstein, sliced_wasserstein
 
 from sphere_mini import spherify
 from sphere_mini.data import to_model_range
@@ -46,8 +46,10 @@ def test_the_term_is_added_with_its_weight():
     x = to_model_range(digits.images[:16])
     y = digits.labels[:16]
     noise = draw_step_noise(16, config, 0.1, 0.1, torch.Generator().manual_seed(0))
-    plain = LossModule(model)(x, y, noise, recipe.loss_weights, None)
-    added = WithSlicedWasserstein(model, 0.5)(x, y, noise, recipe.loss_weights, None)
+    losses = LossModule(model)
+    plain = losses(x, y, noise, recipe.loss_weights, None)
+    add_sliced_wasserstein(losses, 0.5)
+    added = losses(x, y, noise, recipe.loss_weights, None)
     term = sliced_wasserstein(spherify(model.encode(x, y)), torch.Generator().manual_seed(0))
     torch.testing.assert_close(added["loss"], plain["loss"] + 0.5 * term)
     assert torch.equal(added["pix_recon"], plain["pix_recon"])

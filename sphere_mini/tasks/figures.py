@@ -1,14 +1,52 @@
-"""Where the figures of an evaluation go."""
+"""What an evaluation measures, by its flags, against which images, and where its figures go."""
 
+import argparse
 import os
+from itertools import product
 from pathlib import Path
 
-from ..distributed import world
+from ..datasets import load_data
+from ..distributed import first_of_node, world
 from ..errors import UserError, require
+from ..evaluation import MOST_HELD_OUT, Reference, Sampling, check_fit
 from ..evaluation.report import Report, table
 from ..files import free_path, writing
 from ..hub import HUB_PREFIX
+from ..model import SphereEncoder
 from ..pictures import save_picture
+from .arguments import check_seed
+from .training_images import find_judge, find_recipe
+
+
+def sampling_ways(args: argparse.Namespace) -> list[Sampling]:
+    """Every combination of the flags' values."""
+    least = min(args.num_steps)
+    require(least > 0, f"--num-steps must be at least 1, not {least}")
+    check_seed(args.seed)
+    require(args.repeats > 0, f"--repeats must be above 0, not {args.repeats}")
+    flags = (args.num_steps, args.guidance, args.guidance_place, args.noise, args.schedule)
+    ways = []
+    for num_steps, guidance, place, noise, schedule, prior in product(*flags, args.prior):
+        way = Sampling(num_steps, guidance, place, noise == "shared", schedule == "decay", prior)
+        ways.append(way)
+    return ways
+
+
+def make_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
+    """The training images of the model, or those that the flags name, and their judge."""
+    recipe = find_recipe(args.run, model.config, args.dataset or "", args.data_dir or "")
+    features = args.features
+    if features is None:
+        features = "pixels" if recipe.dataset == "digits" else "efficientnet"
+    data, held_out = first_of_node(lambda: load_data(recipe, model.device, MOST_HELD_OUT))
+    name = f"{recipe.dataset} {recipe.data_dir}".strip()
+    folder = Path(recipe.data_dir or f"data/{recipe.dataset}")
+    reference = Reference(data, held_out, features, name, folder, args.num_reference)
+    check_fit(model, reference)
+    flip = recipe.flip if args.judge else None
+    is_own = args.dataset is None and args.data_dir is None
+    reference.judge = find_judge(args.run, model, data, flip, keep=is_own)
+    return reference
 
 
 def figures_folder(out: str | None, run: str) -> Path:

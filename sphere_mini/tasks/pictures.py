@@ -1,5 +1,6 @@
 """Pictures that tasks read and write."""
 
+import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,10 @@ from ..files import claim_path, writing
 from ..folders import shortened
 from ..model import SphereEncoder
 from ..picture_files import open_picture, square_pixels
-from ..pictures import save_picture
+from ..pictures import image_grid, save_picture
 from ..sampling import generate
 
+MIN_TILE = 96  # pixels a side of an image in a picture, at least: large enough to see
 LIGHT = 0.7  # of an edge in [0, 1], from which on it is light
 DARK = 0.3  # up to which it is dark
 MOSTLY = 0.75  # share of the samples that have to agree
@@ -82,3 +84,31 @@ def write_picture(
         save_picture(picture, path, facts)
     print(f"picture: {path}")
     return path
+
+
+def save_grid(
+    rows: Sequence[Tensor],
+    names: Sequence[str],
+    captions: Sequence[Sequence[str]] | None,
+    model: SphereEncoder,
+    args: argparse.Namespace,
+) -> Path:
+    """Save a task's picture, as `image_grid` makes it, with what is needed to make it again."""
+    grid = image_grid(rows, names, captions, smallest_side(MIN_TILE, model, args))
+    default = Path("pictures") / f"{Path(args.run).name}-{args.task}.png"
+    facts = {"command": args.command, "weights": model.weights_hash()}
+    if "seed" in args:
+        facts["seed"] = args.seed
+    return write_picture(grid, args.out, default, facts)
+
+
+def smallest_side(usual: int, model: SphereEncoder, args: argparse.Namespace) -> int:
+    """Pixels a side of an image in a picture, at least: `usual`, or what --scale says."""
+    if args.scale is None:
+        return usual
+    return args.scale * model.config.image_size
+
+
+def step_names(num_steps: int) -> list[str]:
+    """What stands under the images of a loop."""
+    return [f"step {k + 1}" for k in range(num_steps)]
