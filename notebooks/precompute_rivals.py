@@ -157,7 +157,8 @@ def compare(model: str, minutes: float = 0.0, beta: float = 0.0, seed: int = 0) 
         seconds = time.process_time() - since
         facts = way.facts(model) | {"images_per_s": DRAWN / seconds}
         found["draws"].append(facts | score(images, y, reference))
-        keep_shown(images[:SHOWN], f"{model}-{way.steps}-{way.guidance:g}")
+        if way.guidance == 1:
+            keep_shown(images[:SHOWN], f"{model}-{way.steps}")
     return found
 
 

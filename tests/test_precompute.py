@@ -13,7 +13,7 @@ import precompute_rivals
 import pytest
 import torch
 import torch.nn.functional as F
-from lessons import CHECKPOINT, load_clothes
+from lessons import CHECKPOINT, load_clothes, strip
 
 from sphere_mini.data import ImageSet
 from sphere_mini.evaluation import Reference
@@ -74,15 +74,18 @@ def test_rivals_on_clothes_are_those_of_precompute(figure, clothes, monkeypatch,
     monkeypatch.setattr(precompute_rivals, "RESULTS", tmp_path)
     monkeypatch.setattr(precompute_rivals, "RIVALS", tmp_path / "weights")
     monkeypatch.setattr(precompute_rivals, "fidelity", fidelity_of_few)
-    monkeypatch.setattr(precompute_rivals, "WAYS", {"flow": [precompute_rivals.Way(2, 1.5)]})
+    ways = [precompute_rivals.Way(2), precompute_rivals.Way(2, 1.5)]
+    monkeypatch.setattr(precompute_rivals, "WAYS", {"flow": ways})
     task = tasks[0]
     row = next(row for row in rows if task.items() <= row.items())
     found = run(**task)
     assert set(row) == {*task, *found, "seconds"}
     if "draws" in found:
-        [draw] = found["draws"]
-        assert set(draw) == set(row["draws"][0])
-        assert draw["passes"] == 4  # two steps, each with and without the class
+        assert all(set(draw) == set(row["draws"][0]) for draw in found["draws"])
+        # two steps; and two, each with and without the class
+        assert [draw["passes"] for draw in found["draws"]] == [2, 4]
+        [picture] = (tmp_path / "rivals").iterdir()
+        assert picture.name == "flow-2.png" and len(strip(picture)) == 10
 
 
 def test_refinement_is_that_of_precompute(clothes, monkeypatch):
