@@ -3,16 +3,18 @@
 `python precompute_ablations.py` fills results/ablations.json, three seeds of each.
 """
 
+import numpy as np
 import torch
 from many_runs import RESULTS, Row, make_figures, run_all
-from precompute import CPU, DIGITS_STEPS, NUM_STEPS, PAPER_LOSSES, of_steps
-from precompute_coverage import how_uniform, score_digits
+from precompute import CPU, DIGITS_STEPS, JUDGED, NUM_STEPS, PAPER_LOSSES, of_steps
 from torch import Tensor
 
-from sphere_mini import reconstruct, spherify
+from sphere_mini import SphereEncoder, generate, reconstruct, spherify
+from sphere_mini.data import ImageSet
 from sphere_mini.datasets import load_digit_images
-from sphere_mini.metrics import psnr
+from sphere_mini.metrics import coverage, judge_digits, psnr
 from sphere_mini.presets import make_recipe
+from sphere_mini.prior import encode_under_own_class
 from sphere_mini.sphere import random_point
 from sphere_mini.training import LossModule, new_state, train
 
@@ -84,8 +86,27 @@ def train_changed(change: dict[str, float], seed: int) -> Row:
     found = how_uniform(model, digits)
     found["psnr"] = psnr(reconstruct(model, real), real).mean().item()
     for num_steps in NUM_STEPS:
-        found |= of_steps(score_digits(model, num_steps, "uniform"), num_steps)
+        found |= of_steps(score_samples(model, num_steps), num_steps)
     return found
+
+
+@torch.no_grad()
+def how_uniform(model: SphereEncoder, data: ImageSet) -> dict[str, float]:
+    """`coverage` of encoded images: of all, and the mean of the classes, each on its own."""
+    v = encode_under_own_class(model, data.images, data.labels)
+    classes = [coverage(v[data.labels == label]) for label in range(10)]
+    found = {}
+    for name in ("angle_ks", "angle_ks_uniform", "dimension"):
+        found[name] = coverage(v)[name]
+        found[f"{name}_of_class"] = float(np.mean([row[name] for row in classes]))
+    return found
+
+
+def score_samples(model: SphereEncoder, num_steps: int) -> dict[str, float]:
+    """What the judge says of samples, a hundred of each class."""
+    y = torch.arange(JUDGED) % 10
+    found = judge_digits(generate(model, y, num_steps, seeds=range(JUDGED)), y)
+    return {name: found[name] for name in ("frechet", "agreement", "deviation")}
 
 
 if __name__ == "__main__":

@@ -128,3 +128,12 @@ def test_no_line_is_long():
     for path in files:
         long = [number for number, line in enumerate(lines(path), 1) if len(line) > MOST_COLUMNS]
         assert not long, f"{path}: {long}"
+
+
+def test_make_test_runs_every_file_once():
+    makefile = (ROOT / "Makefile").read_text()
+    patterns = re.findall(r"-m pytest (tests/\S+)", makefile)
+    found = [path.name for pattern in patterns for path in ROOT.glob(pattern)]
+    assert sorted(found) == sorted(path.name for path in (ROOT / "tests").glob("test_*.py"))
+    targets = re.findall(r"^(test-[\w-]+): ", makefile, re.MULTILINE)
+    assert set(targets) <= set(re.search(r"-j2 (.*?)  #", makefile)[1].split())
