@@ -273,11 +273,10 @@ def batch_indices(step: int, batch_size: int, num_images: int, seed: int) -> Ten
 
     They are a window on an endless row of shuffled epochs: nothing is dropped or repeated.
     """
-    indices = []
-    for place in range(step * batch_size, (step + 1) * batch_size):
-        epoch, place_in_epoch = divmod(place, num_images)
-        indices.append(epoch_order(seed, epoch, num_images)[place_in_epoch])
-    return torch.tensor(indices)
+    places = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs = range(places[0] // num_images, places[-1] // num_images + 1)
+    window = np.concatenate([epoch_order(seed, epoch, num_images) for epoch in epochs])
+    return torch.from_numpy(window[places - epochs[0] * num_images])
 
 
 @lru_cache(maxsize=2)

@@ -97,6 +97,7 @@ class Recipe:
     encoder_lr_factor: float = 0.1
     clip: float = 1.0  # gradient norm
     ema: float = 0.9997
+    compile: bool = False  # the blocks by torch.compile
     dtype: str = "auto"  # of matrix products; auto: bfloat16 on an accelerator, else float32
     seed: int = 0
     # steps between two lines of metrics, pictures, checkpoints

@@ -110,7 +110,7 @@ def jitter(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
     u = u.clamp(min=1e-3)  # no second 0
     inner = (torch.arange(strata, device=device) + u) / max(strata, 1)
     inner = inner.clamp(max=1 - 2**-24)  # nor a second 1
-    r = torch.cat([torch.tensor([0.0, 1.0], device=device), inner])
+    r = torch.cat([torch.arange(2.0, device=device), inner])  # 0, 1 and between
     return r[torch.randperm(batch_size, generator=generator, device=device)]
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 
 from .config import SphereConfig
@@ -102,14 +103,24 @@ def new_state(recipe: Recipe, config: SphereConfig, device: torch.device) -> Tra
     ends = model.encoder, model.decoder
     for end in ends:
         end.checkpoint_activations = recipe.checkpoint_activations
+    ema = copy.deepcopy(model).requires_grad_(False).eval()
+    if recipe.compile:
+        compile_blocks(model)
     groups = [{"params": list(end.parameters())} for end in ends]
     return TrainState(
         model=model,
         loss_module=LossModule(model),
-        ema=copy.deepcopy(model).requires_grad_(False).eval(),
+        ema=ema,
         optimizer=torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
         bad_step=torch.zeros((), dtype=torch.long, device=device),
     )
+
+
+def compile_blocks(model: SphereEncoder) -> None:
+    """Have torch compile the blocks, all of one end as one: seconds at the start, faster steps."""
+    for end in (model.encoder, model.decoder):
+        for block in end.blocks:
+            block.compile(dynamic=False)
 
 
 def distribute(state: TrainState) -> None:
@@ -199,10 +210,8 @@ def mark_bad_step(state: TrainState, loss: Tensor, grad_norm: Tensor) -> None:
 
 def update_ema(state: TrainState, decay: float) -> None:
     """Move the averaged weights towards the current ones by 1 - ema_decay; not after a bad step."""
-    share = 1 - ema_decay(state.step, decay)
-    for average, weight in zip(state.ema.parameters(), state.model.parameters(), strict=True):
-        target = torch.where(state.bad_step == 0, weight.detach(), average)
-        average.lerp_(target, share)
+    average = get_ema_multi_avg_fn(ema_decay(state.step, decay))
+    average(list(state.ema.parameters()), list(state.model.parameters()), state.step)
 
 
 def train(

@@ -54,19 +54,21 @@ def sincos_positions(width: int, side: int) -> Tensor:
 
 
 def rope_table(head_dim: int, side: int) -> Tensor:
-    """Cosines and sines (N, head_dim / 2, 2) of rotary positions, for each pair of channels.
+    """Factors (2, N, head_dim) of rotary positions: for `apply_rope`, cosines and signed sines.
 
-    The first half of the pairs turns with the row, the second with the column.
+    The first half of the channels turns with the row, the second with the column.
     """
     angles = torch.cat(axial_angles(side, head_dim // 4), dim=1)  # (N, head_dim / 2)
-    return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
+    cos = torch.stack([angles.cos(), angles.cos()], dim=-1)  # (N, head_dim / 2, 2)
+    sin = torch.stack([-angles.sin(), angles.sin()], dim=-1)
+    return torch.stack([cos, sin]).flatten(-2).float()
 
 
 def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
-    """Rotate channel pairs of x (..., N, d): (x0 + i·x1)·(cos + i·sin), as complex numbers."""
-    pairs = torch.view_as_complex(at_least_float32(x).unflatten(-1, (-1, 2)))  # (..., N, d/2)
-    turned = pairs * torch.view_as_complex(at_least_float32(rope))
-    return torch.view_as_real(turned).flatten(-2).type_as(x)  # (..., N, d)
+    """Rotate channel pairs of x (..., N, d): (x0·cos - x1·sin, x1·cos + x0·sin)."""
+    cos, sin = rope
+    exchanged = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)  # x1, x0
+    return torch.addcmul(x * cos, exchanged, sin).type_as(x)  # (..., N, d)
 
 
 class Attention(nn.Module):
@@ -81,10 +83,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, heads, d)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, heads, N, d)
-        q, k, v = qkv.unbind(0)  # 3 of (B, heads, N, d)
-        q = apply_rope(q, rope)
-        k = apply_rope(k, rope)
-        out = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, d)
+        qk, v = qkv.split([2, 1])
+        q, k = apply_rope(qk, rope)  # 2 of (B, heads, N, d)
+        out = F.scaled_dot_product_attention(q, k, v[0])  # (B, heads, N, d)
         return self.proj(out.transpose(1, 2).flatten(2))  # (B, N, width)
 
 
