@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     add("--image-size", type=int, metavar="PX", help="side of the square images")
     add("--model", choices=SIZES, help="network size")
     add("--unconditional", action="store_true", help="ignore the classes")
-    note = "the paper's settings, or ours for minutes on a CPU, cifar10's for hours on one GPU"
+    note = "the paper's settings, or ours for minutes on a CPU, cifar10's for minutes on one GPU"
     note += " (default: the paper's for its sets and sizes)"
     add("--recipe", choices=RECIPES, help=note)
     note = "override any field of the recipe; repeatable"
@@ -54,6 +54,8 @@ def parse_args() -> argparse.Namespace:
     add("--perceptual", choices=PERCEPTUALS, help=note)
     add("--device", default="auto", help="auto, or a device of this machine by name")
     add("--dtype", choices=DTYPES, help="precision of the network's matrix products")
+    note = "the blocks by torch.compile: faster after a start that takes longer"
+    add("--compile", action="store_true", default=None, help=note)
     add("--seed", type=int, help="of the weights, the order of images and the noise")
     note = "run folder, must not exist (default: runs/<dataset>-<model>, numbered)"
     add("--out", metavar="RUN", help=note)

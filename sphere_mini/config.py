@@ -28,6 +28,7 @@ SIZES = {
     # ours, for CPUs and classrooms
     "nano": Size(width=64, depth=4, num_heads=4),
     "tiny": Size(width=128, depth=4, num_heads=4),
+    "mini": Size(width=192, depth=5, num_heads=3),
     # the paper's
     "s": Size(width=512, depth=8, num_heads=8),
     "b": Size(width=768, depth=12, num_heads=12),
