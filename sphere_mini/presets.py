@@ -140,11 +140,11 @@ CIFAR_IN_MINUTES = CIFAR | dict(
     grad_accum=1,
     perceptual="efficientnet",
     latent_spares_encoder=True,
-    lr=1.5e-3,
+    lr=2e-3,
     min_lr=0.0,
     encoder_lr_factor=0.5,
     ema=0.999,
-    epochs=30.0,
+    epochs=18.0,
     warmup_epochs=1.5,
 )
 MIDDLE = {"cifar10": CIFAR_IN_MINUTES, "cifar100": CIFAR_IN_MINUTES}  # their quick recipe
