@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import Permute
 
 from .config import SphereConfig
-from .sphere import at_least_float32
 
 NORM_EPS = 1e-6
 BASE = 10000.0  # of the frequencies of rotary and sin-cos positions

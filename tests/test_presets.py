@@ -148,7 +148,11 @@ def test_our_own_recipes(dataset):
 def test_both_recipes_of_every_set(dataset):
     paper, quick = [make_recipe(dataset, recipe) for recipe in RECIPES]
     assert (paper.perceptual, paper.lr) == ("lpips", 1e-4)
-    ours = {"fashion_mnist": ("nano", 1.2e-2), "cifar10": ("s", 1e-4), "cifar100": ("s", 1e-4)}
+    ours = {
+        "fashion_mnist": ("nano", 1.2e-2),
+        "cifar10": ("mini", 2e-3),
+        "cifar100": ("mini", 2e-3),
+    }
     assert (quick.model, quick.lr) == ours.get(dataset, ("nano", 2.4e-2))
     assert paper.image_size == quick.image_size
     assert paper.flip == quick.flip == (dataset != "digits")
@@ -171,11 +175,23 @@ def test_sets_that_the_paper_lacks_take_what_is_most_alike():
     assert make_recipe("folder", model="s").perceptual == "lpips"
 
 
-def test_cifar_in_hours_is_the_papers_but_shorter():
-    paper = make_recipe("cifar10")
-    shorter = dict(epochs=200.0, warmup_epochs=2.0, perceptual="efficientnet")
-    assert make_recipe("cifar10", "quick") == dataclasses.replace(paper, **shorter)
-    assert make_recipe("cifar10", "quick").resolved(50_000).steps == 39_063
+def test_cifar_in_minutes_is_the_papers_with_another_network_and_rates():
+    quick = make_recipe("cifar10", "quick")
+    changed = dict(
+        model="mini",
+        grad_accum=1,
+        perceptual="efficientnet",
+        latent_spares_encoder=True,
+        lr=2e-3,
+        min_lr=0.0,
+        encoder_lr_factor=0.5,
+        ema=0.999,
+        epochs=18.0,
+        warmup_epochs=1.5,
+    )
+    assert quick == dataclasses.replace(make_recipe("cifar10"), **changed)
+    assert quick.resolved(50_000).steps == 3_516
+    assert make_recipe("cifar10", "quick", model="s").grad_accum == 4  # as many as a GPU takes
     for model in ("nano", "tiny"):  # for CPUs, as before
         small = make_recipe("cifar10", "quick", model=model)
         assert (small.model, small.batch_size, small.patch_size) == (model, 32, 4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import run
 from safetensors.torch import load_file
-from short_runs import DIGITS, TINY, prepare, same, tensors
+from short_runs import DIGITS, TINY, prepare, tensors
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sphere_mini import UserError, training
@@ -28,8 +28,16 @@ def test_numbers_that_are_none_never_reach_the_weights(photo_folder):
     bad = x.clone()
     bad[3, 1, 2, 2] = float("nan")
     train_step(state, recipe, bad, y)
-    train_step(state, recipe, x, y)  # sound again, but after the bad one nothing moves
-    assert find_bad_step(state) == 4 and same(before, tensors(state))
+    train_step(state, recipe, x, y)  # sound again, but after the bad one no weight moves
+    assert find_bad_step(state) == 4
+    after = tensors(state)
+    for name, value in after.items():
+        if name.startswith("ema."):  # goes on towards weights that are sound
+            distance = (before[name.replace("ema.", "model.")] - value).abs()
+            was = (before[name.replace("ema.", "model.")] - before[name]).abs()
+            assert (distance <= was).all() and value.isfinite().all()
+        else:
+            assert torch.equal(value, before[name]), name
 
 
 @pytest.mark.parametrize("where", ["batch", "weight", "lr"])

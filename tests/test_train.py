@@ -3,12 +3,14 @@
 import shutil
 import subprocess
 import sys
+from functools import partialmethod
 
 import pytest
 import torch
 from conftest import ROOT, load_picture, run
 from safetensors.torch import load_file
 from short_runs import TINY, config, prepare, rows
+from torch._dynamo.utils import counters
 
 from sphere_mini.training import train
 
@@ -112,6 +114,32 @@ def test_each_flag_of_training_changes_the_run(digits_run, tmp_path, flags, fiel
             == 0
         )
         assert rows(tmp_path / "run")[1]["loss"] != rows(tmp_path / "plain")[1]["loss"]
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_blocks_train_the_same_model(backend, tmp_path, monkeypatch):
+    compile_module = torch.nn.Module.compile
+    # "eager" only traces, in seconds
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compile_module, backend=backend))
+    captured = counters["stats"]["calls_captured"]
+    flags = (*TINY, "--steps", 2, "--log-every", 1)
+    for name, more in (("plain", []), ("compiled", ["--compile"])):
+        done = run("train.py", *flags, *more, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    assert config(tmp_path / "compiled")["training"]["compile"]
+    assert counters["stats"]["calls_captured"] > captured  # by torch.compile
+    plain, compiled = [load_file(tmp_path / n / "model.safetensors") for n in ("plain", "compiled")]
+    assert plain.keys() == compiled.keys()
+    for name, weight in plain.items():
+        torch.testing.assert_close(compiled[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_compiling_without_a_compiler_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    done = run("train.py", *TINY, "--steps", 2, "--compile", "--out", tmp_path / "run")
+    assert done.returncode == 2 and "leave out --compile" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_of_photographs_trains_and_reports_held_out_images(photo_folder, tmp_path):
