@@ -8,7 +8,9 @@ import types
 import many_runs
 import numpy as np
 import precompute
+import precompute_ablations
 import precompute_clothes
+import precompute_coverage
 import precompute_rivals
 import pytest
 import torch
@@ -20,7 +22,8 @@ from sphere_mini.evaluation import Reference
 from sphere_mini.judge import load_judge
 
 DIGITS_FIGURES = [precompute.covering_law, precompute.loss_terms, precompute.posterior_hole]
-DIGITS_FIGURES += [precompute_rivals.digits]
+DIGITS_FIGURES += [precompute_rivals.digits, precompute_ablations.ablations]
+DIGITS_FIGURES += [precompute_coverage.uniformity]
 CLOTHES_FIGURES = [precompute_rivals.trials, precompute_rivals.rivals]
 
 
@@ -55,7 +58,8 @@ def test_results_are_those_of_precompute(figure, monkeypatch):
     run, tasks, rows = tasks_of(figure, monkeypatch)
     assert len(rows) == len(tasks)
     assert all(many_runs.is_done(task, rows) for task in tasks)
-    monkeypatch.setattr(precompute, "DIGITS_STEPS", 2)
+    for program in (precompute, precompute_ablations, precompute_coverage):
+        monkeypatch.setattr(program, "DIGITS_STEPS", 2)
     monkeypatch.setattr(precompute, "SPHERE_STEPS", {"digits": 2})
     monkeypatch.setattr(precompute_rivals, "steps_in", lambda minutes, some_steps: 2)
     monkeypatch.setattr(precompute_rivals, "DIGIT_WAYS", {"flow": [precompute_rivals.Way(1)]})
