@@ -37,15 +37,18 @@ def main() -> None:
     if args.model:
         fields["model"] = args.model
     settings = {"dataset": args.dataset, "recipe": args.recipe, "fields": fields}
+    own_settings = settings
+    if args.compile:  # which commits before it do not know
+        own_settings = settings | {"fields": fields | {"compile": True}}
     figures = {"now": defaultdict(list)}
     with tempfile.TemporaryDirectory() as folder:
-        trees = {"now": ROOT}
+        trees = {"now": (ROOT, own_settings)}
         if args.against:
-            trees[args.against] = unpack(args.against, Path(folder))
+            trees[args.against] = (unpack(args.against, Path(folder)), settings)
             figures[args.against] = defaultdict(list)
         for repeat in range(args.repeats):
             order = list(trees) if repeat % 2 == 0 else list(trees)[::-1]
-            measure_in_turn({name: trees[name] for name in order}, settings, figures)
+            measure_in_turn({name: trees[name] for name in order}, args.only, figures)
     recipe = make_recipe(args.dataset, args.recipe, **fields).resolved(10_000)
     add_share_of_peak(figures, recipe)
     if args.baseline:
@@ -67,7 +70,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--set", type=parse_override, action="append", default=[], metavar="FIELD=VALUE"
     )
+    note = "measure what has one of these in its name (default: all)"
+    parser.add_argument("--only", nargs="+", default=[""], metavar="PART", help=note)
     parser.add_argument("--repeats", type=int, default=5, help="of all, in processes of their own")
+    parser.add_argument("--compile", action="store_true", help="as train.py has it; not the other")
     parser.add_argument("--against", metavar="REV", help="a commit, measured in turn with this")
     parser.add_argument("--baseline", type=Path, metavar="JSON", help="of an earlier --json")
     parser.add_argument("--json", type=Path, help="write all figures there")
@@ -83,15 +89,18 @@ def unpack(revision: str, folder: Path) -> Path:
     return folder
 
 
-def measure_in_turn(trees: dict[str, Path], settings: dict, figures: dict) -> None:
+def measure_in_turn(
+    trees: dict[str, tuple[Path, dict]], only: list[str], figures: dict[str, dict]
+) -> None:
     """Start a process for each tree, and ask them for each measure one after the other."""
     processes = {}
-    for name, tree in trees.items():
+    for name, (tree, settings) in trees.items():
         since = time.perf_counter()
         processes[name] = start(tree, settings)
         names = json.loads(processes[name].stdout.readline())
         figures[name][START].append(time.perf_counter() - since)
-    for measure in names:
+    asked = [measure for measure in names if any(part in measure for part in only)]
+    for measure in asked:
         for name, process in processes.items():
             process.stdin.write(measure + "\n")
             process.stdin.flush()
@@ -117,9 +126,11 @@ def add_share_of_peak(figures: dict, recipe: Recipe) -> None:
     data_set = SETS[recipe.dataset]
     flops = cost(recipe, data_set.num_images, data_set.num_classes, pick_device())["step"]
     for found in figures.values():
-        rates = [images * flops / 1e12 for images in found["training images/s"]]
+        rates = [images * flops / 1e12 for images in found.get("training images/s", [])]
+        peaks = found.get("product TFLOP/s", [])
+        if not rates or not peaks:
+            continue
         found["training TFLOP/s"] = rates
-        peaks = found["product TFLOP/s"]
         found["share of peak"] = [rate / peak for rate, peak in zip(rates, peaks, strict=True)]
 
 
