@@ -69,14 +69,15 @@ def draw_from_seeds(
 
     The label is drawn even if unused, so that the noise is the same; more draws begin like fewer.
     """
+    generator = torch.Generator()
     labels = []
     noise = []
     for seed in seeds:
-        generator = torch.Generator().manual_seed(int(seed))
+        generator.manual_seed(int(seed))
         labels.append(torch.randint(max(config.num_classes, 1), (), generator=generator))
-        draws = [torch.randn(config.latent_shape, generator=generator) for _ in range(num_draws)]
-        noise.append(torch.stack(draws))  # (num_draws, N, D)
-    return torch.stack(labels), torch.stack(noise, dim=1)
+        noise += [torch.randn(config.latent_shape, generator=generator) for _ in range(num_draws)]
+    noise = torch.stack(noise).unflatten(0, (-1, num_draws))  # (B, num_draws, N, D)
+    return torch.stack(labels), noise.transpose(0, 1)
 
 
 def draw(
@@ -87,7 +88,7 @@ def draw(
     step_noise: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The seeds' labels (B,), noise (B, N, D) and, unless given, step_noise (passes, B, N, D)."""
-    num_draws = 2 if share_noise else passes + 1
+    num_draws = 1 + min(passes, 1) if share_noise else 1 + passes
     labels, drawn = draw_from_seeds(seeds, model.config, num_draws)
     shape = (passes, *drawn.shape[1:])
     if step_noise is None:
