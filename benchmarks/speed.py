@@ -73,7 +73,8 @@ def parse_arguments() -> argparse.Namespace:
     note = "measure what has one of these in its name (default: all)"
     parser.add_argument("--only", nargs="+", default=[""], metavar="PART", help=note)
     parser.add_argument("--repeats", type=int, default=5, help="of all, in processes of their own")
-    parser.add_argument("--compile", action="store_true", help="as train.py has it; not the other")
+    note = "have this commit's blocks compiled; that of --against is measured without"
+    parser.add_argument("--compile", action="store_true", help=note)
     parser.add_argument("--against", metavar="REV", help="a commit, measured in turn with this")
     parser.add_argument("--baseline", type=Path, metavar="JSON", help="of an earlier --json")
     parser.add_argument("--json", type=Path, help="write all figures there")
@@ -135,25 +136,33 @@ def add_share_of_peak(figures: dict, recipe: Recipe) -> None:
 
 
 def print_table(figures: dict[str, dict[str, list[float]]]) -> None:
-    """Medians with their spread, and ratios of medians: of rates, and of times turned over."""
+    """Medians with their spread, and ratios of medians."""
     others = [name for name in figures if name != "now"]
     titles = ["", "now", *others, *[f"ratio to {name}" for name in others]]
     rows = [titles]
     for measure, now in figures["now"].items():
         row = [measure, with_spread(now)]
-        row += [with_spread(figures[name][measure]) for name in others]
-        for name in others:
-            ratio = statistics.median(now) / statistics.median(figures[name][measure])
-            is_rate = measure.endswith(("/s", "peak"))
-            row.append(f"{ratio if is_rate else 1 / ratio:.2f}")
+        row += [with_spread(figures[name].get(measure)) for name in others]
+        row += [ratio(measure, now, figures[name].get(measure)) for name in others]
         rows.append(row)
     widths = [max(len(row[k]) for row in rows) for k in range(len(titles))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
 
 
-def with_spread(values: list[float]) -> str:
-    """Median, and half the way from the smallest to the largest."""
+def ratio(measure: str, now: list[float], then: list[float] | None) -> str:
+    """How much better the median is now: of rates, and of times turned over; - if not measured."""
+    if not then:
+        return "-"
+    found = statistics.median(now) / statistics.median(then)
+    is_rate = measure.endswith(("/s", "peak"))
+    return f"{found if is_rate else 1 / found:.2f}"
+
+
+def with_spread(values: list[float] | None) -> str:
+    """Median, and half the way from the smallest to the largest; - if not measured."""
+    if not values:
+        return "-"
     spread = (max(values) - min(values)) / 2
     return f"{statistics.median(values):.4g} ± {spread:.2g}"
 

@@ -64,7 +64,7 @@ def sliced_wasserstein(v: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def ablations() -> None:
-    """All changes from three seeds. 20 minutes on 2 CPU cores."""
+    """All changes from three seeds. An hour on 2 CPU cores."""
     tasks = [dict(change=change, seed=seed) for seed in SEEDS for change in CHANGES]
     run_all(train_changed, tasks, RESULTS / "ablations.json")
 

@@ -273,10 +273,14 @@ def batch_indices(step: int, batch_size: int, num_images: int, seed: int) -> Ten
 
     They are a window on an endless row of shuffled epochs: nothing is dropped or repeated.
     """
-    places = np.arange(step * batch_size, (step + 1) * batch_size)
-    epochs = range(places[0] // num_images, places[-1] // num_images + 1)
-    window = np.concatenate([epoch_order(seed, epoch, num_images) for epoch in epochs])
-    return torch.from_numpy(window[places - epochs[0] * num_images])
+    place = step * batch_size
+    end = place + batch_size
+    parts = []
+    while place < end:
+        epoch, first = divmod(place, num_images)
+        parts.append(epoch_order(seed, epoch, num_images)[first : first + end - place])
+        place += len(parts[-1])
+    return torch.from_numpy(np.concatenate(parts))
 
 
 @lru_cache(maxsize=2)

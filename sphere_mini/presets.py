@@ -134,7 +134,8 @@ QUICK = {
     ),
 }
 # Between the two, for minutes on one GPU: the paper's recipe for CIFAR-10 with a network of a tenth
-# of its weights, a perceptual network that pip brings, and rates for a run that is short.
+# of its weights, a perceptual network that pip brings, a latent consistency that spares the
+# encoder, and rates for a run that is short.
 CIFAR_IN_MINUTES = CIFAR | dict(
     model="mini",
     perceptual="efficientnet",
@@ -149,9 +150,10 @@ CIFAR_IN_MINUTES = CIFAR | dict(
 MIDDLE = {"cifar10": CIFAR_IN_MINUTES, "cifar100": CIFAR_IN_MINUTES}  # their quick recipe
 LARGE = 64  # pixels above which sets without a row of their own take Animal-Faces' angle and losses
 IMAGES_AT_ONCE = {"conv": 64, "linear": 4}  # per process, in the paper's recipes: see micro_batches
+MINI_AT_ONCE = 256  # the same for mini at 32 px, in 16 to 20 GB
 OWN = "folder"  # the set whose settings images of one's own take
 QUICK_SIZES = ("nano", "tiny")  # those that the quick recipe's learning rate suits
-SMALL_SIZES = (*QUICK_SIZES, "mini")  # those whose batches a device takes whole
+OUR_SIZES = (*QUICK_SIZES, "mini")  # whose runs are short by default
 
 
 def make_recipe(
@@ -171,18 +173,22 @@ def make_recipe(
     require(not unknown, f"a recipe has no {', '.join(unknown)}; its fields: {', '.join(FIELDS)}")
     fields = {"dataset": dataset} | SETS[dataset or OWN].fields
     image_size = overrides.get("image_size", fields["image_size"])
-    is_large = overrides.get("model", "nano") not in QUICK_SIZES
+    is_large = overrides.get("model", "nano") not in OUR_SIZES
     takes_paper = dataset in PAPER or is_large
-    is_small = "model" in overrides and not is_large
+    is_small = overrides.get("model") in QUICK_SIZES
     if recipe == "paper" or (recipe is None and takes_paper):
         fields |= paper_fields(dataset, image_size)
     elif dataset in MIDDLE and not is_small:
         fields |= MIDDLE[dataset]
     else:
         fields |= quick_fields(dataset, image_size)
-    if overrides.get("model", fields["model"]) not in SMALL_SIZES:
+        if overrides.get("model") == "mini":
+            fields["lr"] = CIFAR_IN_MINUTES["lr"]  # no other was tried with it
+    if fields["model"] not in QUICK_SIZES:
         batch_size = overrides.get("batch_size", fields["batch_size"])
         images_at_once = IMAGES_AT_ONCE[fields["pixel_head"]]
+        if fields["model"] == "mini" and not is_large:
+            images_at_once = MINI_AT_ONCE
         fields["grad_accum"] = micro_batches(batch_size, images_at_once, processes)
     return Recipe(**fields | overrides)
 

@@ -71,12 +71,12 @@ def draw_from_seeds(
     """
     generator = torch.Generator()
     labels = []
-    noise = []
+    draws = []
     for seed in seeds:
         generator.manual_seed(int(seed))
         labels.append(torch.randint(max(config.num_classes, 1), (), generator=generator))
-        noise += [torch.randn(config.latent_shape, generator=generator) for _ in range(num_draws)]
-    noise = torch.stack(noise).unflatten(0, (-1, num_draws))  # (B, num_draws, N, D)
+        draws += [torch.randn(config.latent_shape, generator=generator) for _ in range(num_draws)]
+    noise = torch.stack(draws).unflatten(0, (-1, num_draws))  # (B, num_draws, N, D)
     return torch.stack(labels), noise.transpose(0, 1)
 
 
@@ -88,8 +88,8 @@ def draw(
     step_noise: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The seeds' labels (B,), noise (B, N, D) and, unless given, step_noise (passes, B, N, D)."""
-    num_draws = 1 + min(passes, 1) if share_noise else 1 + passes
-    labels, drawn = draw_from_seeds(seeds, model.config, num_draws)
+    step_draws = min(passes, 1) if share_noise else passes
+    labels, drawn = draw_from_seeds(seeds, model.config, 1 + step_draws)
     shape = (passes, *drawn.shape[1:])
     if step_noise is None:
         step_noise = drawn[1:]

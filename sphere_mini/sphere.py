@@ -110,7 +110,8 @@ def jitter(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
     u = u.clamp(min=1e-3)  # no second 0
     inner = (torch.arange(strata, device=device) + u) / max(strata, 1)
     inner = inner.clamp(max=1 - 2**-24)  # nor a second 1
-    r = torch.cat([torch.arange(2.0, device=device), inner])  # 0, 1 and between
+    ends = torch.arange(2.0, device=device)  # 0 and 1, made there: the host need not wait
+    r = torch.cat([ends, inner])
     return r[torch.randperm(batch_size, generator=generator, device=device)]
 
 

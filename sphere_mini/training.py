@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 
+from .block_options import set_block_options
 from .config import SphereConfig
 from .data import (
     ImageFiles,
@@ -30,7 +31,6 @@ from .losses import StepNoise, draw_step_noise, sphere_losses
 from .model import SphereEncoder
 from .perceptual import Perceptual, load_perceptual
 from .recipe import LossWeights, Recipe
-from .vit import Block, MixerBlock
 
 LR_BATCH = 256  # learning rates are stated per this many images of global batch, scaled linearly
 FLIP_STREAM = 1  # keeps the flips' random numbers apart from the noise's
@@ -101,13 +101,9 @@ def new_state(recipe: Recipe, config: SphereConfig, device: torch.device) -> Tra
     """A model from the recipe's seed, its EMA copy, and AdamW with one group for each end."""
     torch.manual_seed(recipe.seed)
     model = SphereEncoder(config).to(device)
-    ends = model.encoder, model.decoder
-    for end in ends:
-        end.checkpoint_activations = recipe.checkpoint_activations
     ema = copy.deepcopy(model).requires_grad_(False).eval()
-    if recipe.compile:
-        compile_blocks(model)
-    groups = [{"params": list(end.parameters())} for end in ends]
+    set_block_options(model, recipe)
+    groups = [{"params": list(end.parameters())} for end in (model.encoder, model.decoder)]
     return TrainState(
         model=model,
         loss_module=LossModule(model),
@@ -115,13 +111,6 @@ def new_state(recipe: Recipe, config: SphereConfig, device: torch.device) -> Tra
         optimizer=torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
         bad_step=torch.zeros((), dtype=torch.long, device=device),
     )
-
-
-def compile_blocks(model: SphereEncoder) -> None:
-    """Have torch compile each kind of block once: seconds at the start, faster steps after it."""
-    for module in model.modules():
-        if isinstance(module, Block | MixerBlock):
-            module.compile(dynamic=False)
 
 
 def distribute(state: TrainState) -> None:
@@ -210,7 +199,7 @@ def mark_bad_step(state: TrainState, loss: Tensor, grad_norm: Tensor) -> None:
 
 
 def update_ema(state: TrainState, decay: float) -> None:
-    """Move the averaged weights towards the current ones by 1 - ema_decay; not after a bad step."""
+    """Move the averaged weights towards the current ones, which a bad step leaves as they were."""
     average = get_ema_multi_avg_fn(ema_decay(state.step, decay))
     average(list(state.ema.parameters()), list(state.model.parameters()), state.step)
 

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import Permute
 
 from .config import SphereConfig
+from .sphere import at_least_float32
 
 NORM_EPS = 1e-6
 BASE = 10000.0  # of the frequencies of rotary and sin-cos positions
@@ -65,9 +66,9 @@ def rope_table(head_dim: int, side: int) -> Tensor:
 
 def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
     """Rotate channel pairs of x (..., N, d): (x0·cos - x1·sin, x1·cos + x0·sin)."""
-    cos, sin = rope
+    cos, signed_sin = at_least_float32(rope)  # (N, d), (N, d)
     exchanged = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)  # x1, x0
-    return torch.addcmul(x * cos, exchanged, sin).type_as(x)  # (..., N, d)
+    return torch.addcmul(x * cos, exchanged, signed_sin).type_as(x)  # (..., N, d)
 
 
 class Attention(nn.Module):
@@ -82,7 +83,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, heads, d)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, heads, N, d)
-        qk, v = qkv.split([2, 1])
+        qk, v = qkv.split([2, 1])  # (2, B, heads, N, d), (1, B, heads, N, d)
         q, k = apply_rope(qk, rope)  # 2 of (B, heads, N, d)
         out = F.scaled_dot_product_attention(q, k, v[0])  # (B, heads, N, d)
         return self.proj(out.transpose(1, 2).flatten(2))  # (B, N, width)

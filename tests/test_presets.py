@@ -162,6 +162,8 @@ def test_micro_batches_are_the_fewest_that_fit():
     splits = [make_recipe("imagenet", batch_size=batch).grad_accum for batch in (256, 8, 2, 30, 13)]
     assert splits == [64, 2, 1, 10, 13]
     assert make_recipe("cifar10").grad_accum == 4
+    assert make_recipe("cifar10", "paper", model="nano").grad_accum == 4
+    assert make_recipe("imagenet", model="mini").grad_accum == 64
 
 
 def test_sets_that_the_paper_lacks_take_what_is_most_alike():
@@ -171,6 +173,8 @@ def test_sets_that_the_paper_lacks_take_what_is_most_alike():
     assert (small.alpha_max_deg, small.recon_l1) == (80, 1)
     large = make_recipe("folder", image_size=256)
     assert (large.alpha_max_deg, large.recon_l1) == (85, 25)
+    mini = make_recipe("folder", model="mini")  # ours, and so is its recipe, but for the rate
+    assert (mini.perceptual, mini.lr, mini.epochs) == ("efficientnet", 2e-3, small.epochs)
     # a large network is not for the quick recipe
     assert make_recipe("folder", model="s").perceptual == "lpips"
 
@@ -191,7 +195,9 @@ def test_cifar_in_minutes_is_the_papers_with_another_network_and_rates():
     )
     assert quick == dataclasses.replace(make_recipe("cifar10"), **changed)
     assert quick.resolved(50_000).steps == 3_516
+    assert make_recipe("cifar10", "quick", model="mini") == quick
     assert make_recipe("cifar10", "quick", model="s").grad_accum == 4  # as many as a GPU takes
+    assert make_recipe("cifar10", "quick", batch_size=1024).grad_accum == 4
     for model in ("nano", "tiny"):  # for CPUs, as before
         small = make_recipe("cifar10", "quick", model=model)
         assert (small.model, small.batch_size, small.patch_size) == (model, 32, 4)

@@ -30,14 +30,16 @@ def test_numbers_that_are_none_never_reach_the_weights(photo_folder):
     train_step(state, recipe, bad, y)
     train_step(state, recipe, x, y)  # sound again, but after the bad one no weight moves
     assert find_bad_step(state) == 4
-    after = tensors(state)
-    for name, value in after.items():
+    moved = 0
+    for name, value in tensors(state).items():
         if name.startswith("ema."):  # goes on towards weights that are sound
             distance = (before[name.replace("ema.", "model.")] - value).abs()
             was = (before[name.replace("ema.", "model.")] - before[name]).abs()
             assert (distance <= was).all() and value.isfinite().all()
+            moved += int((distance < was).any())
         else:
             assert torch.equal(value, before[name]), name
+    assert moved > 0
 
 
 @pytest.mark.parametrize("where", ["batch", "weight", "lr"])

@@ -5,15 +5,17 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from sphere_mini import SphereEncoder, generate, reconstruct
+from sphere_mini import SphereEncoder, UserError, generate, reconstruct
 from sphere_mini.judge import load_judge
 from sphere_mini.metrics import judge_digits, psnr
 from sphere_mini.picture_files import open_picture, square_pixels
 from sphere_mini.pictures import quantise
+from sphere_mini.runs.folder import load_run
 
 MODELS = ("digits", "fashion_mnist", "cifar10")
 MOST_BYTES = {"digits": 8e6, "fashion_mnist": 8e6, "cifar10": 16e6}
-PICTURES = {"samples", "interpolate", "manipulate"}
+PICTURES = dict.fromkeys(MODELS, {"samples", "interpolate", "manipulate"})
+PICTURES["cifar10"] = {"samples", "guided"}
 
 
 def folder_of(name):
@@ -24,9 +26,9 @@ def folder_of(name):
 def test_pictures_and_prior_are_those_of_the_weights(name):
     model = SphereEncoder.from_pretrained(folder_of(name))
     pictures = list(folder_of(name).glob("*.png"))
-    if name != "cifar10":  # whose prior is larger than its model, and has no picture of its own
+    assert {path.stem for path in pictures} >= PICTURES[name]
+    if name != "cifar10":  # whose prior would be larger than its weights
         assert model.prior is not None and model.prior.weights == model.weights_hash()
-        assert {path.stem for path in pictures} >= PICTURES
     for path in pictures:
         text = Image.open(path).text
         assert text["weights"] == model.weights_hash(), path
@@ -46,6 +48,12 @@ def test_samples_are_recognised(name, count, least):
         images = generate(model, y, num_steps, seeds=range(count))
         assert judge.recognises(quantise(images), y).float().mean() > least
         assert images.std(0).mean() > 0.1  # and they differ
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_would_not_go_on_in_a_shipped_folder(name):
+    with pytest.raises(UserError, match="last.pt is gone"):
+        load_run(folder_of(name), torch.device("cpu"))
 
 
 def test_the_examples_are_what_their_names_say():

@@ -119,7 +119,7 @@ def test_each_flag_of_training_changes_the_run(digits_run, tmp_path, flags, fiel
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_blocks_train_the_same_model(backend, tmp_path, monkeypatch):
     compile_module = torch.nn.Module.compile
-    # "eager" only traces, in seconds
+    torch.compiler.reset()  # "eager" only traces, in seconds
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compile_module, backend=backend))
     captured = counters["stats"]["calls_captured"]
     flags = (*TINY, "--steps", 2, "--log-every", 1)
@@ -135,11 +135,26 @@ def test_compiled_blocks_train_the_same_model(backend, tmp_path, monkeypatch):
 
 
 def test_compiling_without_a_compiler_is_said(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    done = run("train.py", *TINY, "--steps", 2, "--compile", "--out", tmp_path / "run")
-    assert done.returncode == 2 and "leave out --compile" in done.stderr
+    plain = tmp_path / "plain"
+    assert run("train.py", *TINY, "--steps", 2, "--out", plain).returncode == 0
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    new = (*TINY, "--steps", 2, "--out", tmp_path / "run")
+    for flags in (new, (*new, "--dry-run"), ("--resume", plain)):
+        done = run("train.py", *flags, "--compile")
+        assert done.returncode == 2 and "no-such-compiler, which is not here" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_may_go_on_compiled_or_not(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block, **_: compiled.append(block))
+    folder = tmp_path / "run"
+    assert run("train.py", *TINY, "--steps", 2, "--compile", "--out", folder).returncode == 0
+    assert len(compiled) == 4  # a block and a mixer of each end
+    flags = ("--resume", folder, "--steps")
+    assert run("train.py", *flags, 3).returncode == 0 and len(compiled) == 8
+    assert run("train.py", *flags, 4, "--set", "compile=false").returncode == 0
+    assert len(compiled) == 8
 
 
 def test_a_folder_of_photographs_trains_and_reports_held_out_images(photo_folder, tmp_path):

@@ -4,7 +4,7 @@ import json
 import os
 import zipfile
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,7 +78,7 @@ def load_checkpoint(path: Path, device: torch.device) -> Loaded:
     require(zipfile.ZipFile(path).testzip() is None, "its checksum is wrong")
     content = torch.load(path, map_location=device, weights_only=True)
     recipe = Recipe(**BEFORE | content["recipe"])
-    state = new_state(recipe, config_from_dict(content["config"]), device)
+    state = new_state(replace(recipe, compile=False), config_from_dict(content["config"]), device)
     for name in STATE_PARTS:
         getattr(state, name).load_state_dict(content[name])
     state.step = content["step"]
@@ -93,4 +93,4 @@ def load_beginning(path: Path, device: torch.device) -> tuple[TrainState, Recipe
         require("step" not in content["training"], f"its checkpoint {STATE_FILE} is gone")
         recipe = Recipe(**BEFORE | content["training"])
         config = config_from_dict(content)
-    return new_state(recipe, config, device), recipe
+    return new_state(replace(recipe, compile=False), config, device), recipe

@@ -1,6 +1,9 @@
 """From the flags of `train.py` to a recipe."""
 
 import difflib
+import os
+import shutil
+import sys
 from dataclasses import fields as fields_of
 from dataclasses import replace
 from typing import Any, get_type_hints
@@ -18,10 +21,12 @@ FREE_ON_RESUME = (  # fields that change neither weights nor losses
     "workers",
     "grad_accum",
     "checkpoint_activations",
+    "compile",
     "save_every",
     "log_every",
     "sample_every",
 )
+COMPILERS = {"darwin": "clang++", "win32": "cl"}  # as torch.compile takes them by itself
 WANTED = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -95,6 +100,7 @@ def new_recipe(
         problem = f"{' and '.join(idle)} would change nothing without --perceptual {networks}"
         require(not idle, problem)
     check_split(recipe)
+    require_compiler(recipe)
     return recipe
 
 
@@ -111,7 +117,16 @@ def resumed_recipe(recipe: Recipe, fields: dict[str, Any]) -> Recipe:
         require(may_change or value == was, problem)
     recipe = replace(recipe, **fields)
     check_split(recipe)
+    require_compiler(recipe)
     return recipe
+
+
+def require_compiler(recipe: Recipe) -> None:
+    """`UserError` where torch.compile is wanted and what it compiles with is not here."""
+    compiler = os.environ.get("CXX") or COMPILERS.get(sys.platform, "g++")
+    problem = f"--compile takes the C++ compiler {compiler}, which is not here"
+    advice = "install it, or leave out --compile (for a run that has it: --set compile=false)"
+    require(not recipe.compile or bool(shutil.which(compiler)), f"{problem}; {advice}")
 
 
 def check_split(recipe: Recipe) -> None:

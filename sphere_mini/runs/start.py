@@ -1,7 +1,6 @@
 """How a run begins: as a new one, or going on with one that was stopped or killed."""
 
 import os
-import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..block_options import set_block_options
 from ..config import SphereConfig
 from ..data import ImageFiles, ImageSet
 from ..datasets import load_data
@@ -25,8 +25,6 @@ from .folder import SAMPLES_FOLDER, load_run
 from .log import METRICS_FILE, keep_rows
 from .restart import note_folder
 from .settings import load_pretrained, new_recipe, resumed_recipe
-
-COMPILERS = ("g++", "clang++", "c++", "cl")  # of which torch.compile takes one
 
 
 @dataclass
@@ -60,7 +58,6 @@ def start(fields: dict[str, Any], preset: str | None, out: str | None, device: t
     """
     pretrained = load_pretrained(fields)
     recipe = new_recipe(fields, preset, pretrained)
-    require_compiler(recipe)
     data, held_out, perceptual = load_inputs(recipe, device)
     num_images = len(data)
     problem = f"the batch ({recipe.batch_size}) is larger than the data set"
@@ -74,13 +71,6 @@ def start(fields: dict[str, Any], preset: str | None, out: str | None, device: t
         print(f"weights from {recipe.init_from}; class tables made anew for: {new_classes}")
     folder = from_rank_0(lambda: new_folder(out, state.model.config, recipe))
     return Run(state, recipe, data, held_out, perceptual, folder)
-
-
-def require_compiler(recipe: Recipe) -> None:
-    """`UserError` where torch.compile is wanted and there is nothing that it could compile with."""
-    found = os.environ.get("CXX") or any(shutil.which(name) for name in COMPILERS)
-    problem = f"--compile takes a C++ compiler, and there is none of {', '.join(COMPILERS)}"
-    require(found or not recipe.compile, f"{problem}; install one, or leave out --compile")
 
 
 def new_folder(out: str | None, config: SphereConfig, recipe: Recipe) -> Path:
@@ -114,7 +104,7 @@ def resume(
     advice = f"leave out {', '.join(idle_flags)}"
     require(not idle_flags, f"--resume goes on with a run as it is; {advice}")
     recipe = resumed_recipe(recipe, fields)
-    require_compiler(recipe)
+    set_block_options(state.model, recipe)
     data, held_out, perceptual = load_inputs(recipe, device)
     state.num_images = state.num_images or len(data)
     check_same_data(state, recipe, data)
