@@ -25,3 +25,12 @@ def test_the_digits_preset_meets_the_judges_bar(tmp_path):
         assert row["agreement"][0] >= agreement, done.stdout
         assert row["FD-pixels-1000"][0] <= frechet, done.stdout
         assert row["deviation"][0] > LEAST_DEVIATION, done.stdout
+
+
+@pytest.mark.slow
+def test_digits_without_classes_are_learned_too(tmp_path):
+    folder = tmp_path / "run"
+    done = run_process("train.py", "--unconditional", "--set", "held_out=0.1", "--out", folder)
+    assert done.returncode == 0, done.stderr
+    rows = (folder / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[-1])["held_out_psnr"] > 18

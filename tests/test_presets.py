@@ -158,6 +158,12 @@ def test_both_recipes_of_every_set(dataset):
     assert paper.flip == quick.flip == (dataset != "digits")
 
 
+def test_digits_without_classes_take_a_smaller_rate():
+    with_classes, without = [make_recipe("digits", conditional=flag) for flag in (True, False)]
+    assert without == dataclasses.replace(with_classes, conditional=False, lr=8e-3)
+    assert make_recipe("digits", conditional=False, lr=1e-2).lr == 1e-2
+
+
 def test_micro_batches_are_the_fewest_that_fit():
     splits = [make_recipe("imagenet", batch_size=batch).grad_accum for batch in (256, 8, 2, 30, 13)]
     assert splits == [64, 2, 1, 10, 13]
