@@ -148,7 +148,7 @@ CIFAR_IN_MINUTES = CIFAR | dict(
     warmup_epochs=1.5,
 )
 MIDDLE = {"cifar10": CIFAR_IN_MINUTES, "cifar100": CIFAR_IN_MINUTES}  # their quick recipe
-# Without classes no gate begins at zero, and the rate of the digits with classes would be too large.
+# Without classes no gate begins at zero, and the digits' rate would be too large.
 GATELESS_LR = 8e-3
 LARGE = 64  # pixels above which sets without a row of their own take Animal-Faces' angle and losses
 IMAGES_AT_ONCE = {"conv": 64, "linear": 4}  # per process, in the paper's recipes: see micro_batches
