@@ -70,7 +70,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add_task("reconstruct", reconstruct_pictures, add_reconstruct_flags, about)
     about = "a path between two seeds, or a grid among four"
     add_task("interpolate", interpolate_pictures, add_interpolate_flags, about)
-    about = "an image drawn towards other classes, step by step"
+    about = "an image drawn towards other classes, or without any towards what the model knows"
     add_task("manipulate", manipulate_pictures, add_manipulate_flags, about)
     about = "two images stitched together and refined, step by step"
     add_task("crossover", crossover_pictures, add_crossover_flags, about)
@@ -264,9 +264,12 @@ def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
     if world()[0] > 0:
         return
     print(f"\n{report.table()}")
-    figures.write_report(report, folder, args.command)
-    files = f"{path.name}, a row each in metrics.md, closest.png and sphere.png"
-    print(f"\nwritten to {folder}: {files}")
+    pictures = figures.write_report(report, folder, args.command)
+    print()
+    for sentence in figures.advice_on(report):
+        print(f"note: {sentence}")
+    files = f"{path.name}, a row each in metrics.md, {' and '.join(pictures)}"
+    print(f"written to {folder}: {files}")
 
 
 def main() -> None:

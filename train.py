@@ -119,7 +119,8 @@ def main() -> None:
         advice = f"go on with `python train.py --resume {quoted(run.folder)}`"
         print(f"stopped {reason}, after step {run.state.step}; {advice}")
         sys.exit(stop.code)
-    advice = f"draw from it with `python sample.py {quoted(run.folder)}`"
+    command = f"python sample.py {quoted(run.folder)}"
+    advice = f"draw from it with `{command}`, score it with `{command} evaluate`"
     print(f"done: weights and samples are in {run.folder}; {advice}")
 
 

@@ -245,8 +245,10 @@ def report_passed_over(place: Path, split: Split) -> None:
     count = split.passed_over.total()
     if count > 0:
         kinds = shortened([suffix for suffix, _ in split.passed_over.most_common()])
-        where = "outside its folders of classes, no images of a kind that is read, or seen already"
-        print(f"{count:,} files of {place} are passed over, {where}: {kinds}")
+        why = "no images of a kind that is read, or seen already"
+        if split.class_names:
+            why = f"outside its folders of classes, {why}"
+        print(f"{count:,} files of {place} are passed over ({why}): {kinds}")
 
 
 def describe_classes(names: Sequence[str]) -> str:

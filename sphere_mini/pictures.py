@@ -179,7 +179,7 @@ def class_rows(
             rows.append(generate(model, y, num_steps, seeds=seeds, **sampling))
             name = model.config.class_name(label)
             if len(steps) > 1:
-                name = f"{name} · {count_steps(num_steps)}"
+                name = " · ".join(filter(None, [name, count_steps(num_steps)]))
             names.append(name)
     return rows, names
 

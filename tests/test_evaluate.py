@@ -14,8 +14,10 @@ from sphere_mini import SphereEncoder, generate
 from sphere_mini.data import ImageSet
 from sphere_mini.evaluation import Reference, coverage, reference
 from sphere_mini.evaluation.features import extract, load_extractor
+from sphere_mini.evaluation.report import Report
 from sphere_mini.metrics import judge_digits
 from sphere_mini.picture_files import open_picture, square_pixels
+from sphere_mini.tasks.figures import advice_on
 
 SMALL = ("--num-images", 80)
 
@@ -194,7 +196,9 @@ def test_a_small_folder_is_scored_as_far_as_it_goes(crops):
     """160 images are too few for a distance of 1,280 features: all else is measured."""
     done = run("sample.py", crops / "run", "evaluate", "--num-steps", 1)
     assert done.returncode == 0, done.stderr
-    left_out = "left out: no Fréchet distance of 160 training images, since it takes 1,280"
+    left_out = (
+        "left out: the Fréchet distance, which takes 1,280 images and not 160 training images"
+    )
     assert left_out in done.stdout and "warning" not in done.stdout
     found = figures(crops / "run")
     row = found["samples"][0]
@@ -204,6 +208,20 @@ def test_a_small_folder_is_scored_as_far_as_it_goes(crops):
     again = found["reconstruction"][0]
     assert {"PSNR", "PSNR held out"} <= set(again) and not [n for n in again if n.startswith("rF")]
     assert len(found["coverage"]) == 3
+    # what took a network lies with the figures: nothing is written among one's own pictures
+    assert not list((crops / "data").rglob("*.safetensors"))
+    assert list((crops / "run").glob("features-efficientnet-training-160-*.safetensors"))
+    few = "of so few it says little"
+    assert few in found["samples"][0]["memorised below"] and few in done.stdout
+
+
+def test_figures_that_are_easily_misread_are_explained():
+    row = {"precision": [0.97, 0.95], "recall": [0.0, 0.01], "memorised": [0.0, 0.0]}
+    [sentence] = advice_on(Report({}, samples=[row]))
+    assert "blurred" in sentence
+    sound = row | {"recall": [0.3, 0.3], "memorised": [0.0, 0.01]}
+    [sentence] = advice_on(Report({}, samples=[row, sound]))
+    assert "closest.png" in sentence
 
 
 def test_an_unconditional_model(crops, tmp_path):

@@ -155,7 +155,7 @@ def test_hard_links_show_no_file_twice(tmp_path, capsys):
     data, _ = read_folder(tmp_path)
     assert greys(data) == [0, 1, 2, 5, 6] and data.labels.tolist() == [0, 0, 0, 1, 1]
     said = capsys.readouterr().out
-    assert f"3 files of {tmp_path} are passed over" in said and "seen already: .jpg" in said
+    assert f"3 files of {tmp_path} are passed over" in said and "seen already): .jpg" in said
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
@@ -193,7 +193,7 @@ def test_what_is_passed_over_and_not_used_beside_train_is_said(tmp_path, capsys)
     assert greys(data) == [0, 1, 5, 6] and greys(held_out) == [10, 15]
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith(f"not used of {tmp_path}: extra, test; ")
-    assert said[1].startswith(f"1 files of {tmp_path / 'val'} are passed over, ")
+    assert said[1].startswith(f"1 files of {tmp_path / 'val'} are passed over (")
     assert said[1].endswith(": .heic")
 
 

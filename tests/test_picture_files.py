@@ -207,3 +207,8 @@ def test_the_middle_of_a_thin_picture_is_its_middle(size):
     found = np.asarray(fit_square(picture, 64))
     same = (found == expected).mean()
     assert same == 1 if max(size) < 32 * min(size) else same > 0.8  # rounding of the sides
+
+
+def test_a_folder_is_no_picture(tmp_path):
+    with pytest.raises(UserError, match=r"is a folder; name the pictures in it, as .*/\*\.jpg$"):
+        open_picture(tmp_path)

@@ -81,3 +81,8 @@ def test_files_carry_their_text(tmp_path):
     with Image.open(tmp_path / "a.gif") as animation:
         assert animation.n_frames == 6 and animation.size == (192, 192)
         assert animation.info["comment"] == b"there and back"
+
+
+def test_rows_without_classes_are_named_by_their_steps():
+    _, names = class_rows(random_model(num_classes=0), [None], 2, (1, 2))
+    assert names == ["1 step", "2 steps"]

@@ -28,6 +28,7 @@ BATCH = 125  # images in work at once
 MOST_REFERENCE = 50_000  # training images of the reference, by the field's convention
 MOST_HELD_OUT = 10_000  # images that were not trained on, where a script reads them
 FINGERPRINTED = 1000  # images, spread evenly, that tell a set from another one
+FEW = 300  # images, of which the nearest 1% are a handful
 DIGIT_SIDE = 8  # pixels
 DIGIT_NAMES = tuple("0123456789")
 
@@ -127,12 +128,10 @@ class Reference:
 
     def why_no_distance(self, num_images: int) -> str:
         """Why so many samples give no Fréchet distance to this reference; "" where they do."""
-        need = f"it takes {self.feature_dim:,}, the number of {self.features} features"
+        need = f"the Fréchet distance, which takes {self.feature_dim:,} images"
         for count, what in ((len(self.rows), "training images"), (num_images, "samples")):
             if count < self.feature_dim:
-                return (
-                    f"no Fréchet distance of {count:,} {what}, since {need}; but a kernel distance"
-                )
+                return f"{need} and not {count:,} {what}; the kernel distance (KD) stands instead"
         return ""
 
     @cached_property
@@ -164,7 +163,10 @@ class Reference:
         _, ratio = nearness(others, training, others=self.held_out is None)
         below, duplicates = memorised_below(ratio)
         images = f"{len(ratio) - duplicates:,} {kind} ({duplicates:,} near-duplicates left out)"
-        return Threshold(below, f"{below:.3f}, the nearness of 1% of {images}")
+        fact = f"{below:.3f}, the nearness of 1% of {images}"
+        if len(ratio) < FEW:
+            fact += "; of so few it says little"
+        return Threshold(below, fact)
 
     def features_of(self, split: str, data: ImageSet | ImageFiles, rows: Tensor) -> Tensor | None:
         """Features (len(rows), F) of a set's images, on rank 0: from `folder`, or computed.

@@ -10,6 +10,7 @@ from ..datasets import find_splits, hold_some_out
 from ..distributed import precision
 from ..presets import SETS
 from ..recipe import Recipe
+from ..training import LR_BATCH
 from .cost import HALF, cost
 from .speed import measure_speed
 
@@ -28,7 +29,7 @@ def dry_run(recipe: Recipe, device: torch.device, measure: bool = False) -> None
     recipe = recipe.resolved(num_images)
     facts = cost(recipe, num_images, num_classes, device)
     lines = describe_settings(recipe, num_images)
-    lines |= describe_network(recipe, num_classes, facts["parameters"])
+    lines |= describe_network(recipe, num_images, num_classes, facts["parameters"])
     lines |= describe_work(facts)
     lines["memory per device"] = describe_memory(facts["bytes"], dtype)
     if recipe.dtype == "auto" and dtype != HALF:
@@ -48,6 +49,7 @@ def count_images(recipe: Recipe) -> tuple[int, int]:
     splits = find_splits(recipe)
     if splits.held_out is None:
         splits = hold_some_out(splits, recipe.held_out)
+    print(f"data: {splits.description}")
     return len(splits.training), len(splits.class_names)
 
 
@@ -78,6 +80,8 @@ def describe_settings(recipe: Recipe, num_images: int) -> dict[str, Any]:
         lines["images an epoch"] = f"{num_images:,}"
     else:
         lines["images an epoch"] = UNKNOWN
+    batch_lr = recipe.lr * recipe.batch_size / LR_BATCH
+    lines["lr"] = f"{recipe.lr:g} per {LR_BATCH} images, {batch_lr:.3g} for a batch"
     if recipe.steps:
         lines["steps"] = f"{recipe.steps:,}"
     else:
@@ -86,7 +90,9 @@ def describe_settings(recipe: Recipe, num_images: int) -> dict[str, Any]:
     return lines
 
 
-def describe_network(recipe: Recipe, num_classes: int, parameters: int) -> dict[str, Any]:
+def describe_network(
+    recipe: Recipe, num_images: int, num_classes: int, parameters: int
+) -> dict[str, Any]:
     """The sizes of the network, and how far it compresses an image."""
     config = recipe.sphere_config(())
     tokens, channels = config.latent_shape
@@ -95,7 +101,9 @@ def describe_network(recipe: Recipe, num_classes: int, parameters: int) -> dict[
     note = ""
     classes = 0
     if recipe.conditional:
-        classes = num_classes or UNKNOWN
+        classes = num_classes
+    if recipe.conditional and not (num_classes or num_images):
+        classes = UNKNOWN
     if classes == UNKNOWN:
         note = " without layers for classes"
     return {

@@ -5,6 +5,8 @@ import os
 from itertools import product
 from pathlib import Path
 
+import numpy as np
+
 from ..datasets import load_data
 from ..distributed import first_of_node, world
 from ..errors import UserError, require
@@ -14,8 +16,13 @@ from ..files import free_path, writing
 from ..hub import HUB_PREFIX
 from ..model import SphereEncoder
 from ..pictures import save_picture
+from ..presets import OWN
+from ..recipe import Recipe
 from .arguments import check_seed
 from .training_images import find_judge, find_recipe
+
+SHARP = 0.8  # precision from which on ...
+POOR = 0.02  # ... so little recall speaks of blur
 
 
 def sampling_ways(args: argparse.Namespace) -> list[Sampling]:
@@ -40,13 +47,23 @@ def make_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
         features = "pixels" if recipe.dataset == "digits" else "efficientnet"
     data, held_out = first_of_node(lambda: load_data(recipe, model.device, MOST_HELD_OUT))
     name = f"{recipe.dataset} {recipe.data_dir}".strip()
-    folder = Path(recipe.data_dir or f"data/{recipe.dataset}")
+    folder = features_folder(recipe, args)
     reference = Reference(data, held_out, features, name, folder, args.num_reference)
     check_fit(model, reference)
     flip = recipe.flip if args.judge else None
     is_own = args.dataset is None and args.data_dir is None
     reference.judge = find_judge(args.run, model, data, flip, keep=is_own)
     return reference
+
+
+def features_folder(recipe: Recipe, args: argparse.Namespace) -> Path:
+    """Where training images' features are kept: beside a known data set, or with the figures.
+
+    Nothing is written into a folder of one's own pictures.
+    """
+    if recipe.dataset == OWN:
+        return Path(args.out or args.run)
+    return Path(recipe.data_dir or f"data/{recipe.dataset}")
 
 
 def figures_folder(out: str | None, run: str) -> Path:
@@ -63,18 +80,32 @@ def figures_folder(out: str | None, run: str) -> Path:
     return folder
 
 
-def write_report(report: Report, folder: Path, command: str) -> None:
-    """A row each in metrics.md, below those that are there, and the two pictures."""
+def write_report(report: Report, folder: Path, command: str) -> list[str]:
+    """A row each in metrics.md, below those that are there, and the two pictures; their names."""
     log = folder / "metrics.md"
     text = table(report.samples) + "\n"
     if log.exists():
         text = log.read_text(encoding="utf-8") + "\n" + text
     write_text(log, text)
     facts = {"command": command} | report.facts
+    written = []
     for name, picture in (("closest", report.closest), ("sphere", report.sphere)):
         path = free_path(folder / f"{name}.png")
         with writing(path):
             save_picture(picture, path, facts)
+        written.append(path.name)
+    return written
+
+
+def advice_on(report: Report) -> list[str]:
+    """Sentences on figures that are easily misread."""
+    sentences = []
+    last = report.samples[-1]
+    if np.mean(last["precision"]) > SHARP and np.mean(last["recall"]) < POOR:
+        sentences.append("precision near 1 with recall near 0 is what blurred samples give")
+    if np.mean(last["memorised"]) > 0:
+        sentences.append("memorised: look at closest.png before you believe it")
+    return sentences
 
 
 def write_text(path: Path, text: str) -> None:

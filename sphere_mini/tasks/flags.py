@@ -51,7 +51,8 @@ def add_interpolate_flags(task: argparse.ArgumentParser) -> None:
     add_loop_flags(task)
     add("--num-steps", type=int, default=4, help="default: 4")
     add_prior_flag(task)
-    note = "two, or four corners (default: 0 1)"
+    note = "two, or four corners (default: 0 1); refined with the first seed's noise all along, so"
+    note += " that what generate draws from the others is seen with --num-steps 1 alone"
     add("--seed", type=int, nargs="+", default=[0, 1], help=note)
     add_class_flag(task, f"{CLASSES}, one per seed (default: from the seeds)")
     note = "images of a path, or of a grid's side (default: 16)"
@@ -153,7 +154,8 @@ def add_evaluate_flags(task: argparse.ArgumentParser) -> None:
         "train a small classifier where RUN has none, for the samples' agreement with their class"
     )
     add("--judge", action="store_true", help=note)
-    note = "samples of a row, of all classes alike (default: 50,000 or 1,000)"
+    note = "samples of a row, of all classes alike (default: 50,000; digits: 1,000; of a small"
+    note += " folder: as many as it has)"
     add("--num-images", type=int, metavar="N", help=note)
     add("--num-steps", type=int, nargs="+", default=[1, 4], help="default: 1 4")
     note = "classifier-free guidance, 1 is off (default: 1)"
