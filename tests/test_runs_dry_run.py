@@ -37,7 +37,7 @@ def test_a_folders_images_are_counted_where_it_is(photo_folder, tmp_path):
     # without a split of its own a tenth is held out
     shown = dry_run(*flags, "--data-dir", photo_folder / "train", "--epochs", 10)
     assert (shown["images an epoch"], shown["steps"]) == ("44", "14")  # 440 / 32, rounded up
-    assert shown["lr"] == "0.024 per 256 images, 0.003 for a batch"
+    assert shown["learning rate of a batch"] == "0.003 (lr is that of 256 images)"
     done = run("train.py", *flags, "--data-dir", photo_folder / "train" / "china", "--dry-run")
     assert done.stdout.startswith("data: 24 images of ") and "without classes" in done.stdout
     assert re.search(r"^classes +0$", done.stdout, re.MULTILINE)

@@ -81,7 +81,7 @@ def describe_settings(recipe: Recipe, num_images: int) -> dict[str, Any]:
     else:
         lines["images an epoch"] = UNKNOWN
     batch_lr = recipe.lr * recipe.batch_size / LR_BATCH
-    lines["lr"] = f"{recipe.lr:g} per {LR_BATCH} images, {batch_lr:.3g} for a batch"
+    lines["learning rate of a batch"] = f"{batch_lr:.3g} (lr is that of {LR_BATCH} images)"
     if recipe.steps:
         lines["steps"] = f"{recipe.steps:,}"
     else:
