@@ -30,7 +30,7 @@ def uniformity() -> None:
     30 minutes on 2 CPU cores.
     """
     changes = [dict(spread=spread) for spread in (0.0, 1e-4, 3e-4, 1e-3)]
-    changes.append(dict(conditional=False))
+    changes.append(dict(conditional=False, lr=8e-3))
     changes += [dict(num_images=num_images) for num_images in (100, 300, 900)]
     tasks = [USUAL | change | dict(seed=seed) for change in changes for seed in SEEDS]
     nearly_uniform = USUAL | dict(spread=1e-3, latent=0.0, seed=0)

@@ -149,7 +149,7 @@ CIFAR_IN_MINUTES = CIFAR | dict(
 )
 MIDDLE = {"cifar10": CIFAR_IN_MINUTES, "cifar100": CIFAR_IN_MINUTES}  # their quick recipe
 # Without classes no gate begins at zero, and the digits' rate would be too large.
-GATELESS_LR = 8e-3
+GATELESS_LR = 4e-3
 LARGE = 64  # pixels above which sets without a row of their own take Animal-Faces' angle and losses
 IMAGES_AT_ONCE = {"conv": 64, "linear": 4}  # per process, in the paper's recipes: see micro_batches
 MINI_AT_ONCE = 256  # the same for mini at 32 px, in 16 to 20 GB

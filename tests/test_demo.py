@@ -33,4 +33,4 @@ def test_digits_without_classes_are_learned_too(tmp_path):
     done = run_process("train.py", "--unconditional", "--set", "held_out=0.1", "--out", folder)
     assert done.returncode == 0, done.stderr
     rows = (folder / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(rows[-1])["held_out_psnr"] > 18
+    assert json.loads(rows[-1])["held_out_psnr"] > 15

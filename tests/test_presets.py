@@ -160,7 +160,7 @@ def test_both_recipes_of_every_set(dataset):
 
 def test_digits_without_classes_take_a_smaller_rate():
     with_classes, without = [make_recipe("digits", conditional=flag) for flag in (True, False)]
-    assert without == dataclasses.replace(with_classes, conditional=False, lr=8e-3)
+    assert without == dataclasses.replace(with_classes, conditional=False, lr=4e-3)
     assert make_recipe("digits", conditional=False, lr=1e-2).lr == 1e-2
 
 
