@@ -102,11 +102,10 @@ def main() -> None:
         require_tensorboard()
     with Stop(args.max_minutes) as stop:
         run = get_ready(args, device)
-        total = run.recipe.steps
-        if run.state.step >= total:
+        if run.state.step >= run.recipe.steps:
             finish_last_save(run)
             advice = "a larger --steps would take it further"
-            print(f"{run.folder} is finished, with {total:,} steps; {advice}")
+            print(f"{run.folder} is finished, with {run.recipe.steps:,} steps; {advice}")
             return
         announce(run, device)
         if args.tensorboard and world()[0] == 0:
@@ -114,7 +113,12 @@ def main() -> None:
         stop.begin()
         with explain_out_of_memory(run.recipe), save_before_read_error(run):
             follow(run, stop)
-    if run.state.step < total:
+    say_how_it_ended(run, stop)
+
+
+def say_how_it_ended(run: Run, stop: Stop) -> None:
+    """The last line of a run, with what to do next; a stopped one ends the program here."""
+    if run.state.step < run.recipe.steps:
         reason = stop.reason or "as another process was"
         advice = f"go on with `python train.py --resume {quoted(run.folder)}`"
         print(f"stopped {reason}, after step {run.state.step}; {advice}")
