@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 from torch import Tensor
 
@@ -42,7 +43,20 @@ def clouds(
             shades = [f"C{each}" if isinstance(each, int) else each for each in c]
             draw_cloud(axes, v[some], directions, {"c": [shades[row] for row in some.tolist()]})
             axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
-        return to_picture(figure).quantize(SHADES)
+        name_digits(figure, sorted({c for row in colours for c in row if isinstance(c, int)}))
+        return few_shades(to_picture(figure))
+
+
+def few_shades(picture: Image.Image) -> Image.Image:
+    """The picture in `SHADES` colours that lie far apart, so that those of few dots stay too."""
+    return picture.quantize(SHADES, Image.Quantize.MAXCOVERAGE)
+
+
+def name_digits(figure: Figure, digits: Sequence[int]) -> None:
+    """A legend of the digits' colours below a figure; none without digits."""
+    if digits:
+        dots = [Line2D([], [], marker="o", linestyle="", color=f"C{digit}") for digit in digits]
+        figure.legend(dots, digits, loc="outside lower center", ncols=len(digits))
 
 
 def globes(roads: dict[str, tuple[Tensor, Tensor]], pole: Tensor, size: Size) -> Image.Image:
@@ -66,7 +80,7 @@ def globes(roads: dict[str, tuple[Tensor, Tensor]], pole: Tensor, size: Size) ->
             number_stops(axes, places[1::2], LOOKS[0].colour)
             axes.set_title(name, y=1.04)
             axes.legend(loc="lower left")
-        return to_picture(figure).quantize(SHADES)
+        return few_shades(to_picture(figure))
 
 
 def to_globe(points: Tensor, pole: Tensor, front: Tensor, side: Tensor) -> Tensor:
