@@ -233,7 +233,7 @@ def crossover_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
 def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
     """Measure all that the flags ask for, print it, and write each figure as soon as it is known.
 
-    The folder gets metrics.json, the rows of samples in metrics.md, and two pictures.
+    The folder gets scores.json, the tables in scores.md, and two pictures.
     """
     from sphere_mini.distributed import world
     from sphere_mini.evaluation import evaluate, facts_of, usual_num_images
@@ -255,7 +255,7 @@ def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
     if num_images < NUMBERED_BELOW and not left_out:
         alone = f"compare them with those of {num_images:,} images alone"
         print(f"warning: distances of {num_images:,} images come out too large; {alone}")
-    path = free_path(folder / "metrics.json")
+    path = free_path(folder / "scores.json")
 
     def save(report: Report) -> None:
         figures.write_text(path, report.as_json())
@@ -266,10 +266,10 @@ def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
     print(f"\n{report.table()}")
     pictures = figures.write_report(report, folder, args.command)
     print()
-    for sentence in figures.advice_on(report):
+    for sentence in figures.advice_on(report, pictures[0]):
         print(f"note: {sentence}")
-    files = f"{path.name}, a row each in metrics.md, {' and '.join(pictures)}"
-    print(f"written to {folder}: {files}")
+    print(f"written to {folder}: {path.name}, the tables in scores.md, {' and '.join(pictures)}")
+    print("what each figure says: docs/numbers.md")
 
 
 def main() -> None:

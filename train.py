@@ -206,7 +206,7 @@ def follow(run: Run, stop: Stop) -> None:
             check_finite(run)
         if log and writes:
             row = progress.log_step(run, losses, pace, with_psnr=sample)
-            progress.show_row(bar, row)
+            progress.show_row(bar, row, recipe.batch_size)
         if save:  # before the picture, which takes a large model minutes on a CPU
             progress.save_checkpoint(run)
         if sample and writes:

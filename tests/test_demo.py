@@ -18,7 +18,7 @@ def test_the_digits_preset_meets_the_judges_bar(tmp_path):
     folder = tmp_path / "run"
     assert run_process("train.py", "--out", folder).returncode == 0
     done = run_process("sample.py", folder, "evaluate", "--num-steps", "1", "2", "4")
-    rows = json.loads((folder / "metrics.json").read_text())["samples"]
+    rows = json.loads((folder / "scores.json").read_text())["samples"]
     assert [row["steps"] for row in rows] == list(BAR)
     for row in rows:
         agreement, frechet = BAR[row["steps"]]

@@ -274,7 +274,7 @@ def test_two_processes_find_the_figures_of_one(tmp_path):
         path.name for path in (tmp_path / "one").iterdir()
     )
     one, two = (
-        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")
+        json.loads((tmp_path / name / "scores.json").read_text()) for name in ("one", "two")
     )
     for part, rows in one.items():
         for row, again in zip(rows, two[part], strict=True):

@@ -15,7 +15,7 @@ from sphere_mini.data import ImageSet
 from sphere_mini.evaluation import Reference, coverage, reference
 from sphere_mini.evaluation.features import extract, load_extractor
 from sphere_mini.evaluation.report import Report
-from sphere_mini.metrics import judge_digits
+from sphere_mini.metrics import judge_digits, psnr
 from sphere_mini.picture_files import open_picture, square_pixels
 from sphere_mini.tasks.figures import advice_on
 
@@ -45,7 +45,7 @@ def load_images(folder):
     return torch.stack([square_pixels(open_picture(path), 8) for path in sorted(folder.iterdir())])
 
 
-def figures(folder, name="metrics.json"):
+def figures(folder, name="scores.json"):
     return json.loads((folder / name).read_text())
 
 
@@ -124,14 +124,12 @@ def test_the_table_of_the_terminal_is_aligned_and_kept(tmp_path):
     assert len(tables) == 3 and all(
         len({len(line) for line in text.splitlines()}) == 1 for text in tables
     )
-    assert first.stdout != second.stdout and "metrics-2.json" in second.stdout
-    assert figures(tmp_path)["samples"] != figures(tmp_path, "metrics-2.json")["samples"]
-    kept = (tmp_path / "metrics.md").read_text()
-    assert (
-        kept.count("FD-pixels-80") == 2
-        and kept.count("8279fa23779331b1") == 2
-        and "0 to 79" in kept
-    )
+    assert first.stdout != second.stdout and "scores-2.json" in second.stdout
+    assert figures(tmp_path)["samples"] != figures(tmp_path, "scores-2.json")["samples"]
+    kept = (tmp_path / "scores.md").read_text()
+    assert kept.count("| FD-pixels-80") == 2 and "0 to 79" in kept and "80 to 159" in kept
+    assert kept.count("- weights: 8279fa23779331b1") == kept.count("| PSNR of mean image ") == 2
+    assert kept.count("- command: python sample.py ") == kept.count("| worst class") == 2
     assert sorted(path.name for path in tmp_path.glob("closest*")) == [
         "closest-2.png",
         "closest.png",
@@ -186,9 +184,13 @@ def test_a_folder_with_held_out_images(crops):
     kept, left_out = map(int, re.search(r"1% of (\d+) held-out images .*\((\d+) near", of).groups())
     assert kept + left_out == 40
     assert found["samples"][0]["reference"] == f"160 training images of folder {crops / 'data'}"
-    assert (
-        "agreement" not in found["samples"][0] and found["reconstruction"][0]["PSNR held out"] > 0
-    )
+    assert "agreement" not in found["samples"][0]
+    again = found["reconstruction"][0]
+    assert again["PSNR held out"] > 0
+    folders = [crops / "data" / "train" / name for name in ("china", "flower")]
+    real = torch.cat([load_images(folder) for folder in folders]) / 255
+    blur = real.mean(0, keepdim=True).expand_as(real)
+    assert again["PSNR of mean image"] == pytest.approx(psnr(blur, real).mean().item(), abs=0.01)
     assert "worst class, " in done.stdout
 
 
@@ -207,6 +209,8 @@ def test_a_small_folder_is_scored_as_far_as_it_goes(crops):
     assert row["KD-EfficientNet"][0] > 0  # this model is untrained
     again = found["reconstruction"][0]
     assert {"PSNR", "PSNR held out"} <= set(again) and not [n for n in again if n.startswith("rF")]
+    real = again["KD-EfficientNet of 40 held out"]  # as samples that were real would score
+    assert abs(real) < 0.3 * row["KD-EfficientNet"][0]
     assert len(found["coverage"]) == 3
     # what took a network lies with the figures: nothing is written among one's own pictures
     assert not list((crops / "data").rglob("*.safetensors"))
@@ -217,11 +221,11 @@ def test_a_small_folder_is_scored_as_far_as_it_goes(crops):
 
 def test_figures_that_are_easily_misread_are_explained():
     row = {"precision": [0.97, 0.95], "recall": [0.0, 0.01], "memorised": [0.0, 0.0]}
-    [sentence] = advice_on(Report({}, samples=[row]))
+    [sentence] = advice_on(Report({}, samples=[row]), "closest.png")
     assert "blurred" in sentence
     sound = row | {"recall": [0.3, 0.3], "memorised": [0.0, 0.01]}
-    [sentence] = advice_on(Report({}, samples=[row, sound]))
-    assert "closest.png" in sentence
+    [sentence] = advice_on(Report({}, samples=[row, sound]), "closest-2.png")
+    assert "look at closest-2.png" in sentence
 
 
 def test_an_unconditional_model(crops, tmp_path):

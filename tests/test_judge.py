@@ -108,6 +108,6 @@ def test_the_flag_trains_one_and_keeps_it(tmp_path):
         out = tmp_path / str(len(found))
         done = run("sample.py", folder, *ways, *flags, "--out", out)
         assert done.returncode == 0, done.stderr
-        found.append(json.loads((out / "metrics.json").read_text())["samples"][0]["agreement"])
+        found.append(json.loads((out / "scores.json").read_text())["samples"][0]["agreement"])
     assert (folder / "judge.safetensors").exists()
     assert found[1] == found[2] and found[1][0] > 0.5  # of the one that was kept

@@ -315,8 +315,9 @@ def test_a_log_file_gets_one_line_a_log_step(tmp_path):
     done = run_process("train.py", *TINY_NETWORK.split(), *flags)
     assert "\r" not in done.stdout + done.stderr and done.stderr == ""
     lines = [line for line in done.stdout.splitlines() if line.startswith("step ")]
-    assert [line.split(":")[0] for line in lines] == ["step 2", "step 4", "step 6"]
+    assert [line.split(":")[0] for line in lines] == [f"step {k} of 6" for k in (2, 4, 6)]
     assert all("loss" in line and "images/s" in line for line in lines)
+    assert lines[-1].endswith(" images/s, 0 s left")
 
 
 def test_two_programs_claim_two_folders(tmp_path, monkeypatch):

@@ -5,9 +5,10 @@ import torch
 from conftest import random_model, run
 from PIL import Image
 from short_runs import DIGITS, TINY, assert_same_end, no_room, saved_step
+from tqdm import tqdm
 
 from sphere_mini.data import ImageSet
-from sphere_mini.runs.progress import training_picture
+from sphere_mini.runs.progress import in_words, show_row, training_picture
 
 
 def fail_second_save(monkeypatch, spoil, mend):
@@ -70,3 +71,11 @@ def test_a_training_picture_of_large_images_has_few_of_them(tmp_path):
         training_picture(model, data, "training").save(tmp_path / f"{size}.png")
         tile, width = max(size, 48), Image.open(tmp_path / f"{size}.png").width
         assert columns * tile < width < (columns + 2) * tile + 40
+
+
+def test_a_line_of_the_log_says_how_long_the_rest_takes(capsys):
+    bar = tqdm(range(1000), total=1000, disable=True)
+    show_row(bar, {"step": 400, "loss": 0.5, "images_per_s": 25.0}, batch_size=5)
+    assert capsys.readouterr().out == "step 400 of 1,000: loss 0.5000, 25 images/s, 2 min left\n"
+    times = {99: "99 s", 150: "2 min", 5940: "99 min", 12240: "3.4 h", 36e5: "1,000.0 h"}
+    assert [in_words(seconds) for seconds in times] == list(times.values())

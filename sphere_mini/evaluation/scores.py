@@ -13,9 +13,11 @@ from ..model import SphereEncoder
 from ..pictures import GRID_COLUMNS, image_grid, quantise
 from ..sampling import reconstruct
 from .draws import Draws, Sampling
-from .features import NUMBERED_BELOW, fid, fidelity, score_name
+from .features import NUMBERED_BELOW, distance, fid, fidelity, score_name
 from .reference import BATCH, DIGIT_SIDE, Reference
-from .requests import Row, basic_facts, check_request, facts_of, require_finite
+from .requests import LEAST_IMAGES, Row, basic_facts, check_request, facts_of, require_finite
+
+MEAN_OF = 1000  # training images whose mean is a yardstick of PSNR
 
 
 def score_samples(
@@ -113,8 +115,9 @@ def score_reconstructions(
 ) -> Row:
     """Fréchet distance and PSNR in dB of training images' reconstructions (null class, no noise).
 
-    num_images: of the reference, evenly spread, at most all; None: `usual_num_images`. The PSNR of
-    the held-out images too, where there are any. Under torchrun the others than rank 0 return {}.
+    num_images: of the reference, evenly spread, at most all; None: `usual_num_images`. Beside it
+    the PSNR of the mean image and of held-out images, where there are any. Under torchrun the
+    others than rank 0 return {}.
     """
     num_images = check_request(model, reference, num_images)
     training = reference.training_features
@@ -139,25 +142,38 @@ def score_reconstructions(
         name = score_name("FID", reference.features, count)
         row[f"r{name}"] = fid(layers[0], training)
     row["PSNR"] = in_decibels.mean().item()
+    row["PSNR of mean image"] = mean_image_psnr(reference)
     return row | held_out
+
+
+def mean_image_psnr(reference: Reference) -> float:
+    """PSNR in dB of training images that all come back as their mean: what knows nothing scores."""
+    batches = reference.some_rows(MEAN_OF).split(BATCH)
+    total = sum(images.double().sum(0) for images, _ in reference.data.batches(batches))
+    mean = total / sum(len(rows) for rows in batches) / 255  # (3, H, W)
+    in_decibels = []
+    for images, _ in reference.data.batches(batches):
+        in_decibels.append(psnr(mean.expand(images.shape), images / 255))
+    return torch.cat(in_decibels).mean().item()
 
 
 def score_held_out(model: SphereEncoder, reference: Reference) -> dict[str, float]:
     """PSNR of held-out images' reconstructions, and what samples as good as they would score.
 
-    That is their Fréchet distance to the training images, and the share that the judge recognises,
-    as far as these can be measured. On rank 0; under torchrun all processes call it.
+    That is their distance to the training images, Fréchet's or of kernels, and the share that the
+    judge recognises, as far as these can be measured. On rank 0; under torchrun all processes call
+    it.
     """
     held_out = reference.held_out
     features = None
-    if not reference.why_no_distance(len(held_out)):  # all processes compute them together
+    if len(held_out) >= LEAST_IMAGES:  # all processes compute them together
         features = reference.held_out_features
     if world()[0] > 0:
         return {}
     scores = {"PSNR held out": held_out_psnr(model, held_out)}
     if features is not None:
-        name = score_name("FID", reference.features, NUMBERED_BELOW)  # the number stands in words
-        found = fid(features, reference.training_features)
+        score, found = distance(features, reference.training_features)
+        name = score_name(score, reference.features, NUMBERED_BELOW)  # the number stands in words
         scores[f"{name} of {len(held_out):,} held out"] = found
     if reference.judge is not None and model.config.num_classes > 0:
         batches = zip(held_out.images.split(BATCH), held_out.labels.split(BATCH), strict=True)

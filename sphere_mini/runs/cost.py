@@ -106,11 +106,15 @@ class MicroBatch:
 
     def step(self) -> None:
         """The losses and their gradients."""
+        self.loss().backward()
+
+    def loss(self) -> Tensor:
+        """The sum of the losses, with all that is kept for its gradients."""
         r = torch.zeros(self.size)
         noise = StepNoise(self.v, r, r, torch.zeros(self.size, 4).bool())
         weights = self.recipe.loss_weights
         losses = sphere_losses(self.model, self.x, self.y, noise, weights, self.perceptual)
-        losses["loss"].backward()
+        return losses["loss"]
 
     def decode(self) -> None:
         """The decoder alone."""
@@ -171,7 +175,7 @@ def kept_bytes(micro_batch: MicroBatch, frozen: list[Tensor]) -> int:
             decode_one_block(micro_batch)
             for block in [*model.encoder.blocks, *model.decoder.blocks]:
                 block.register_forward_pre_hook(saved.keep_input)
-        micro_batch.step()
+        micro_batch.loss()
     for weight in [*model.parameters(), *frozen]:
         saved.forget(weight)
     return saved.num_bytes()

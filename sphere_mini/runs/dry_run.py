@@ -27,17 +27,22 @@ def dry_run(recipe: Recipe, device: torch.device, measure: bool = False) -> None
     num_images, num_classes = count_images(recipe)
     dtype = precision(device, recipe.dtype)
     recipe = recipe.resolved(num_images)
+    show_lines(describe_settings(recipe, num_images))  # at once: the cost takes seconds
     facts = cost(recipe, num_images, num_classes, device)
-    lines = describe_settings(recipe, num_images)
-    lines |= describe_network(recipe, num_images, num_classes, facts["parameters"])
+    lines = describe_network(recipe, num_images, num_classes, facts["parameters"])
     lines |= describe_work(facts)
     lines["memory per device"] = describe_memory(facts["bytes"], dtype)
     if recipe.dtype == "auto" and dtype != HALF:
         lines["on an accelerator"] = describe_memory(facts["half_bytes"], HALF)
     if measure:
         lines |= describe_speed(recipe, *measure_speed(recipe, num_classes, device), device)
+    show_lines(lines)
+
+
+def show_lines(lines: dict[str, Any]) -> None:
+    """Print names and values in two columns."""
     for name, value in lines.items():
-        print(f"{name:<28}{value}")
+        print(f"{name:<28}{value}", flush=True)
 
 
 def count_images(recipe: Recipe) -> tuple[int, int]:

@@ -31,7 +31,7 @@ class Pace:
         elapsed = time.perf_counter() - self.since
         images = batch_size * (step - self.step)
         return {
-            "images_per_s": round(images / elapsed, 1),
+            "images_per_s": float(f"{images / elapsed:.4g}"),  # never 0
             "data_wait": round(self.waited / elapsed, 4),
         }
 

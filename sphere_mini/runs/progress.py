@@ -54,12 +54,27 @@ def progress_bar(steps: Iterable[T], run: Run) -> tqdm:
     return tqdm(steps, total=total, initial=run.state.step, unit="step", disable=silent)
 
 
-def show_row(bar: tqdm, row: dict[str, Any]) -> None:
-    """A row of the log beside the progress bar; as a line of its own where no bar is shown."""
+def show_row(bar: tqdm, row: dict[str, Any], batch_size: int) -> None:
+    """A row of the log beside the progress bar; as a line of its own where no bar is shown.
+
+    The bar knows how long it will take; the line says it by the row's images/s.
+    """
     if bar.disable:
-        print(f"step {row['step']:,}: {summary(row)}", flush=True)
+        step = row["step"]
+        seconds = (bar.total - step) * batch_size / row["images_per_s"]
+        left = f"{in_words(seconds)} left"
+        print(f"step {step:,} of {bar.total:,}: {summary(row)}, {left}", flush=True)
     else:
         bar.set_postfix_str(summary(row))
+
+
+def in_words(seconds: float) -> str:
+    """A length of time in its own unit: "50 s", "12 min", "3.4 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h"
 
 
 def summary(row: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from ..datasets import load_data
 from ..distributed import first_of_node, world
 from ..errors import UserError, require
 from ..evaluation import MOST_HELD_OUT, Reference, Sampling, check_fit
-from ..evaluation.report import Report, table
+from ..evaluation.report import Report
 from ..files import free_path, writing
 from ..hub import HUB_PREFIX
 from ..model import SphereEncoder
@@ -81,13 +81,17 @@ def figures_folder(out: str | None, run: str) -> Path:
 
 
 def write_report(report: Report, folder: Path, command: str) -> list[str]:
-    """A row each in metrics.md, below those that are there, and the two pictures; their names."""
-    log = folder / "metrics.md"
-    text = table(report.samples) + "\n"
+    """The tables in scores.md, below those that are there, and both pictures, whose names it gives.
+
+    The picture of the closest pairs comes first.
+    """
+    log = folder / "scores.md"
+    facts = {"command": command} | report.facts
+    lines = [f"- {name}: {fact}" for name, fact in facts.items()]
+    text = "\n".join([*lines, "", report.table(), ""])
     if log.exists():
         text = log.read_text(encoding="utf-8") + "\n" + text
     write_text(log, text)
-    facts = {"command": command} | report.facts
     written = []
     for name, picture in (("closest", report.closest), ("sphere", report.sphere)):
         path = free_path(folder / f"{name}.png")
@@ -97,14 +101,14 @@ def write_report(report: Report, folder: Path, command: str) -> list[str]:
     return written
 
 
-def advice_on(report: Report) -> list[str]:
-    """Sentences on figures that are easily misread."""
+def advice_on(report: Report, closest: str) -> list[str]:
+    """Sentences on figures that are easily misread; closest: the file of the closest pairs."""
     sentences = []
     last = report.samples[-1]
     if np.mean(last["precision"]) > SHARP and np.mean(last["recall"]) < POOR:
         sentences.append("precision near 1 with recall near 0 is what blurred samples give")
     if np.mean(last["memorised"]) > 0:
-        sentences.append("memorised: look at closest.png before you believe it")
+        sentences.append(f"memorised: look at {closest} before you believe it")
     return sentences
 
 
