@@ -1,3 +1,4 @@
+import copy
 import warnings
 
 import lpips
@@ -5,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import random_model
+from torch import nn
 from torchvision.transforms.functional import gaussian_blur
 
 from sphere_mini import UserError, perceptual
@@ -118,6 +120,27 @@ def test_efficientnet_knows_what_it_sees(crops):
     assert (
         min(alike[0, 1], alike[1, 2], alike[3, 4]) > alike[:3, 3:].mean() + 0.2
     )  # random ones are all alike
+
+
+def test_folded_norms_change_neither_features_nor_gradients(crops, monkeypatch):
+    """In float64: in float32 a last bit moves the kinks of ReLU6."""
+    fold = perceptual.fold_norms
+    monkeypatch.setattr(perceptual, "fold_norms", lambda network: None)
+    plain = NETWORKS["efficientnet"]().double().network
+    folded = copy.deepcopy(plain)
+    fold(folded)
+    kinds = [[isinstance(m, nn.BatchNorm2d) for m in n.modules()] for n in (folded, plain)]
+    assert not any(kinds[0]) and sum(kinds[1]) > 40
+    found = []
+    for network in (folded, plain):
+        x = crops.double().requires_grad_()
+        features = network.extract_features(x)
+        features.square().sum().backward()
+        found.append((features.detach(), x.grad))
+    for one, other in zip(*found, strict=True):
+        assert one.abs().max() > 0.1
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-7)
+    assert not any(weight.requires_grad for weight in folded.parameters())
 
 
 def test_three_passes_of_a_real_network_in_a_step(crops):

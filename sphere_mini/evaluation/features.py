@@ -59,7 +59,7 @@ class EfficientNetFeatures(FeatureExtractorBase):
 
     def __init__(self, name: str, features_list: list[str], **_: object) -> None:
         super().__init__(name, features_list)
-        self.network = EfficientNetLite().network.to(memory_format=torch.channels_last)
+        self.network = EfficientNetLite().network
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
