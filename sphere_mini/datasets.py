@@ -84,9 +84,8 @@ def load_data(
     ones at most `most_held_out` are, spread evenly over their set. `UserError` where images are
     missing or cannot be read.
     """
+    require_own_folder(recipe)
     if recipe.dataset == "digits":
-        advice = "for your own images use --dataset folder"
-        require(not recipe.data_dir, f"the digits come with scikit-learn; {advice}")
         return split_digits(load_digit_images(recipe.image_size, device), recipe.held_out)
     splits = find_splits(recipe)
     if splits.held_out is None:
@@ -106,6 +105,12 @@ def load_data(
     held_out = ImageFiles(splits.held_out, **options)
     some = evenly_spaced(len(held_out), most_held_out).tolist()
     return training, held_out.in_memory(some, "held-out images")
+
+
+def require_own_folder(recipe: Recipe) -> None:
+    """`UserError` where a folder is named for the digits, which have none."""
+    problem = "the digits come with scikit-learn; for your own images use --dataset folder"
+    require(recipe.dataset != "digits" or not recipe.data_dir, problem)
 
 
 def load_digit_images(image_size: int, device: torch.device) -> ImageSet:

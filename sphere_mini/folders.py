@@ -55,7 +55,8 @@ def find_training(root: Path, dataset: str) -> tuple[Path, Split]:
 
     `UserError` where there are none, or where the form is another one than the data set's.
     """
-    forms = f"a folder with {CLASS_FOLDERS}, or with train/ and test/ or val/ of that form"
+    forms = f"a folder of images, or with {CLASS_FOLDERS}"
+    forms += ", or with train/ and test/ or val/ of either form"
     require(os.path.isdir(root), f"there is no folder {root}; --data-dir takes {forms}")
     training = named_folder(root, TRAINING_NAMES)
     if dataset != "folder":

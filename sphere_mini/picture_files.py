@@ -34,6 +34,8 @@ def open_picture(path: str | Path, advice: str = "mend or remove it") -> Image.I
         raise UserError(f"{path} cannot be used: {error}") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder; name the pictures in it, as {path}/*.jpg") from None
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}") from None
     except UnidentifiedImageError:  # its message shows the file as an object
         problem = f"{path} cannot be read as an image (its kind is not known)"
         raise UserError(f"{problem}; {advice}") from None

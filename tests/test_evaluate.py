@@ -211,6 +211,7 @@ def test_a_small_folder_is_scored_as_far_as_it_goes(crops):
     assert {"PSNR", "PSNR held out"} <= set(again) and not [n for n in again if n.startswith("rF")]
     real = again["KD-EfficientNet of 40 held out"]  # as samples that were real would score
     assert abs(real) < 0.3 * row["KD-EfficientNet"][0]
+    assert "note: KD-EfficientNet of the samples " in done.stdout
     assert len(found["coverage"]) == 3
     # what took a network lies with the figures: nothing is written among one's own pictures
     assert not list((crops / "data").rglob("*.safetensors"))
@@ -220,12 +221,21 @@ def test_a_small_folder_is_scored_as_far_as_it_goes(crops):
 
 
 def test_figures_that_are_easily_misread_are_explained():
-    row = {"precision": [0.97, 0.95], "recall": [0.0, 0.01], "memorised": [0.0, 0.0]}
-    [sentence] = advice_on(Report({}, samples=[row]), "closest.png")
-    assert "blurred" in sentence
+    row = {"FD-EfficientNet-2000": [7.0], "precision": [0.97, 0.95], "recall": [0.0, 0.01]}
+    row |= {"memorised": [0.0, 0.0]}
+    again = {"PSNR": 25.0, "PSNR of mean image": 12.34}
+    report = Report({}, samples=[row], reconstruction=[again])
+    good_or_bad, blur = advice_on(report, "closest.png")
+    assert "of reconstructions 25.0 dB, of the mean image 12.3; from about 20 on" in good_or_bad
+    assert "blurred" in blur
     sound = row | {"recall": [0.3, 0.3], "memorised": [0.0, 0.01]}
-    [sentence] = advice_on(Report({}, samples=[row, sound]), "closest-2.png")
-    assert "look at closest-2.png" in sentence
+    again |= {"PSNR held out": 24.0, "FD-EfficientNet of 1,500 held out": 3.0}
+    report = Report({}, samples=[row, sound], reconstruction=[again])
+    distance, good_or_bad, copies = advice_on(report, "closest-2.png")
+    both = "FD-EfficientNet-2000 of the samples 7.00, FD-EfficientNet of 1,500 held out 3.00"
+    assert distance == f"{both}: smaller is better"
+    assert good_or_bad.startswith("PSNR held out of reconstructions 24.0 dB")
+    assert "look at closest-2.png" in copies
 
 
 def test_an_unconditional_model(crops, tmp_path):

@@ -15,7 +15,7 @@ from sphere_mini.runs.speed import measure_speed
 
 
 def test_a_dry_run_touches_no_disk_and_obeys_flags(tmp_path):
-    flags = ("--dataset", "folder", "--data-dir", tmp_path / "nowhere", "--out", "run")
+    flags = ("--dataset", "folder", "--out", "run")
     flags += ("--image-size", 64, "--set", "patch_size=8", "--steps", 7)
     shown = dry_run(*flags, cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -30,7 +30,7 @@ def test_every_perceptual_loss_has_a_dry_run(perceptual):
     assert float(shown["GFLOPs per training image"].replace(",", "")) > 0
 
 
-def test_a_folders_images_are_counted_where_it_is(photo_folder, tmp_path):
+def test_a_folders_images_are_counted_where_it_is(photo_folder):
     flags = ("--dataset", "folder", "--image-size", 16, "--set", "depth=1", "--perceptual", "none")
     shown = dry_run(*flags, "--data-dir", photo_folder, "--epochs", 10, "--batch-size", 16)
     assert (shown["images an epoch"], shown["classes"], shown["steps"]) == ("48", "2", "30")
@@ -41,8 +41,21 @@ def test_a_folders_images_are_counted_where_it_is(photo_folder, tmp_path):
     done = run("train.py", *flags, "--data-dir", photo_folder / "train" / "china", "--dry-run")
     assert done.stdout.startswith("data: 24 images of ") and "without classes" in done.stdout
     assert re.search(r"^classes +0$", done.stdout, re.MULTILINE)
-    shown = dry_run(*flags, "--data-dir", tmp_path / "nowhere")
+    shown = dry_run(*flags)
     assert shown["images an epoch"] == "as many as the folder has"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--dataset", "folder", "--data-dir", "nowhere"), "--data-dir takes a folder of images"),
+        (("--data-dir", "nowhere"), "for your own images use --dataset folder"),
+    ],
+)
+def test_what_a_run_would_refuse_is_refused(flags, words):
+    for more in ((), ("--dry-run",)):
+        done = run("train.py", *flags, *more)
+        assert done.returncode == 2 and words in done.stderr and done.stdout == ""
 
 
 def test_memory_as_an_accelerator_would_use_it():
@@ -61,7 +74,7 @@ def test_hours_are_those_of_the_images_a_second(monkeypatch):
     monkeypatch.setattr("sphere_mini.runs.dry_run.measure_speed", lambda *_: (12.5, 7))
     shown = dry_run("--measure", "--steps", 900, "--batch-size", 100, "--device", "cpu")
     assert shown["images/s"] == "12.5, measured in 7 steps on cpu, without reading images"
-    assert shown["hours"] == "2.00"
+    assert shown["hours"] == "2.00 (2.0 h)"
     assert "hours" not in dry_run("--steps", 900)
     folder = dry_run("--measure", "--dataset", "folder", "--perceptual", "none")
     assert folder["hours"] == "for as many as the folder has"

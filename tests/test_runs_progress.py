@@ -8,7 +8,8 @@ from short_runs import DIGITS, TINY, assert_same_end, no_room, saved_step
 from tqdm import tqdm
 
 from sphere_mini.data import ImageSet
-from sphere_mini.runs.progress import in_words, show_row, training_picture
+from sphere_mini.runs.log import in_words
+from sphere_mini.runs.progress import show_row, training_picture
 
 
 def fail_second_save(monkeypatch, spoil, mend):
@@ -73,9 +74,21 @@ def test_a_training_picture_of_large_images_has_few_of_them(tmp_path):
         assert columns * tile < width < (columns + 2) * tile + 40
 
 
+def test_a_training_picture_without_classes_is_short_enough_to_see_its_end():
+    model = random_model(num_classes=0)
+    images = torch.zeros(20, 3, 8, 8, dtype=torch.uint8)
+    data = ImageSet(images, torch.zeros(20).long(), ())
+    picture = training_picture(model, data, "held out")
+    assert picture.height < 9 * 56  # three rows in one step, three in four, two of real images
+
+
 def test_a_line_of_the_log_says_how_long_the_rest_takes(capsys):
     bar = tqdm(range(1000), total=1000, disable=True)
     show_row(bar, {"step": 400, "loss": 0.5, "images_per_s": 25.0}, batch_size=5)
     assert capsys.readouterr().out == "step 400 of 1,000: loss 0.5000, 25 images/s, 2 min left\n"
+    row = {"step": 1000, "loss": 0.4, "held_out_psnr": 18.06, "images_per_s": 25.0}
+    show_row(bar, row, batch_size=5)
+    seen = "step 1,000 of 1,000: loss 0.4000, held-out images 18.1 dB, 25 images/s, 0 s left\n"
+    assert capsys.readouterr().out == seen
     times = {99: "99 s", 150: "2 min", 5940: "99 min", 12240: "3.4 h", 36e5: "1,000.0 h"}
     assert [in_words(seconds) for seconds in times] == list(times.values())

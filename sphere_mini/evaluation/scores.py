@@ -107,7 +107,7 @@ def closest_pairs(reference: Reference, draws: Draws, index: Tensor, ratio: Tens
     [(images, _)] = reference.data.batches([reference.rows[index[best]]])
     captions = [f"{value:.2f}" for value in ratio[best].tolist()]
     rows = [samples, images.cpu() / 255]
-    return image_grid(rows, ["samples", "training"], [captions, [""] * len(best)])
+    return image_grid(rows, ["samples, nearness", "training"], [captions, [""] * len(best)])
 
 
 def score_reconstructions(

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from ..datasets import find_splits, hold_some_out
+from ..datasets import find_splits, hold_some_out, require_own_folder
 from ..distributed import precision
-from ..presets import SETS
+from ..presets import OWN, SETS
 from ..recipe import Recipe
 from ..training import LR_BATCH
 from .cost import HALF, cost
+from .log import in_words
 from .speed import measure_speed
 
 UNKNOWN = "as many as the folder has"
@@ -46,10 +47,14 @@ def show_lines(lines: dict[str, Any]) -> None:
 
 
 def count_images(recipe: Recipe) -> tuple[int, int]:
-    """How many images a recipe trains on, of how many classes; (0, 0) for a folder not here."""
+    """How many images a recipe trains on, of how many classes; (0, 0) for a folder not named yet.
+
+    `UserError` where a run could not read the folder that is named.
+    """
+    require_own_folder(recipe)
     num_images, num_classes, _ = SETS[recipe.dataset]
-    root = Path(recipe.data_dir or f"data/{recipe.dataset}")
-    if recipe.dataset != "folder" or not root.is_dir():
+    is_named = bool(recipe.data_dir) or Path(f"data/{OWN}").is_dir()
+    if recipe.dataset != OWN or not is_named:
         return num_images, num_classes
     splits = find_splits(recipe)
     if splits.held_out is None:
@@ -71,7 +76,7 @@ def describe_speed(
     lines = {"images/s": f"{images_per_s:,.1f}, {how}", "hours": f"for {UNKNOWN}"}
     if recipe.steps:
         hours = recipe.steps * recipe.batch_size / images_per_s / 3600
-        lines["hours"] = f"{hours:,.2f}"
+        lines["hours"] = f"{hours:,.2f} ({in_words(3600 * hours)})"
     return lines
 
 

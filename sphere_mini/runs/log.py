@@ -36,6 +36,15 @@ class Pace:
         }
 
 
+def in_words(seconds: float) -> str:
+    """A length of time in its own unit: "50 s", "12 min", "3.4 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h"
+
+
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Add one JSON object as a line; a line before it that was cut off stays apart.
 

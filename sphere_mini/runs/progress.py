@@ -16,12 +16,13 @@ from ..model import SphereEncoder
 from ..pictures import GRID_COLUMNS, class_rows, grid_labels, image_grid
 from ..sampling import reconstruct
 from .folder import SAMPLES_FOLDER, save_run, save_weights
-from .log import METRICS_FILE, Pace, append_row
+from .log import METRICS_FILE, Pace, append_row, in_words
 from .start import Run
 
 T = TypeVar("T")
 PICTURE_WIDTH = 640  # pixels of a training picture, about, where that leaves two images or more
 PICTURE_STEPS = (1, 4)  # of the sampling loop, one above the other
+PLAIN_ROWS = 3  # of samples without classes, for each number of steps
 SHOWN_LOSSES = ("loss", "pix_recon", "pix_con", "lat_con")  # in the progress bar
 
 
@@ -68,19 +69,14 @@ def show_row(bar: tqdm, row: dict[str, Any], batch_size: int) -> None:
         bar.set_postfix_str(summary(row))
 
 
-def in_words(seconds: float) -> str:
-    """A length of time in its own unit: "50 s", "12 min", "3.4 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:,.1f} h"
-
-
 def summary(row: dict[str, Any]) -> str:
     """A row of the log in a few words, for the progress bar."""
     terms = [f"{name} {row[name]:.4f}" for name in SHOWN_LOSSES if name in row]
-    return f"{' '.join(terms)}, {row['images_per_s']:.0f} images/s"
+    parts = [" ".join(terms)]
+    if "held_out_psnr" in row:
+        parts.append(f"held-out images {row['held_out_psnr']:.1f} dB")
+    parts.append(f"{row['images_per_s']:.0f} images/s")
+    return ", ".join(parts)
 
 
 def save_checkpoint(run: Run) -> None:
@@ -134,7 +130,10 @@ def training_picture(model: SphereEncoder, data: ImageSet | ImageFiles, kind: st
     """
     columns = PICTURE_WIDTH // model.config.image_size
     columns = max(2, min(columns, GRID_COLUMNS))
-    rows, names = class_rows(model, grid_labels(model), columns, PICTURE_STEPS)
+    labels = grid_labels(model)
+    if model.config.num_classes == 0:
+        labels = labels[:PLAIN_ROWS]
+    rows, names = class_rows(model, labels, columns, PICTURE_STEPS)
     [(images, _)] = data.batches([evenly_spaced(len(data), columns)])
     real = images / 255
     return image_grid([*rows, real, reconstruct(model, real)], [*names, kind, "again"])

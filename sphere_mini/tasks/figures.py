@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from ..datasets import load_data
 from ..distributed import first_of_node, world
 from ..errors import UserError, require
 from ..evaluation import MOST_HELD_OUT, Reference, Sampling, check_fit
-from ..evaluation.report import Report
+from ..evaluation.report import Report, cell
+from ..evaluation.requests import Row
 from ..files import free_path, writing
 from ..hub import HUB_PREFIX
 from ..model import SphereEncoder
@@ -21,8 +23,9 @@ from ..recipe import Recipe
 from .arguments import check_seed
 from .training_images import find_judge, find_recipe
 
-SHARP = 0.8  # precision from which on ...
+SHARP = 0.3  # precision from which on ...
 POOR = 0.02  # ... so little recall speaks of blur
+KNOWN_DB = 20  # PSNR from which on small pictures are recognised, by rule of thumb
 
 
 def sampling_ways(args: argparse.Namespace) -> list[Sampling]:
@@ -102,14 +105,35 @@ def write_report(report: Report, folder: Path, command: str) -> list[str]:
 
 
 def advice_on(report: Report, closest: str) -> list[str]:
-    """Sentences on figures that are easily misread; closest: the file of the closest pairs."""
-    sentences = []
+    """What the figures say in words, and which are easily misread.
+
+    closest: the file of the closest pairs.
+    """
     last = report.samples[-1]
+    again = report.reconstruction[0]
+    sentences = [*yardsticks(last, again)]
     if np.mean(last["precision"]) > SHARP and np.mean(last["recall"]) < POOR:
-        sentences.append("precision near 1 with recall near 0 is what blurred samples give")
+        sentences.append("precision with a recall near 0 is what blurred samples give")
     if np.mean(last["memorised"]) > 0:
         sentences.append(f"memorised: look at {closest} before you believe it")
     return sentences
+
+
+def yardsticks(samples: Row, again: Row) -> Iterator[str]:
+    """A row of samples' distance beside real images', reconstructions' PSNR beside the mean's."""
+    for name, real in again.items():
+        distance, _, kind = name.partition(" of ")
+        if not kind.endswith("held out"):
+            continue
+        for column in samples:
+            if column.startswith(distance):  # a Fréchet distance of few images has their number
+                ours = cell(column, samples[column])
+                beside = f"{name} {cell(column, real)}"
+                yield f"{column} of the samples {ours}, {beside}: smaller is better"
+    kind = "PSNR held out" if "PSNR held out" in again else "PSNR"
+    known = f"from about {KNOWN_DB} on small pictures are recognised"
+    blur = f"{again['PSNR of mean image']:.1f}"
+    yield f"{kind} of reconstructions {again[kind]:.1f} dB, of the mean image {blur}; {known}"
 
 
 def write_text(path: Path, text: str) -> None:
