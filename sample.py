@@ -264,7 +264,7 @@ def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
     if world()[0] > 0:
         return
     print(f"\n{report.table()}")
-    pictures = figures.write_report(report, folder, args.command)
+    pictures = figures.write_report(report, folder, args.command, path.name)
     print()
     for sentence in figures.advice_on(report, pictures[0]):
         print(f"note: {sentence}")

@@ -84,8 +84,8 @@ def load_data(
     ones at most `most_held_out` are, spread evenly over their set. `UserError` where images are
     missing or cannot be read.
     """
-    require_own_folder(recipe)
     if recipe.dataset == "digits":
+        check_digits(recipe)
         return split_digits(load_digit_images(recipe.image_size, device), recipe.held_out)
     splits = find_splits(recipe)
     if splits.held_out is None:
@@ -107,18 +107,24 @@ def load_data(
     return training, held_out.in_memory(some, "held-out images")
 
 
-def require_own_folder(recipe: Recipe) -> None:
-    """`UserError` where a folder is named for the digits, which have none."""
+def check_digits(recipe: Recipe) -> None:
+    """`UserError` where the digits are asked for from a folder, or of another size."""
     problem = "the digits come with scikit-learn; for your own images use --dataset folder"
-    require(recipe.dataset != "digits" or not recipe.data_dir, problem)
+    require(not recipe.data_dir, problem)
+    require_digit_side(recipe.image_size)
+
+
+def require_digit_side(image_size: int) -> None:
+    """`UserError` for any other size than the digits have, in pixels."""
+    problem = f"the digits are 8 by 8 pixels; leave out --image-size {image_size}"
+    require(image_size == DIGIT_SIDE, problem)
 
 
 def load_digit_images(image_size: int, device: torch.device) -> ImageSet:
     """scikit-learn's 1,797 handwritten digits, 8×8 and grey, as RGB; nothing is downloaded."""
     from sklearn.datasets import load_digits  # here, since other data sets do without scikit-learn
 
-    problem = f"the digits are 8 by 8 pixels; leave out --image-size {image_size}"
-    require(image_size == DIGIT_SIDE, problem)
+    require_digit_side(image_size)
     digits = load_digits()
     ink = np.round(digits.images * (255 / DIGIT_MAX)).astype(np.uint8)  # (n, 8, 8)
     images = torch.from_numpy(ink)[:, None].expand(-1, 3, -1, -1).contiguous()  # (n, 3, 8, 8)

@@ -55,12 +55,13 @@ def find_training(root: Path, dataset: str) -> tuple[Path, Split]:
 
     `UserError` where there are none, or where the form is another one than the data set's.
     """
-    forms = f"a folder of images, or with {CLASS_FOLDERS}"
-    forms += ", or with train/ and test/ or val/ of either form"
-    require(os.path.isdir(root), f"there is no folder {root}; --data-dir takes {forms}")
+    form = f"{dataset} takes train/ and val/, each with {CLASS_FOLDERS}"
+    if dataset == "folder":
+        form = f"--data-dir takes a folder of images, or with {CLASS_FOLDERS}"
+        form += ", or with train/ and test/ or val/ of either form"
+    require(os.path.isdir(root), f"there is no folder {root}; {form}")
     training = named_folder(root, TRAINING_NAMES)
     if dataset != "folder":
-        form = f"{dataset} takes train/ and val/, each with {CLASS_FOLDERS}"
         found = training is not None and bool(class_folders(training))
         require(found, f"{root} has no train/; {form}")
     if training is not None and is_split(root, training):

@@ -100,8 +100,8 @@ def fold_norms(network: nn.Module) -> None:
     for module in list(network.modules()):
         for conv, norm in EFFICIENTNET_NORMS.items():
             if hasattr(module, conv):
-                both = fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm))
-                setattr(module, conv, both.requires_grad_(False))
+                folded = fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm))
+                setattr(module, conv, folded.requires_grad_(False))
                 setattr(module, norm, nn.Identity())
 
 

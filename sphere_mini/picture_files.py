@@ -35,7 +35,8 @@ def open_picture(path: str | Path, advice: str = "mend or remove it") -> Image.I
     except IsADirectoryError:
         raise UserError(f"{path} is a folder; name the pictures in it, as {path}/*.jpg") from None
     except FileNotFoundError:
-        raise UserError(f"there is no file {path}") from None
+        problem = f"there is no file {path}, or it is a link that leads nowhere"
+        raise UserError(f"{problem}; check its name") from None
     except UnidentifiedImageError:  # its message shows the file as an object
         problem = f"{path} cannot be read as an image (its kind is not known)"
         raise UserError(f"{problem}; {advice}") from None

@@ -129,6 +129,7 @@ def test_the_table_of_the_terminal_is_aligned_and_kept(tmp_path):
     kept = (tmp_path / "scores.md").read_text()
     assert kept.count("| FD-pixels-80") == 2 and "0 to 79" in kept and "80 to 159" in kept
     assert kept.count("- weights: 8279fa23779331b1") == kept.count("| PSNR of mean image ") == 2
+    assert "- all figures: scores.json" in kept and "- all figures: scores-2.json" in kept
     assert kept.count("- command: python sample.py ") == kept.count("| worst class") == 2
     assert sorted(path.name for path in tmp_path.glob("closest*")) == [
         "closest-2.png",
@@ -211,7 +212,7 @@ def test_a_small_folder_is_scored_as_far_as_it_goes(crops):
     assert {"PSNR", "PSNR held out"} <= set(again) and not [n for n in again if n.startswith("rF")]
     real = again["KD-EfficientNet of 40 held out"]  # as samples that were real would score
     assert abs(real) < 0.3 * row["KD-EfficientNet"][0]
-    assert "note: KD-EfficientNet of the samples " in done.stdout
+    assert "note: KD-EfficientNet of the last row's samples " in done.stdout
     assert len(found["coverage"]) == 3
     # what took a network lies with the figures: nothing is written among one's own pictures
     assert not list((crops / "data").rglob("*.safetensors"))
@@ -221,7 +222,7 @@ def test_a_small_folder_is_scored_as_far_as_it_goes(crops):
 
 
 def test_figures_that_are_easily_misread_are_explained():
-    row = {"FD-EfficientNet-2000": [7.0], "precision": [0.97, 0.95], "recall": [0.0, 0.01]}
+    row = {"KD-EfficientNet": [0.7, 0.9], "precision": [0.4, 0.4], "recall": [0.0, 0.01]}
     row |= {"memorised": [0.0, 0.0]}
     again = {"PSNR": 25.0, "PSNR of mean image": 12.34}
     report = Report({}, samples=[row], reconstruction=[again])
@@ -229,11 +230,12 @@ def test_figures_that_are_easily_misread_are_explained():
     assert "of reconstructions 25.0 dB, of the mean image 12.3; from about 20 on" in good_or_bad
     assert "blurred" in blur
     sound = row | {"recall": [0.3, 0.3], "memorised": [0.0, 0.01]}
-    again |= {"PSNR held out": 24.0, "FD-EfficientNet of 1,500 held out": 3.0}
+    again |= {"PSNR held out": 24.0, "KD-EfficientNet of 1,500 held out": 0.03}
+    again |= {"FD-EfficientNet of 1,500 held out": 30.0}  # with samples of another number: nothing
     report = Report({}, samples=[row, sound], reconstruction=[again])
     distance, good_or_bad, copies = advice_on(report, "closest-2.png")
-    both = "FD-EfficientNet-2000 of the samples 7.00, FD-EfficientNet of 1,500 held out 3.00"
-    assert distance == f"{both}: smaller is better"
+    ours = "KD-EfficientNet of the last row's samples 0.8000 ± 0.1414"
+    assert distance == f"{ours}, of 1,500 held out 0.0300: smaller is better"
     assert good_or_bad.startswith("PSNR held out of reconstructions 24.0 dB")
     assert "look at closest-2.png" in copies
 

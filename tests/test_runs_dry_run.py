@@ -50,6 +50,7 @@ def test_a_folders_images_are_counted_where_it_is(photo_folder):
     [
         (("--dataset", "folder", "--data-dir", "nowhere"), "--data-dir takes a folder of images"),
         (("--data-dir", "nowhere"), "for your own images use --dataset folder"),
+        (("--image-size", 16), "the digits are 8 by 8 pixels"),
     ],
 )
 def test_what_a_run_would_refuse_is_refused(flags, words):
@@ -74,10 +75,10 @@ def test_hours_are_those_of_the_images_a_second(monkeypatch):
     monkeypatch.setattr("sphere_mini.runs.dry_run.measure_speed", lambda *_: (12.5, 7))
     shown = dry_run("--measure", "--steps", 900, "--batch-size", 100, "--device", "cpu")
     assert shown["images/s"] == "12.5, measured in 7 steps on cpu, without reading images"
-    assert shown["hours"] == "2.00 (2.0 h)"
-    assert "hours" not in dry_run("--steps", 900)
+    assert shown["time"] == "2.0 h"
+    assert "time" not in dry_run("--steps", 900)
     folder = dry_run("--measure", "--dataset", "folder", "--perceptual", "none")
-    assert folder["hours"] == "for as many as the folder has"
+    assert folder["time"] == "for as many as the folder has"
     done = run("train.py", "--measure")
     assert done.returncode == 2 and "--measure goes with --dry-run" in done.stderr
 

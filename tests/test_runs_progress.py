@@ -8,7 +8,7 @@ from short_runs import DIGITS, TINY, assert_same_end, no_room, saved_step
 from tqdm import tqdm
 
 from sphere_mini.data import ImageSet
-from sphere_mini.runs.log import in_words
+from sphere_mini.runs.log import readable_time
 from sphere_mini.runs.progress import show_row, training_picture
 
 
@@ -91,4 +91,4 @@ def test_a_line_of_the_log_says_how_long_the_rest_takes(capsys):
     seen = "step 1,000 of 1,000: loss 0.4000, held-out images 18.1 dB, 25 images/s, 0 s left\n"
     assert capsys.readouterr().out == seen
     times = {99: "99 s", 150: "2 min", 5940: "99 min", 12240: "3.4 h", 36e5: "1,000.0 h"}
-    assert [in_words(seconds) for seconds in times] == list(times.values())
+    assert [readable_time(seconds) for seconds in times] == list(times.values())

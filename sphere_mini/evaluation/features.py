@@ -148,16 +148,6 @@ def kernel_distance(fake: Tensor, real: Tensor) -> float:
     return found[KEYS["KID"]]
 
 
-def distance(fake: Tensor, real: Tensor) -> tuple[str, float]:
-    """Name and value of a distance of features (n, F) and (m, F).
-
-    "FID", Fréchet's, where there are at least as many images as features, else "KID", of kernels.
-    """
-    if min(len(fake), len(real)) < fake.shape[1]:
-        return "KID", kernel_distance(fake, real)
-    return "FID", fid(fake, real)
-
-
 def fidelity(fake: list[Tensor], real: Tensor) -> dict[str, float]:
     """torch-fidelity's scores of samples, as from `extract`, against real features (m, F).
 
@@ -167,10 +157,14 @@ def fidelity(fake: list[Tensor], real: Tensor) -> dict[str, float]:
     at most `MOST_COMPARED` of each.
     """
     features = fake[0]  # (n, F)
-    name, value = distance(features, real)
-    found = {KEYS[name]: value}
-    if len(fake) > 1:
+    found = {}
+    has_fid = min(len(features), len(real)) >= features.shape[1]
+    if has_fid:
+        found[KEYS["FID"]] = fid(features, real)
+    has_logits = len(fake) > 1
+    if has_logits:
         found |= metric_isc.isc_features_to_metric(fake[1])
+    if has_logits or not has_fid:
         found[KEYS["KID"]] = kernel_distance(features, real)
     some_fake = features[evenly_spaced(len(features), MOST_COMPARED)]
     some_real = real[evenly_spaced(len(real), MOST_COMPARED)]

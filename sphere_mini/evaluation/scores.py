@@ -13,7 +13,7 @@ from ..model import SphereEncoder
 from ..pictures import GRID_COLUMNS, image_grid, quantise
 from ..sampling import reconstruct
 from .draws import Draws, Sampling
-from .features import NUMBERED_BELOW, distance, fid, fidelity, score_name
+from .features import NUMBERED_BELOW, fid, fidelity, kernel_distance, score_name
 from .reference import BATCH, DIGIT_SIDE, Reference
 from .requests import LEAST_IMAGES, Row, basic_facts, check_request, facts_of, require_finite
 
@@ -147,22 +147,21 @@ def score_reconstructions(
 
 
 def mean_image_psnr(reference: Reference) -> float:
-    """PSNR in dB of training images that all come back as their mean: what knows nothing scores."""
+    """PSNR in dB of `MEAN_OF` training images that all come back as their mean."""
     batches = reference.some_rows(MEAN_OF).split(BATCH)
-    total = sum(images.double().sum(0) for images, _ in reference.data.batches(batches))
+    total = sum(images.cpu().double().sum(0) for images, _ in reference.data.batches(batches))
     mean = total / sum(len(rows) for rows in batches) / 255  # (3, H, W)
     in_decibels = []
     for images, _ in reference.data.batches(batches):
-        in_decibels.append(psnr(mean.expand(images.shape), images / 255))
+        in_decibels.append(psnr(mean.expand(images.shape), images.cpu() / 255))
     return torch.cat(in_decibels).mean().item()
 
 
 def score_held_out(model: SphereEncoder, reference: Reference) -> dict[str, float]:
     """PSNR of held-out images' reconstructions, and what samples as good as they would score.
 
-    That is their distance to the training images, Fréchet's or of kernels, and the share that the
-    judge recognises, as far as these can be measured. On rank 0; under torchrun all processes call
-    it.
+    That is their distances to the training images, and the share that the judge recognises, as far
+    as these can be measured. On rank 0; under torchrun all processes call it.
     """
     held_out = reference.held_out
     features = None
@@ -172,11 +171,25 @@ def score_held_out(model: SphereEncoder, reference: Reference) -> dict[str, floa
         return {}
     scores = {"PSNR held out": held_out_psnr(model, held_out)}
     if features is not None:
-        score, found = distance(features, reference.training_features)
-        name = score_name(score, reference.features, NUMBERED_BELOW)  # the number stands in words
-        scores[f"{name} of {len(held_out):,} held out"] = found
+        scores |= held_out_distances(reference, features)
     if reference.judge is not None and model.config.num_classes > 0:
         batches = zip(held_out.images.split(BATCH), held_out.labels.split(BATCH), strict=True)
         recognised = [reference.judge.recognises(images, y) for images, y in batches]
         scores["agreement held out"] = torch.cat(recognised).float().mean().item()
+    return scores
+
+
+def held_out_distances(reference: Reference, features: Tensor) -> dict[str, float]:
+    """Distances of held-out images' features (m, F) to the training images'.
+
+    Fréchet's where there are images enough, and that of kernels, which compares with any number.
+    """
+    measures = {"KID": kernel_distance}
+    if not reference.why_no_distance(len(features)):
+        measures = {"FID": fid} | measures
+    scores = {}
+    for score, measure in measures.items():
+        name = score_name(score, reference.features, NUMBERED_BELOW)  # the number stands in words
+        found = measure(features, reference.training_features)
+        scores[f"{name} of {len(features):,} held out"] = found
     return scores

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from ..datasets import find_splits, hold_some_out, require_own_folder
+from ..datasets import check_digits, find_splits, hold_some_out
 from ..distributed import precision
 from ..presets import OWN, SETS
 from ..recipe import Recipe
 from ..training import LR_BATCH
 from .cost import HALF, cost
-from .log import in_words
+from .log import readable_time
 from .speed import measure_speed
 
 UNKNOWN = "as many as the folder has"
@@ -22,7 +22,7 @@ NETWORK_FIELDS = ("width", "depth", "num_heads", "patch_size")  # a recipe may l
 def dry_run(recipe: Recipe, device: torch.device, measure: bool = False) -> None:
     """Print a recipe and what it takes; nothing is written.
 
-    Of a folder's images the files are counted, where the folder is there. measure: train a few
+    The images of a folder that is named are counted. measure: train a few
     steps on noise, for the hours.
     """
     num_images, num_classes = count_images(recipe)
@@ -49,9 +49,10 @@ def show_lines(lines: dict[str, Any]) -> None:
 def count_images(recipe: Recipe) -> tuple[int, int]:
     """How many images a recipe trains on, of how many classes; (0, 0) for a folder not named yet.
 
-    `UserError` where a run could not read the folder that is named.
+    `UserError` for digits, or a folder of one's own, that a run could not read.
     """
-    require_own_folder(recipe)
+    if recipe.dataset == "digits":
+        check_digits(recipe)
     num_images, num_classes, _ = SETS[recipe.dataset]
     is_named = bool(recipe.data_dir) or Path(f"data/{OWN}").is_dir()
     if recipe.dataset != OWN or not is_named:
@@ -71,12 +72,11 @@ def describe_memory(num_bytes: int, dtype: str) -> str:
 def describe_speed(
     recipe: Recipe, images_per_s: float, measured: int, device: torch.device
 ) -> dict[str, str]:
-    """Images a second, and the hours of the whole run at that speed, where its length is known."""
+    """Images a second, and the time of the whole run at that speed, where its length is known."""
     how = f"measured in {measured} steps on {device}, without reading images"
-    lines = {"images/s": f"{images_per_s:,.1f}, {how}", "hours": f"for {UNKNOWN}"}
+    lines = {"images/s": f"{images_per_s:,.1f}, {how}", "time": f"for {UNKNOWN}"}
     if recipe.steps:
-        hours = recipe.steps * recipe.batch_size / images_per_s / 3600
-        lines["hours"] = f"{hours:,.2f} ({in_words(3600 * hours)})"
+        lines["time"] = readable_time(recipe.steps * recipe.batch_size / images_per_s)
     return lines
 
 

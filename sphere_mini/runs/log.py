@@ -31,18 +31,25 @@ class Pace:
         elapsed = time.perf_counter() - self.since
         images = batch_size * (step - self.step)
         return {
-            "images_per_s": float(f"{images / elapsed:.4g}"),  # never 0
+            "images_per_s": float(f"{images / elapsed:.4g}"),  # not 0: time left is divided by it
             "data_wait": round(self.waited / elapsed, 4),
         }
 
 
-def in_words(seconds: float) -> str:
+def readable_time(seconds: float) -> str:
     """A length of time in its own unit: "50 s", "12 min", "3.4 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 6000:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:,.1f} h"
+
+
+def readable_rate(images_per_s: float) -> str:
+    """Images a second, with two digits at least where they are few."""
+    if images_per_s < 10:
+        return f"{images_per_s:.2g} images/s"
+    return f"{images_per_s:.0f} images/s"
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from ..model import SphereEncoder
 from ..pictures import GRID_COLUMNS, class_rows, grid_labels, image_grid
 from ..sampling import reconstruct
 from .folder import SAMPLES_FOLDER, save_run, save_weights
-from .log import METRICS_FILE, Pace, append_row, in_words
+from .log import METRICS_FILE, Pace, append_row, readable_rate, readable_time
 from .start import Run
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ def show_row(bar: tqdm, row: dict[str, Any], batch_size: int) -> None:
     if bar.disable:
         step = row["step"]
         seconds = (bar.total - step) * batch_size / row["images_per_s"]
-        left = f"{in_words(seconds)} left"
+        left = f"{readable_time(seconds)} left"
         print(f"step {step:,} of {bar.total:,}: {summary(row)}, {left}", flush=True)
     else:
         bar.set_postfix_str(summary(row))
@@ -75,7 +75,7 @@ def summary(row: dict[str, Any]) -> str:
     parts = [" ".join(terms)]
     if "held_out_psnr" in row:
         parts.append(f"held-out images {row['held_out_psnr']:.1f} dB")
-    parts.append(f"{row['images_per_s']:.0f} images/s")
+    parts.append(readable_rate(row["images_per_s"]))
     return ", ".join(parts)
 
 
@@ -125,6 +125,8 @@ def save_picture(run: Run) -> None:
 
 def training_picture(model: SphereEncoder, data: ImageSet | ImageFiles, kind: str) -> Image.Image:
     """One row a class, one step above four, then some of the images and their reconstructions.
+
+    Without classes a few rows of each.
 
     kind: what the images are called.
     """

@@ -23,7 +23,7 @@ from ..recipe import Recipe
 from .arguments import check_seed
 from .training_images import find_judge, find_recipe
 
-SHARP = 0.3  # precision from which on ...
+PRECISE = 0.3  # precision from which on ...
 POOR = 0.02  # ... so little recall speaks of blur
 KNOWN_DB = 20  # PSNR from which on small pictures are recognised, by rule of thumb
 
@@ -83,13 +83,13 @@ def figures_folder(out: str | None, run: str) -> Path:
     return folder
 
 
-def write_report(report: Report, folder: Path, command: str) -> list[str]:
+def write_report(report: Report, folder: Path, command: str, figures: str) -> list[str]:
     """The tables in scores.md, below those that are there, and both pictures, whose names it gives.
 
-    The picture of the closest pairs comes first.
+    The picture of the closest pairs comes first. figures: the name of the file of all figures.
     """
     log = folder / "scores.md"
-    facts = {"command": command} | report.facts
+    facts = {"command": command, "all figures": figures} | report.facts
     lines = [f"- {name}: {fact}" for name, fact in facts.items()]
     text = "\n".join([*lines, "", report.table(), ""])
     if log.exists():
@@ -112,28 +112,24 @@ def advice_on(report: Report, closest: str) -> list[str]:
     last = report.samples[-1]
     again = report.reconstruction[0]
     sentences = [*yardsticks(last, again)]
-    if np.mean(last["precision"]) > SHARP and np.mean(last["recall"]) < POOR:
-        sentences.append("precision with a recall near 0 is what blurred samples give")
+    if np.mean(last["precision"]) > PRECISE and np.mean(last["recall"]) < POOR:
+        sentences.append("some precision with almost no recall is what blurred samples give")
     if np.mean(last["memorised"]) > 0:
         sentences.append(f"memorised: look at {closest} before you believe it")
     return sentences
 
 
 def yardsticks(samples: Row, again: Row) -> Iterator[str]:
-    """A row of samples' distance beside real images', reconstructions' PSNR beside the mean's."""
+    """A row of samples' kernel distance beside real images', a PSNR beside the mean image's."""
     for name, real in again.items():
-        distance, _, kind = name.partition(" of ")
-        if not kind.endswith("held out"):
-            continue
-        for column in samples:
-            if column.startswith(distance):  # a Fréchet distance of few images has their number
-                ours = cell(column, samples[column])
-                beside = f"{name} {cell(column, real)}"
-                yield f"{column} of the samples {ours}, {beside}: smaller is better"
-    kind = "PSNR held out" if "PSNR held out" in again else "PSNR"
+        distance, _, whose = name.partition(" of ")
+        if distance in samples and distance.startswith("K") and whose.endswith("held out"):
+            ours = f"{distance} of the last row's samples {cell(distance, samples[distance])}"
+            yield f"{ours}, of {whose} {cell(distance, real)}: smaller is better"
     known = f"from about {KNOWN_DB} on small pictures are recognised"
-    blur = f"{again['PSNR of mean image']:.1f}"
-    yield f"{kind} of reconstructions {again[kind]:.1f} dB, of the mean image {blur}; {known}"
+    of_mean = f"of the mean image {again['PSNR of mean image']:.1f}"
+    name = "PSNR held out" if "PSNR held out" in again else "PSNR"
+    yield f"{name} of reconstructions {again[name]:.1f} dB, {of_mean}; {known}"
 
 
 def write_text(path: Path, text: str) -> None:
