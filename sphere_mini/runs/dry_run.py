@@ -22,8 +22,8 @@ NETWORK_FIELDS = ("width", "depth", "num_heads", "patch_size")  # a recipe may l
 def dry_run(recipe: Recipe, device: torch.device, measure: bool = False) -> None:
     """Print a recipe and what it takes; nothing is written.
 
-    The images of a folder that is named are counted. measure: train a few
-    steps on noise, for the hours.
+    The images of a folder that is named are counted. measure: train a few steps on noise, for the
+    time of the whole run.
     """
     num_images, num_classes = count_images(recipe)
     dtype = precision(device, recipe.dtype)

@@ -126,9 +126,7 @@ def save_picture(run: Run) -> None:
 def training_picture(model: SphereEncoder, data: ImageSet | ImageFiles, kind: str) -> Image.Image:
     """One row a class, one step above four, then some of the images and their reconstructions.
 
-    Without classes a few rows of each.
-
-    kind: what the images are called.
+    Without classes a few rows of samples. kind: what the images are called.
     """
     columns = PICTURE_WIDTH // model.config.image_size
     columns = max(2, min(columns, GRID_COLUMNS))
