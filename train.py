@@ -77,7 +77,7 @@ def add_watching_flags(parser: argparse.ArgumentParser) -> None:
     note = "write the log and the pictures for TensorBoard too, into RUN/tensorboard"
     add("--tensorboard", action="store_true", help=note)
     add("--dry-run", action="store_true", help="print the settings and what they cost, and stop")
-    note = "with --dry-run: train a few steps on noise, for images/s and the hours on this device"
+    note = "with --dry-run: train a few steps on noise, for images/s and the time on this device"
     add("--measure", action="store_true", help=note)
 
 

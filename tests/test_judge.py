@@ -85,8 +85,7 @@ def test_mirrored_images_count_where_they_may(digits, monkeypatch):
     both = ImageSet(torch.cat([sevens, sevens.flip(3)]), labels, ("a", "b"))
     certainty = []  # the probability of the right class, on average
     for flip in (False, True):
-        with torch.no_grad():
-            probabilities = fit_judge(both, flip)(both.images).softmax(1)
+        probabilities = fit_judge(both, flip)(both.images).softmax(1)
         certainty.append(probabilities.gather(1, labels[:, None]).mean().item())
     assert certainty[0] > 0.9 and certainty[1] == pytest.approx(0.5, abs=0.1)
 
