@@ -165,7 +165,6 @@ def get_ready(args: argparse.Namespace, device: torch.device) -> Run:
 def announce(run: Run, device: torch.device) -> None:
     """Say what is trained on what, and what one step is."""
     from sphere_mini.distributed import world
-    from sphere_mini.training import LR_BATCH
 
     recipe = run.recipe
     parameters = sum(weight.numel() for weight in run.state.model.parameters())
@@ -174,7 +173,7 @@ def announce(run: Run, device: torch.device) -> None:
     _, processes = world()
     images = recipe.batch_size // processes // recipe.grad_accum
     split = f"processes {processes} x micro-batches {recipe.grad_accum} x {images} images"
-    lr = recipe.lr * recipe.batch_size / LR_BATCH
+    lr = recipe.lr * recipe.lr_scale
     rates = f"learning rate {lr:.3g}, encoder {lr * recipe.encoder_lr_factor:.3g}"
     print(f"a step: {split} = {recipe.batch_size:,}; {rates}")
 

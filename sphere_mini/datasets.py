@@ -151,7 +151,7 @@ def split_digits(digits: ImageSet, share: float) -> tuple[ImageSet, ImageSet | N
 
 def find_splits(recipe: Recipe) -> Splits:
     """Where a recipe's images are; `UserError` where there is one class and classes are wanted."""
-    root = Path(recipe.data_dir or f"data/{recipe.dataset}")
+    root = recipe.data_root
     if recipe.dataset in FETCHED:
         splits = fetched_splits(FETCHED[recipe.dataset], root)
     else:

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from .config import NUM_SEEDS, SIZES, SphereConfig
 from .errors import require
@@ -40,6 +41,7 @@ class LossWeights:
     l1_beta: float = 1.0
 
 
+LR_BATCH = 256  # images of the global batch that `lr` and `min_lr` are stated for
 LOSS_FIELDS = tuple(field.name for field in dataclasses.fields(LossWeights))
 
 
@@ -134,6 +136,16 @@ class Recipe:
         problem = f"one of {', '.join(weights)} must be above 0 with --perceptual {self.perceptual}"
         advice = "raise one, or choose another --perceptual"
         require(any(getattr(self, name) for name in weights), f"{problem}; {advice}")
+
+    @property
+    def data_root(self) -> Path:
+        """The folder of the images: `data_dir`, or data/ and the set's name."""
+        return Path(self.data_dir or f"data/{self.dataset}")
+
+    @property
+    def lr_scale(self) -> float:
+        """Learning rates are stated per `LR_BATCH` images of global batch, and scaled linearly."""
+        return self.batch_size / LR_BATCH
 
     @property
     def loss_weights(self) -> LossWeights:

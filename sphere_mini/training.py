@@ -32,7 +32,6 @@ from .model import SphereEncoder
 from .perceptual import Perceptual, load_perceptual
 from .recipe import LossWeights, Recipe
 
-LR_BATCH = 256  # learning rates are stated per this many images of global batch, scaled linearly
 FLIP_STREAM = 1  # keeps the flips' random numbers apart from the noise's
 
 
@@ -41,7 +40,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
     lr·(s+1)/(W+1) in the warm-up, then a cosine that ends at min_lr with the run.
     """
-    scale = recipe.batch_size / LR_BATCH
+    scale = recipe.lr_scale
     warmup = recipe.warmup_steps
     if step < warmup:
         return scale * recipe.lr * (step + 1) / (warmup + 1)

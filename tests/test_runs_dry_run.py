@@ -71,7 +71,7 @@ def test_memory_as_an_accelerator_would_use_it():
     assert shown["memory per device"].endswith("in bfloat16") and "on an accelerator" not in shown
 
 
-def test_hours_are_those_of_the_images_a_second(monkeypatch):
+def test_the_time_is_that_of_the_images_a_second(monkeypatch):
     monkeypatch.setattr("sphere_mini.runs.dry_run.measure_speed", lambda *_: (12.5, 7))
     shown = dry_run("--measure", "--steps", 900, "--batch-size", 100, "--device", "cpu")
     assert shown["images/s"] == "12.5, measured in 7 steps on cpu, without reading images"

@@ -148,9 +148,10 @@ def score_reconstructions(
 
 def mean_image_psnr(reference: Reference) -> float:
     """PSNR in dB of `MEAN_OF` training images that all come back as their mean."""
-    batches = reference.some_rows(MEAN_OF).split(BATCH)
+    rows = reference.some_rows(MEAN_OF)
+    batches = rows.split(BATCH)
     total = sum(images.cpu().double().sum(0) for images, _ in reference.data.batches(batches))
-    mean = total / sum(len(rows) for rows in batches) / 255  # (3, H, W)
+    mean = total / len(rows) / 255  # (3, H, W)
     in_decibels = []
     for images, _ in reference.data.batches(batches):
         in_decibels.append(psnr(mean.expand(images.shape), images.cpu() / 255))

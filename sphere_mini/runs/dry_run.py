@@ -1,7 +1,6 @@
 """The answer to `train.py --dry-run`: a recipe in full, and what it costs."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,8 +8,7 @@ import torch
 from ..datasets import check_digits, find_splits, hold_some_out
 from ..distributed import precision
 from ..presets import OWN, SETS
-from ..recipe import Recipe
-from ..training import LR_BATCH
+from ..recipe import LR_BATCH, Recipe
 from .cost import HALF, cost
 from .log import readable_time
 from .speed import measure_speed
@@ -54,7 +52,7 @@ def count_images(recipe: Recipe) -> tuple[int, int]:
     if recipe.dataset == "digits":
         check_digits(recipe)
     num_images, num_classes, _ = SETS[recipe.dataset]
-    is_named = bool(recipe.data_dir) or Path(f"data/{OWN}").is_dir()
+    is_named = bool(recipe.data_dir) or recipe.data_root.is_dir()
     if recipe.dataset != OWN or not is_named:
         return num_images, num_classes
     splits = find_splits(recipe)
@@ -90,7 +88,7 @@ def describe_settings(recipe: Recipe, num_images: int) -> dict[str, Any]:
         lines["images an epoch"] = f"{num_images:,}"
     else:
         lines["images an epoch"] = UNKNOWN
-    batch_lr = recipe.lr * recipe.batch_size / LR_BATCH
+    batch_lr = recipe.lr * recipe.lr_scale
     lines["learning rate of a batch"] = f"{batch_lr:.3g} (lr is that of {LR_BATCH} images)"
     if recipe.steps:
         lines["steps"] = f"{recipe.steps:,}"
@@ -108,13 +106,10 @@ def describe_network(
     tokens, channels = config.latent_shape
     dimension = tokens * channels
     compression = 3 * config.image_size**2 / dimension
+    classes = num_classes if recipe.conditional else 0
     note = ""
-    classes = 0
-    if recipe.conditional:
-        classes = num_classes
     if recipe.conditional and not (num_classes or num_images):
         classes = UNKNOWN
-    if classes == UNKNOWN:
         note = " without layers for classes"
     return {
         "classes": classes,

@@ -66,7 +66,7 @@ def features_folder(recipe: Recipe, args: argparse.Namespace) -> Path:
     """
     if recipe.dataset == OWN:
         return Path(args.out or args.run)
-    return Path(recipe.data_dir or f"data/{recipe.dataset}")
+    return recipe.data_root
 
 
 def figures_folder(out: str | None, run: str) -> Path:
