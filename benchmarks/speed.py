@@ -136,7 +136,7 @@ def add_share_of_peak(figures: dict, recipe: Recipe) -> None:
 
 
 def print_table(figures: dict[str, dict[str, list[float]]]) -> None:
-    """Medians with their spread, and ratios of medians."""
+    """Medians with their spread, and ratios."""
     others = [name for name in figures if name != "now"]
     titles = ["", "now", *others, *[f"ratio to {name}" for name in others]]
     rows = [titles]
@@ -151,10 +151,14 @@ def print_table(figures: dict[str, dict[str, list[float]]]) -> None:
 
 
 def ratio(measure: str, now: list[float], then: list[float] | None) -> str:
-    """How much better the median is now: of rates, and of times turned over; - if not measured."""
+    """How much better now is, of rates, and of times turned over; - if not measured.
+
+    The median of the ratios within a turn, so that a machine that slows down in between does not
+    matter.
+    """
     if not then:
         return "-"
-    found = statistics.median(now) / statistics.median(then)
+    found = statistics.median(a / b for a, b in zip(now, then, strict=False))
     is_rate = measure.endswith(("/s", "peak"))
     return f"{found if is_rate else 1 / found:.2f}"
 
