@@ -153,8 +153,8 @@ def print_table(figures: dict[str, dict[str, list[float]]]) -> None:
 def ratio(measure: str, now: list[float], then: list[float] | None) -> str:
     """How much better now is, of rates, and of times turned over; - if not measured.
 
-    The median of the ratios within a turn, so that a machine that slows down in between does not
-    matter.
+    The median of the ratios of measurements made one after the other, so that a machine that slows
+    down in between does not matter. Those of `--baseline` were not; they pair up by number.
     """
     if not then:
         return "-"

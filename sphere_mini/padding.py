@@ -3,16 +3,17 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MULTIPLE = 16  # numbers in float32 that fill a row of a CPU's cache; a GPU takes 8 in bfloat16
+MULTIPLE = 16  # numbers in float32 that fill a line of a CPU's cache; bfloat16 on a GPU wants 8s
 LEAST_WIDTH = 128  # of a network; in a narrower one the zeros cost more than they save
 
 
 def with_hidden_padding(w12: nn.Linear, w3: nn.Linear) -> tuple[Tensor, Tensor, Tensor]:
-    """Weight and bias of w12 and weight of w3: (2h, width), (2h,), (width, h), h a multiple of 16.
+    """Weight (2h, width) and bias (2h,) of w12, weight (width, h) of w3; h is a multiple of 16.
 
-    The method's own h, width·8/3, is a whole number of rows for few widths, and matrix products
-    take up to 1.6 times as long for others (341, 1365). A channel of zeros adds nothing to the
-    output, and gets no part of a gradient.
+    Narrow networks keep the method's own h, width·8/3 rounded down. Often that is no multiple of
+    16, and products take up to 1.6 times as long (341, 1365). Channels that are zero on both sides
+    change neither the output nor a gradient, and no file holds them. They are added anew at each
+    call, and the backward pass keeps the result.
     """
     width, hidden = w3.weight.shape
     padding = -hidden % MULTIPLE

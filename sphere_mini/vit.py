@@ -100,8 +100,8 @@ class SwiGLU(nn.Module):
         self.w3 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        w12, bias, w3 = with_hidden_padding(self.w12, self.w3)  # zeros, for speed alone
-        gate, value = F.linear(x, w12, bias).chunk(2, dim=-1)  # (B, N, hidden), (B, N, hidden)
+        w12, b12, w3 = with_hidden_padding(self.w12, self.w3)  # with zeros, for speed alone
+        gate, value = F.linear(x, w12, b12).chunk(2, dim=-1)  # (B, N, h), (B, N, h)
         return F.linear(F.silu(gate) * value, w3, self.w3.bias)  # (B, N, width)
 
 

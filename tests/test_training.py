@@ -163,8 +163,9 @@ def test_flips_reach_the_training_step(digits):
 def test_bfloat16_changes_the_numbers_a_little_and_keeps_float32_weights(digits):
     x, y = to_model_range(digits.images[:16]), digits.labels[:16]
     losses = {}
+    wide = dict(width=128, num_heads=4)  # wide enough for SwiGLU's zeros
     for dtype in ("float32", "bfloat16"):
-        state, recipe = fresh(digits, dtype=dtype)
+        state, recipe = fresh(digits, dtype=dtype, **wide)
         for _ in range(3):
             losses[dtype] = train_step(state, recipe, x, y)["loss"].item()
         assert all(p.dtype == torch.float32 for p in state.model.parameters())
@@ -197,7 +198,7 @@ def test_a_cpu_gets_freed_memory_without_asking_the_system_again():
     command = [sys.executable, "-c", FAULTS_OF_LATER_TENSORS]
     kept = int(subprocess.check_output([*command, "pick"], cwd=ROOT, text=True))
     given_back = int(subprocess.check_output(command, cwd=ROOT, text=True))
-    assert kept < given_back / 2  # a piece that does not fit is asked for now and then
+    assert kept < given_back / 2  # not 0: torch asks for some pages of its own
 
 
 def test_presets_are_valid_and_overrides_are_typed():
