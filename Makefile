@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 READY := .venv/ready
 
-.PHONY: demo test test-code-1 test-code-2 test-code-3 test-notebooks soak notebooks
+.PHONY: demo test soak notebooks
 
 demo: $(READY)
 	.venv/bin/python train.py --out $(RUN)
@@ -16,21 +16,7 @@ demo: $(READY)
 test: $(READY)
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-	$(MAKE) -j2 test-code-1 test-code-2 test-notebooks test-code-3  # two at a time
-
-# Each on one core; in this order two cores end at about the same time.
-test-code-1: $(READY)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/test_[r-z]*.py
-
-test-code-2: $(READY)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/test_[e-q]*.py
-
-test-code-3: $(READY)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/test_[a-d]*.py
-
-# FAST=1 shortens training.
-test-notebooks: $(READY)
-	FAST=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest notebooks
+	FAST=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal  # FAST shortens notebooks
 
 soak: $(READY)
 	.venv/bin/python -m pytest -m slow

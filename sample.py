@@ -6,28 +6,21 @@ interpolate, manipulate, crossover, evaluate; each has flags of its own, which
 of the weights as text, so that it can be made again.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 import sphere_mini
-from sphere_mini.command_line import Parser, run_script
-from sphere_mini.errors import require
-from sphere_mini.tasks.arguments import (
-    check_generate_flags,
-    check_seed,
-    class_numbers,
-    label_tensor,
-    loop_options,
-)
-from sphere_mini.tasks.flags import (
+from sphere_mini import SphereEncoder
+from sphere_mini.cli import (
     PATHS,
+    Parser,
     add_crossover_flags,
     add_evaluate_flags,
     add_generate_flags,
@@ -35,16 +28,28 @@ from sphere_mini.tasks.flags import (
     add_manipulate_flags,
     add_reconstruct_flags,
     add_scale_flag,
-    images_before_classes,
+    check_generate_flags,
+    check_seed,
+    class_numbers,
+    label_tensor,
+    loop_options,
+    run_script,
 )
+from sphere_mini.data.grids import GRID_COLUMNS, MIN_FRAME, save_animation
+from sphere_mini.distributed import connect, rank
+from sphere_mini.errors import require, shortened
+from sphere_mini.evaluation import Report, evaluate, facts_of, figures, usual_num_images
+from sphere_mini.evaluation.draws import class_rows, grid_labels
+from sphere_mini.evaluation.features import NUMBERED_BELOW
+from sphere_mini.evaluation.metrics import psnr
+from sphere_mini.evaluation.training_images import find_prior
+from sphere_mini.extras.export import export_images, unlike_numbers
+from sphere_mini.extras.tasks import read_images, save_grid, smallest_side, step_names
+from sphere_mini.files import free_path, writing
+from sphere_mini.sampling import stitch
 
-# Modules that bring torch are imported where they are used, so that --help answers at once.
-if TYPE_CHECKING:
-    from sphere_mini import SphereEncoder
-    from sphere_mini.evaluation import Report
-
-    Task = Callable[[SphereEncoder, argparse.Namespace], Any]
-    AddFlags = Callable[[argparse.ArgumentParser], None]
+Task = Callable[[SphereEncoder, argparse.Namespace], Any]
+AddFlags = Callable[[argparse.ArgumentParser], None]
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -77,7 +82,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     about = "how good the model is: scores, memorised images, coverage of the sphere"
     add_task("evaluate", evaluate_model, add_evaluate_flags, about)
     words = with_task(argv, list(tasks.choices))
-    return parser.parse_args(images_before_classes(words))
+    return parser.parse_args(words)
 
 
 def with_task(argv: list[str], tasks: list[str]) -> list[str]:
@@ -94,8 +99,6 @@ def with_task(argv: list[str], tasks: list[str]) -> list[str]:
 
 def generate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """Samples as a grid, as trajectories, or as single files."""
-    from sphere_mini.pictures import GRID_COLUMNS, class_rows, grid_labels
-    from sphere_mini.tasks.pictures import save_grid, step_names
 
     check_seed(args.seed)
     check_generate_flags(args)
@@ -119,9 +122,6 @@ def generate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
 
 def save_images(model: SphereEncoder, labels: list[int], args: argparse.Namespace) -> None:
     """Single files, N of every class; a second start completes the folder."""
-    from sphere_mini.export import export_images, unlike_numbers
-    from sphere_mini.folders import shortened
-    from sphere_mini.pictures import GRID_COLUMNS
 
     labels = labels or list(range(model.config.num_classes))
     folder = Path(args.save_images)
@@ -134,10 +134,6 @@ def save_images(model: SphereEncoder, labels: list[int], args: argparse.Namespac
 
 def reconstruct_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """One row an image: itself and its reconstruction under each class, with the PSNR."""
-    import torch
-
-    from sphere_mini.metrics import psnr
-    from sphere_mini.tasks.pictures import read_images, save_grid
 
     labels = class_numbers(model.config, args) or [None]
     real = read_images(args.images, model)
@@ -156,9 +152,6 @@ def reconstruct_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
 
 def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """A path as a strip and an animation, or a grid."""
-    from sphere_mini.files import free_path, writing
-    from sphere_mini.pictures import MIN_FRAME, save_animation
-    from sphere_mini.tasks.pictures import save_grid, smallest_side
 
     for seed in args.seed:
         check_seed(seed)
@@ -189,9 +182,6 @@ def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
 
 def manipulate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """One row a class: the image and every step towards it."""
-    import torch
-
-    from sphere_mini.tasks.pictures import read_images, save_grid, step_names
 
     check_seed(args.seed)
     labels = class_numbers(model.config, args)
@@ -209,10 +199,6 @@ def manipulate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
 
 def crossover_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
     """Both images, what they are stitched to, and every step."""
-    import torch
-
-    from sphere_mini.data import stitch
-    from sphere_mini.tasks.pictures import read_images, save_grid, step_names
 
     check_seed(args.seed)
     paths = args.images
@@ -235,13 +221,8 @@ def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
 
     The folder gets scores.json, the tables in scores.md, and two pictures.
     """
-    from sphere_mini.distributed import world
-    from sphere_mini.evaluation import evaluate, facts_of, usual_num_images
-    from sphere_mini.evaluation.features import NUMBERED_BELOW
-    from sphere_mini.files import free_path
-    from sphere_mini.tasks import figures
 
-    ways = figures.sampling_ways(args)
+    ways = figures.sampling_options(args)
     folder = figures.figures_folder(args.out, args.run)
     reference = figures.make_reference(model, args)
     num_images = args.num_images
@@ -261,7 +242,7 @@ def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
         figures.write_text(path, report.as_json())
 
     report = evaluate(model, reference, ways, num_images, args.seed, args.repeats, save)
-    if world()[0] > 0:
+    if rank() > 0:
         return
     print(f"\n{report.table()}")
     pictures = figures.write_report(report, folder, args.command, path.name)
@@ -282,16 +263,12 @@ def main() -> None:
         problem = f"{args.out} exists already; choose another --out, nothing is written over"
         require(not os.path.isfile(args.out), problem)
 
-    from sphere_mini.distributed import connect, world
-
     device = connect(args.device)
     model = sphere_mini.SphereEncoder.from_pretrained(args.run).to(device)
     if "fitted" in getattr(args, "prior", ()):
-        from sphere_mini.tasks.training_images import fit_missing_prior
-
-        fit_missing_prior(args.run, model)  # all processes together
+        args.fitted = find_prior(args.run, model)  # all ranks together
     is_shared = args.task == "evaluate" or getattr(args, "save_images", None)
-    if world()[0] > 0 and not is_shared:
+    if rank() > 0 and not is_shared:
         return  # a picture is the work of one process
     args.function(model, args)
 

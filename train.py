@@ -5,26 +5,32 @@ gets config.json and model.safetensors (averaged weights, for use), last.pt (for
 metrics.jsonl and samples/*.png.
 """
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sphere_mini.command_line import Parser, run_script
+import torch
+
+from sphere_mini.cli import Parser, run_script
 from sphere_mini.config import SIZES
+from sphere_mini.distributed import any_rank, connect, rank, world_size
 from sphere_mini.errors import require
-from sphere_mini.presets import RECIPES, SETS
-from sphere_mini.recipe import DTYPES, PERCEPTUALS
-
-# Modules that bring torch are imported where they are used, so that --help answers at once.
-if TYPE_CHECKING:
-    import torch
-
-    from sphere_mini.runs.start import Run
-    from sphere_mini.runs.stop import Stop
+from sphere_mini.recipe import DTYPES, PERCEPTUALS, RECIPES, SETS
+from sphere_mini.runs import progress
+from sphere_mini.runs.dry_run import dry_run
+from sphere_mini.runs.failures import (
+    check_finite,
+    check_folder,
+    explain_out_of_memory,
+    save_before_read_error,
+)
+from sphere_mini.runs.log import Board, Pace, require_tensorboard
+from sphere_mini.runs.progress import finish_last_save
+from sphere_mini.runs.settings import given_fields, load_pretrained, new_recipe
+from sphere_mini.runs.start import Run, begun_before_restart, resume, start
+from sphere_mini.runs.stop import Stop
+from sphere_mini.training import train
 
 
 def parse_args() -> argparse.Namespace:
@@ -85,12 +91,6 @@ def main() -> None:
     """Train from the beginning, or from where a run was stopped; end with the right exit code."""
     args = parse_args()
 
-    from sphere_mini.distributed import connect, world
-    from sphere_mini.runs.board import Board, require_tensorboard
-    from sphere_mini.runs.failures import explain_out_of_memory, save_before_read_error
-    from sphere_mini.runs.progress import finish_last_save
-    from sphere_mini.runs.stop import Stop
-
     device = connect(args.device)
     require(args.dry_run or not args.measure, "--measure goes with --dry-run")
     if args.dry_run and not args.resume:
@@ -108,7 +108,7 @@ def main() -> None:
             print(f"{run.folder} is finished, with {run.recipe.steps:,} steps; {advice}")
             return
         announce(run, device)
-        if args.tensorboard and world()[0] == 0:
+        if args.tensorboard and rank() == 0:
             run.board = Board(run.folder, run.state.step)
         stop.begin()
         with explain_out_of_memory(run.recipe), save_before_read_error(run):
@@ -135,8 +135,6 @@ def quoted(path: Path) -> str:
 
 def print_cost(args: argparse.Namespace, device: torch.device) -> None:
     """The answer to --dry-run."""
-    from sphere_mini.runs.dry_run import dry_run
-    from sphere_mini.runs.settings import given_fields, load_pretrained, new_recipe
 
     fields = given_fields(vars(args))
     recipe = new_recipe(fields, args.recipe, load_pretrained(fields))
@@ -145,9 +143,6 @@ def print_cost(args: argparse.Namespace, device: torch.device) -> None:
 
 def get_ready(args: argparse.Namespace, device: torch.device) -> Run:
     """A new run; or an old one, with --resume and where torchrun has started it again."""
-    from sphere_mini.runs.restart import begun_before_restart
-    from sphere_mini.runs.settings import given_fields
-    from sphere_mini.runs.start import resume, start
 
     fields = given_fields(vars(args))
     if args.resume:
@@ -164,13 +159,12 @@ def get_ready(args: argparse.Namespace, device: torch.device) -> Run:
 
 def announce(run: Run, device: torch.device) -> None:
     """Say what is trained on what, and what one step is."""
-    from sphere_mini.distributed import world
 
     recipe = run.recipe
     parameters = sum(weight.numel() for weight in run.state.model.parameters())
     sizes = f"{len(run.data):,} images, {parameters:,} parameters, {recipe.steps:,} steps"
     print(f"{sizes} on {device}, into {run.folder}")
-    _, processes = world()
+    processes = world_size()
     images = recipe.batch_size // processes // recipe.grad_accum
     split = f"processes {processes} x micro-batches {recipe.grad_accum} x {images} images"
     lr = recipe.lr * recipe.lr_scale
@@ -180,23 +174,17 @@ def announce(run: Run, device: torch.device) -> None:
 
 def follow(run: Run, stop: Stop) -> None:
     """Train; log, save and draw on the way. Raises `UserError` where the last save fails."""
-    from sphere_mini.distributed import any_process, world
-    from sphere_mini.runs import progress
-    from sphere_mini.runs.failures import check_finite, check_folder
-    from sphere_mini.runs.log import Pace
-    from sphere_mini.training import train
 
     state = run.state
     recipe = run.recipe
-    rank, _ = world()
-    writes = rank == 0  # all processes train, one writes
+    writes = rank() == 0  # all processes train, one writes
     steps = train(state, recipe, run.data, run.perceptual)
     bar = progress.progress_bar(steps, run)
     pace = Pace(state.step)
     for losses in bar:
         pace.waited += losses.pop("data_s")
         # asked once a step: a signal during what follows is for the next step
-        stopping = any_process(stop.asked())
+        stopping = any_rank(stop.asked())
         sample = run.is_due(recipe.sample_every)
         log = sample or run.is_due(recipe.log_every)
         save = stopping or run.is_due(recipe.save_every)

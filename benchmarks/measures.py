@@ -1,7 +1,7 @@
 """What `speed.py` measures, in a process of its own that imports one version of the package.
 
 It reads the name of a measure a line and answers with its figure in JSON, so that two versions can
-be asked in turn. It uses only names that all versions have.
+be asked in turn: each measures itself by its own file of this name.
 """
 
 import json
@@ -14,14 +14,13 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from sphere_mini.data import ImageSet, batch_indices, to_model_range
+from sphere_mini.data.images import ImageSet, batch_indices, to_model_range
 from sphere_mini.distributed import autocast, pick_device
 from sphere_mini.perceptual import load_perceptual
-from sphere_mini.presets import SETS, make_recipe
+from sphere_mini.recipe import SETS, make_recipe
 from sphere_mini.sampling import draw_from_seeds, generate
 from sphere_mini.training import (
-    accumulate_gradients,
-    draw_own_noise,
+    draw_rank_noise,
     new_state,
     train_step,
     update_ema,
@@ -47,13 +46,13 @@ class Bench:
         recipe = self.recipe
         names = [str(label) for label in range(num_classes)]
         self.config = recipe.sphere_config(names)
-        self.state = new_state(recipe, self.config, self.device)
         self.perceptual = load_perceptual(recipe.perceptual, self.device)
         generator = torch.Generator().manual_seed(0)
         shape = (2 * recipe.batch_size, 3, recipe.image_size, recipe.image_size)
         images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
         labels = torch.arange(len(images)) % num_classes
         self.data = ImageSet(images.to(self.device), labels.to(self.device), tuple(names))
+        self.state = new_state(recipe, self.data)
         [(images, self.y)] = self.data.batches([torch.arange(recipe.batch_size)])
         self.x = to_model_range(images)
 
@@ -64,7 +63,9 @@ class Bench:
     def networks(self, perceptual: nn.Module | None = None) -> None:
         """Forward and backward passes of one step, without a perceptual network unless given."""
         recipe = self.without_perceptual if perceptual is None else self.recipe
-        losses = accumulate_gradients(self.state, recipe, self.x, self.y, self.drawn, perceptual)
+        with autocast(self.device, recipe.dtype):
+            losses = self.state.loss_module(self.x, self.y, self.drawn, recipe, perceptual)
+        losses["loss"].backward()
         losses["loss"].item()
 
     def with_perceptual(self) -> None:
@@ -80,7 +81,7 @@ class Bench:
     @cached_property
     def drawn(self) -> tuple:
         """All that is random in one step."""
-        return draw_own_noise(self.state, self.recipe, len(self.x))
+        return draw_rank_noise(self.state, self.recipe, len(self.x))
 
     def optimizer(self) -> None:
         """Clipping, the optimizer's step and the average of the weights."""
@@ -95,7 +96,7 @@ class Bench:
 
     def noise(self) -> None:
         """All that is random in one step."""
-        draw_own_noise(self.state, self.recipe, len(self.x)).r_far.sum().item()
+        draw_rank_noise(self.state, self.recipe, len(self.x)).r_far.sum().item()
 
     def images(self) -> None:
         """The step's images from the set in memory."""

@@ -20,13 +20,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from sphere_mini.distributed import pick_device
-from sphere_mini.presets import RECIPES, SETS, make_recipe
-from sphere_mini.recipe import Recipe
+from sphere_mini.recipe import RECIPES, SETS, Recipe, make_recipe
 from sphere_mini.runs.cost import cost
 from sphere_mini.runs.settings import parse_override
 
 ROOT = Path(__file__).parents[1]
-MEASURES = Path(__file__).with_name("measures.py")
 START = "start to first step s"
 
 
@@ -114,7 +112,7 @@ def measure_in_turn(
 def start(tree: Path, settings: dict) -> subprocess.Popen:
     """A process of `measures.py` that imports the package of a tree."""
     return subprocess.Popen(
-        [sys.executable, MEASURES, json.dumps(settings)],
+        [sys.executable, tree / "benchmarks" / "measures.py", json.dumps(settings)],
         env=os.environ | {"PYTHONPATH": str(tree)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -17,13 +17,12 @@ import torch
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
-from sphere_mini.data import to_model_range
+from sphere_mini.data.images import to_model_range
 from sphere_mini.distributed import pick_device
 from sphere_mini.perceptual import load_perceptual
-from sphere_mini.presets import SETS, make_recipe
-from sphere_mini.recipe import Recipe
+from sphere_mini.recipe import SETS, Recipe, make_recipe
 from sphere_mini.runs.cost import cost
-from sphere_mini.training import new_state, train_step
+from sphere_mini.training import init_state, train_step
 
 WARM_UP = 2  # steps that are not measured
 REPEATS = range(2)  # each row is measured twice: so far figures vary
@@ -80,7 +79,7 @@ def measure(recipe: Recipe, num_classes: int, steps: int) -> tuple[float, float]
     """Seconds of a resolved recipe's step, the median of `steps`, and GB at the peak."""
     device = pick_device()
     class_names = [str(k) for k in range(num_classes)]
-    state = new_state(recipe, recipe.sphere_config(class_names), device)
+    state = init_state(recipe, recipe.sphere_config(class_names), device)
     x = crops(recipe, device)
     y = None
     if num_classes:

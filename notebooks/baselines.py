@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sphere_mini.data import ImageSet, batch_indices, to_model_range, to_unit_range
+from sphere_mini.data.images import ImageSet, batch_indices, to_model_range, to_unit_range
 
 PEAK_LR = 2e-3
 

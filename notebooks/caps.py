@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from sphere_mini.plots import LOOKS, STYLE, Size, to_picture
+from sphere_mini.evaluation.plots import LOOKS, STYLE, Size, to_picture
 from sphere_mini.sphere import random_point
 
 CIRCLE_POINTS = 7

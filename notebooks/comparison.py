@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from sphere_mini.pictures import count_steps
-from sphere_mini.plots import tradeoff
+from sphere_mini.data.grids import count_steps
+from sphere_mini.evaluation.plots import tradeoff
 
 NAMES = {
     "plain": "plain, one prior",

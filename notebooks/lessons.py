@@ -8,9 +8,9 @@ from PIL import Image
 from torch import Tensor
 
 from sphere_mini import SphereEncoder
-from sphere_mini.data import ImageSet
-from sphere_mini.judge import Judge, load_judge
-from sphere_mini.pictures import quantise
+from sphere_mini.data.grids import quantise
+from sphere_mini.data.images import ImageSet
+from sphere_mini.evaluation.judge import Judge, load_judge
 
 FOLDER = Path(__file__).parent
 CHECKPOINT = FOLDER.parent / "checkpoints" / "fashion_mnist"

@@ -14,13 +14,12 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from sphere_mini import SphereEncoder, generate, reconstruct, spherify
-from sphere_mini.data import ImageSet, to_model_range, to_unit_range
-from sphere_mini.datasets import load_digit_images
+from sphere_mini.data.grids import quantise
+from sphere_mini.data.images import ImageSet, to_model_range, to_unit_range
+from sphere_mini.data.sets import load_digit_images
 from sphere_mini.evaluation.features import extract, fid, load_extractor
-from sphere_mini.metrics import frechet_distance, judge_digits, psnr
-from sphere_mini.pictures import quantise
-from sphere_mini.presets import make_recipe
-from sphere_mini.recipe import Recipe
+from sphere_mini.evaluation.metrics import frechet_distance, judge_digits, psnr
+from sphere_mini.recipe import Recipe, make_recipe
 from sphere_mini.sphere import angle_between, random_point
 from sphere_mini.training import new_state, train
 
@@ -110,7 +109,7 @@ def train_digits(**fields: float) -> dict[str, Any]:
 def train_model(recipe: Recipe, data: ImageSet) -> SphereEncoder:
     """The averaged weights after a whole run."""
     recipe = recipe.resolved(len(data))
-    state = new_state(recipe, recipe.sphere_config(data.class_names), CPU)
+    state = new_state(recipe, data)
     for _ in train(state, recipe, data):
         pass
     return state.ema.eval()

@@ -10,11 +10,11 @@ from precompute import CPU, DIGITS_STEPS, JUDGED, NUM_STEPS, PAPER_LOSSES, of_st
 from torch import Tensor
 
 from sphere_mini import SphereEncoder, generate, reconstruct, spherify
-from sphere_mini.data import ImageSet
-from sphere_mini.datasets import load_digit_images
-from sphere_mini.metrics import coverage, judge_digits, psnr
-from sphere_mini.presets import make_recipe
-from sphere_mini.prior import encode_under_own_class
+from sphere_mini.data.images import ImageSet
+from sphere_mini.data.sets import load_digit_images
+from sphere_mini.evaluation.metrics import coverage, judge_digits, psnr
+from sphere_mini.extras.prior import encode_under_own_class
+from sphere_mini.recipe import make_recipe
 from sphere_mini.sphere import random_point
 from sphere_mini.training import LossModule, new_state, train
 
@@ -76,7 +76,7 @@ def train_changed(change: dict[str, float], seed: int) -> Row:
     recipe = make_recipe("digits", **fields)
     digits = load_digit_images(recipe.image_size, CPU)
     recipe = recipe.resolved(len(digits))
-    state = new_state(recipe, recipe.sphere_config(digits.class_names), CPU)
+    state = new_state(recipe, digits)
     if weight:
         add_sliced_wasserstein(state.loss_module, weight)
     for _ in train(state, recipe, digits):

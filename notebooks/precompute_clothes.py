@@ -14,14 +14,14 @@ from many_runs import RESULTS, make_figures, run_all
 from torch import Tensor
 from torch_fidelity import metric_fid, metric_prc
 
-from sphere_mini.data import evenly_spaced
-from sphere_mini.datasets import load_data
-from sphere_mini.evaluation import MOST_HELD_OUT, Reference, Sampling
+from sphere_mini.data.images import evenly_spaced
+from sphere_mini.data.sets import load_data
+from sphere_mini.evaluation import MOST_HELD_OUT, Reference, Sampler
 from sphere_mini.evaluation.draws import Draws
 from sphere_mini.evaluation.features import KEYS
+from sphere_mini.evaluation.judge import load_judge
 from sphere_mini.evaluation.scores import look_at
-from sphere_mini.judge import load_judge
-from sphere_mini.presets import make_recipe
+from sphere_mini.recipe import make_recipe
 from sphere_mini.sampling import GUIDANCE_PLACES
 
 SCORED = 2000  # samples
@@ -53,7 +53,7 @@ def score_way(
     """Scores of one way of sampling clothes: means, and standard deviations over the repeats."""
     model, _, _ = load_clothes()
     reference = clothes_reference()
-    way = Sampling(num_steps, guidance, place, noise == "shared", schedule == "decay")
+    way = Sampler(num_steps, guidance, place, noise == "shared", schedule == "decay")
     repeats = []
     for repeat in range(REPEATS):
         draws = Draws(model, way, first_seed=repeat * SCORED, count=SCORED)

@@ -11,12 +11,12 @@ from precompute import CPU, DIGITS_STEPS, JUDGED, NUM_STEPS, holes, of_steps, se
 from precompute_ablations import how_uniform
 
 from sphere_mini import generate, reconstruct
-from sphere_mini.data import evenly_spaced
-from sphere_mini.datasets import load_digit_images
-from sphere_mini.metrics import judge_digits, psnr
+from sphere_mini.data.images import evenly_spaced
+from sphere_mini.data.sets import load_digit_images
+from sphere_mini.evaluation.metrics import judge_digits, psnr
+from sphere_mini.extras.prior import fit_prior
 from sphere_mini.model import SphereEncoder
-from sphere_mini.presets import make_recipe
-from sphere_mini.prior import fit_prior
+from sphere_mini.recipe import make_recipe
 
 SEEDS = range(3)
 ALL_DIGITS = 1797

@@ -22,15 +22,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sphere_mini import SphereEncoder, generate, reconstruct
-from sphere_mini.data import ImageSet, to_model_range
-from sphere_mini.datasets import load_digit_images
+from sphere_mini.data.grids import quantise
+from sphere_mini.data.images import ImageSet, to_model_range
+from sphere_mini.data.sets import load_digit_images
 from sphere_mini.evaluation import Reference
 from sphere_mini.evaluation.features import fidelity
-from sphere_mini.metrics import judge_digits, nearness, psnr
-from sphere_mini.pictures import quantise
-from sphere_mini.presets import make_recipe
-from sphere_mini.recipe import Recipe
-from sphere_mini.training import new_state, train
+from sphere_mini.evaluation.metrics import judge_digits, nearness, psnr
+from sphere_mini.recipe import Recipe, make_recipe
+from sphere_mini.training import init_state, train
 
 CPU = torch.device("cpu")
 CLOTHES = "fashion_mnist"
@@ -181,7 +180,7 @@ def train_for(
         """The weights' average, and the steps that make it."""
         run = replace(recipe, steps=steps).resolved(len(data))
         if model == "sphere":
-            state = new_state(run, config, CPU)
+            state = init_state(run, config, CPU)
             return state.ema, train(state, run, data)
         rival, average = new_rival(model, config, beta, recipe.seed)
         return average, train_rival(rival, average, run, data)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import Permute
 
 from sphere_mini import SphereConfig, SphereEncoder
-from sphere_mini.data import ImageSet, batch_indices, to_model_range, to_unit_range
+from sphere_mini.data.images import ImageSet, batch_indices, to_model_range, to_unit_range
 from sphere_mini.losses import drop_labels
 from sphere_mini.model import initialize
 from sphere_mini.recipe import Recipe

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from PIL import Image
 from torch import Tensor
 
-from sphere_mini.data import evenly_spaced
-from sphere_mini.plots import LOOKS, STYLE, Look, Size, draw_cloud, to_picture
+from sphere_mini.data.images import evenly_spaced
+from sphere_mini.evaluation.plots import LOOKS, STYLE, Look, Size, draw_cloud, to_picture
 from sphere_mini.sphere import angle_between, slerp
 
 ARC_POINTS = 30

@@ -13,7 +13,7 @@ MODULES = {
     "UserError": "errors",
     "crossover": "sampling",
     "generate": "sampling",
-    "import_release": "release",
+    "import_release": "extras.release",
     "interpolate": "sampling",
     "manipulate": "sampling",
     "reconstruct": "sampling",

@@ -1,15 +1,11 @@
-"""What fixes a network: `SphereConfig`, the table of sizes, class names and numbers.
-
-Nothing here imports torch, so that the scripts' --help answers at once.
-"""
+"""What fixes a network: `SphereConfig`, and the table of sizes."""
 
 import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .classes import class_number
-from .errors import require
-from .text import composed
+from .errors import composed, require
+from .sphere import sigma_from_angle
 
 NUM_SEEDS = 2**32  # torch's generator keeps 32 bits of a seed
 PIXEL_HEADS = ("conv", "linear")
@@ -97,7 +93,6 @@ class SphereConfig:
     @property
     def sigma_max(self) -> float:
         """Largest noise strength, tan(alpha_max)."""
-        from .sphere import sigma_from_angle  # here, since it brings torch
 
         return sigma_from_angle(self.alpha_max_deg)
 
@@ -111,11 +106,6 @@ class SphereConfig:
         if label is None:
             return ""
         return self.class_names[label] if self.class_names else str(label)
-
-    def class_number(self, text: str) -> int:
-        """The class that `text` says by name or number: see `classes.class_number`."""
-        require(self.num_classes > 0, "this model has no classes; leave the class out")
-        return class_number(text, self.class_names, self.num_classes)
 
 
 def config_from_dict(values: dict[str, Any]) -> SphereConfig:

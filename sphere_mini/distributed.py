@@ -54,11 +54,14 @@ def keep_freed_memory() -> None:
         mallopt(TRIM_THRESHOLD, LARGEST_INT)
 
 
-def world() -> tuple[int, int]:
-    """(rank, number) of the processes that torchrun started, (0, 1) without it."""
-    if not dist.is_initialized():
-        return 0, 1
-    return dist.get_rank(), dist.get_world_size()
+def rank() -> int:
+    """This process's number among those that torchrun started, 0 without it."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes torchrun started, 1 without it."""
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def connect(name: str) -> torch.device:
@@ -67,9 +70,8 @@ def connect(name: str) -> torch.device:
     if dist.is_torchelastic_launched():
         if device.type != "cpu":
             take_own_accelerator(device)
-        meet(device)
-        rank, _ = world()
-        if rank > 0:  # only rank 0 prints
+        init_process_group(device)
+        if rank() > 0:  # only rank 0 prints
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the end)
     return device
 
@@ -83,17 +85,17 @@ def take_own_accelerator(device: torch.device) -> None:
     torch.accelerator.set_device_index(place)
 
 
-def meet(device: torch.device) -> None:
+def init_process_group(device: torch.device) -> None:
     """Wait for all processes that torchrun has started, and form their group."""
     backend = dist.get_default_backend_for_device(device)
     if device.type != "cpu":
         backend = f"cpu:gloo,{device.type}:{backend}"  # gloo for what the hosts agree on
-    store, rank, processes = next(dist.rendezvous("env://"))
+    store, own_rank, processes = next(dist.rendezvous("env://"))
     # torchrun keeps its store over restarts: a name for each keeps out the addresses of
     # processes that are gone
     restart = os.environ["TORCHELASTIC_RESTART_COUNT"]
     store = dist.PrefixStore(f"start {restart}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=processes)
+    dist.init_process_group(backend, store=store, rank=own_rank, world_size=processes)
     # of 1x1 convolutions: a little slower, no error
     warnings.filterwarnings("ignore", message="Grad strides do not match")
 
@@ -107,7 +109,7 @@ def disconnect() -> None:
         dist.destroy_process_group()
 
 
-def any_process(says: bool) -> bool:
+def any_rank(says: bool) -> bool:
     """Whether any of the processes says so; all of them have to ask."""
     if not dist.is_initialized():
         return says
@@ -116,7 +118,7 @@ def any_process(says: bool) -> bool:
     return bool(answer)
 
 
-def first_of_node(load: Callable[[], T]) -> T:
+def first_on_node(load: Callable[[], T]) -> T:
     """What `load` gives, run by one process of each machine before the others: it may download.
 
     A `UserError` of `load` reaches all processes; all of them have to call this.
@@ -129,7 +131,7 @@ def first_of_node(load: Callable[[], T]) -> T:
             loaded = load()
         except UserError as error:
             problem = error
-    if any_process(problem is not None):  # the others have waited here
+    if any_rank(problem is not None):  # the others have waited here
         elsewhere = "another process could not read what this run needs; see its message"
         raise problem or UserError(elsewhere)
     if is_first:
@@ -165,33 +167,31 @@ def read_together(batches: Iterator[T]) -> Iterator[T]:
             batch = next(batches, None)
         except ReadError as error:
             problem = error
-        if any_process(problem is not None):
+        if any_rank(problem is not None):
             raise next(error for error in gather([problem]) if error)
         if batch is None:
             return
         yield batch
 
 
-def own_rows(batch: Tensor) -> Tensor:
-    """This process's share of something that has one row for each image of a global batch."""
-    rank, processes = world()
-    return batch.chunk(processes)[rank]
+def rank_shard(batch: Tensor) -> Tensor:
+    """This rank's shard of something that has one row for each image of a global batch."""
+    return batch.chunk(world_size())[rank()]
 
 
-def own_share(chunks: Sequence[T], what: str, unit: int) -> Iterable[T]:
+def rank_chunks(chunks: Sequence[T], what: str, unit: int) -> Iterable[T]:
     """This process's share of the chunks, under a progress bar that says `what`.
 
     Chunks of `unit` images each go round the processes.
     """
-    rank, processes = world()
-    share = chunks[rank::processes]
-    silent = True if rank > 0 else None  # None: where there is no terminal
+    share = chunks[rank() :: world_size()]
+    silent = True if rank() > 0 else None  # None: where there is no terminal
     return tqdm(share, what, unit="image", unit_scale=unit, leave=False, disable=silent)
 
 
 def gather(results: list[T]) -> list[T]:
     """The results of all processes' shares in the order of the chunks; all of them have to ask."""
-    _, processes = world()
+    processes = world_size()
     if processes == 1:
         return results
     shares = [None] * processes
@@ -220,7 +220,7 @@ def gradient_sync(model: nn.Module, on: bool) -> AbstractContextManager:
     return model.no_sync()
 
 
-def mean_over_processes(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+def mean_over_ranks(losses: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each loss's mean over the processes."""
     if not dist.is_initialized():
         return losses

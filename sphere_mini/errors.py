@@ -1,11 +1,12 @@
-"""What a user can get wrong ends in one clear sentence; our own mistakes keep their traceback."""
+"""Errors that a user can mend, in one sentence each, and names as messages show them."""
 
 import struct
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from unicodedata import normalize
 from zipfile import BadZipFile
 
 from safetensors import SafetensorError
@@ -23,6 +24,7 @@ READ_ERRORS = (  # what the libraries that read our files raise where one is dam
     ValueError,
     struct.error,
 )
+MOST_NAMED = 5  # names that a message lists
 REASON_LENGTH = 150  # characters of such an error's message that are passed on, at most
 
 
@@ -66,3 +68,35 @@ def reason(error: Exception) -> str:
         if not line.startswith("Error(s)"):  # torch's heading over the names of all weights
             return textwrap.shorten(line.strip(), REASON_LENGTH)
     return type(error).__name__
+
+
+def composed(text: str) -> str:
+    """A text with each letter and its accents as one character (NFC); macOS writes them as two."""
+    return normalize("NFC", text)
+
+
+def printable(text: str) -> str:
+    """A text in which what cannot be printed, line ends and bytes that are no UTF-8, are codes."""
+    return "".join(letter if letter.isprintable() else code_of(letter) for letter in text)
+
+
+def code_of(letter: str) -> str:
+    """A letter as its code, in ASCII, such as \\u6c34."""
+    return letter.encode("unicode_escape").decode()
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a name that the system gave is in UTF-8; bytes that are none are surrogates in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The names as a list, the first few of many."""
+    listed = ", ".join(printable(name) for name in names[:MOST_NAMED])
+    if len(names) > MOST_NAMED:
+        listed += f" and {len(names) - MOST_NAMED} more"
+    return listed

@@ -1,19 +1,25 @@
-"""Files that survive a kill, a full disk and damage, and names that are free."""
+"""Files that survive a kill, a full disk and damage, names that are free, and the model hub."""
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import huggingface_hub
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from .errors import UserError, reading, require
-from .text import is_utf8
+from .errors import UserError, is_utf8, reading, require
 
 T = TypeVar("T")
+HUB_PREFIX = "hf://"
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+PRIOR_FILE = "prior.safetensors"  # ours, where there is one: see extras/prior.py
+JUDGE_FILE = "judge.safetensors"  # likewise: see evaluation/judge.py
+MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, PRIOR_FILE, JUDGE_FILE)
 UMASK = os.umask(0)  # the only way to ask for it is to set it
 os.umask(UMASK)
 USUAL_MODE = 0o666 & ~UMASK  # of files that a program makes
@@ -126,3 +132,40 @@ def warn_on_write_error(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         tqdm.write(f"warning: {what} could not be written ({error}); the older file is as it was")
+
+
+def push_folder(folder: Path, name: str, private: bool) -> str:
+    """Upload a model's files to the hub as "owner/name", made if missing: "hf://owner/name".
+
+    `UserError` where that fails.
+    """
+    name = name.removeprefix(HUB_PREFIX)
+    api = huggingface_hub.HfApi()
+    try:
+        name = api.create_repo(name, private=private, exist_ok=True).repo_id
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="A sphere encoder")
+    except Exception as error:  # the hub's own errors, and those of any network layer below it
+        advice = "check the name and the network, and log in with `hf auth login`"
+        problem = f"{name} could not be written to the hub ({type(error).__name__})"
+        raise UserError(f"{problem}; {advice}") from error
+    return HUB_PREFIX + name
+
+
+def local_folder(folder: str | Path, files: Sequence[str] = MODEL_FILES) -> Path:
+    """The folder itself, or the local copy of "hf://owner/name"; `UserError` without either.
+
+    files: those that are fetched, as patterns.
+    """
+    if not str(folder).startswith(HUB_PREFIX):
+        advice = "pass a run folder of train.py or a model folder"
+        require(os.path.isdir(folder), f"there is no folder {folder}; {advice}")
+        problem = f"{folder} is not in UTF-8, and weights cannot be read from there"
+        require(is_utf8(str(folder)), f"{problem}; rename it")
+        return Path(folder)
+    name = folder.removeprefix(HUB_PREFIX)
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files)))
+    except Exception as error:  # the hub's own errors, and those of any network layer below it
+        advice = "check the name and the network, or pass a local folder with its files"
+        problem = f"{folder} could not be fetched ({type(error).__name__})"
+        raise UserError(f"{problem}; {advice}") from error

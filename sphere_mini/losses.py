@@ -1,37 +1,67 @@
-"""The three losses of the method, a small function each, and the passes that feed them.
+"""The method of training (Yue et al., 2026). Everything else in this file spells out these lines:
 
-v_near is the paper's v_noisy (mild noise), v_far its v_NOISY (up to alpha_max and beyond); x_near
-and x_far are their decodes.
+    z      = E(x, y)                           encode
+    v      = f(z)                              spherify
+    x_near = D(f(v + σ_near·e), y)             decode after little noise
+    x_far  = D(f(v + σ_far·e), y)              decode after noise up to alpha_max and beyond
+    loss   = w·d(x_near, x)                    pixel reconstruction
+           + w·d(x_far, sg x_near)             pixel consistency
+           + w·(1 - cos(E(x_far, y), sg z))    latent consistency
+
+d is smooth L1 plus a perceptual distance, each with its own weight; sg stops the gradient.
+v_near is the paper's v_noisy, v_far its v_NOISY; both tilt v by the same Gaussian noise e.
 """
 
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call
 
 from .config import SphereConfig
-from .errors import require
 from .model import SphereEncoder
 from .perceptual import Perceptual
-from .recipe import LossWeights
 from .sphere import at_least_float32, jitter, perturb, spherify, with_hard_cases
-from .uniformity import encode_by_constants, spreading
 
-MILD_SCALE = 0.5  # the mild noise is at most this share of the strong one
+NEAR_SCALE = 0.5  # r_near is at most this share of r
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weights of the losses; a term of weight 0 is not computed.
+
+    l1_beta: pixel difference, of pixels in [0, 1], up to which smooth L1 is quadratic. The paper's
+    1 makes all of it quadratic; smaller values approach plain L1, which blurs less.
+    """
+
+    recon_l1: float = 1.0  # w1 of the paper
+    recon_perceptual: float = 1.0  # w2
+    con_l1: float = 0.5  # w3
+    con_perceptual: float = 0.5  # w4
+    latent: float = 0.1  # w5
+    # ours, off in the paper's recipes
+    spread: float = 0.0  # weight of `spreading`
+    latent_spares_encoder: bool = False  # latent consistency teaches the decoder alone
+    l1_beta: float = 1.0
 
 
 class StepNoise(NamedTuple):
-    """Everything random in one training step, one row for each image.
+    """Everything random in one training step; the first dimension of each is the batch.
 
-    e: (B, N, D) Gaussian noise. r_far, r_near: (B,) noise levels. drop: (B, 4) bool, where labels
-    become the null class: in encoding, in decoding far, in decoding near, in encoding again.
+    e: Gaussian noise (B, N, D). r_far, r_near: noise levels (B,), fractions of sigma_max. drop_*:
+    bool (B,), where the label becomes the null class in that pass.
     """
 
     e: Tensor
     r_far: Tensor
     r_near: Tensor
-    drop: Tensor
+    drop_encode: Tensor
+    drop_far: Tensor
+    drop_near: Tensor
+    drop_again: Tensor  # in encoding x_far
 
 
 def draw_step_noise(
@@ -41,14 +71,14 @@ def draw_step_noise(
     label_drop: float,
     generator: torch.Generator,
 ) -> StepNoise:
-    """Draw a step's noise for a whole batch, on the generator's device."""
+    """Draw the noise of one step for a global batch, on the generator's device."""
     device = generator.device
     e = torch.randn(batch_size, *config.latent_shape, generator=generator, device=device)
     r = jitter(batch_size, generator)
     r_far = with_hard_cases(r, config.alpha_max_deg, hard_fraction, generator)
-    r_near = r * MILD_SCALE * jitter(batch_size, generator)  # of r, not r_far: always mild
+    r_near = r * NEAR_SCALE * jitter(batch_size, generator)  # of r, not of r_far
     drop = torch.rand(4, batch_size, generator=generator, device=device) < label_drop
-    return StepNoise(e, r_far, r_near, drop.T)
+    return StepNoise(e, r_far, r_near, *drop)
 
 
 def drop_labels(y: Tensor | None, drop: Tensor, null_label: int) -> Tensor | None:
@@ -56,34 +86,65 @@ def drop_labels(y: Tensor | None, drop: Tensor, null_label: int) -> Tensor | Non
     return None if y is None else torch.where(drop, null_label, y)
 
 
-def smooth_l1(x: Tensor, target: Tensor, beta: float = 1.0) -> Tensor:
-    """Smooth L1 of images in [-1, 1], taken to [0, 1] first; in at least float32.
+def sphere_losses(
+    model: SphereEncoder,
+    x: Tensor,
+    y: Tensor | None,
+    noise: StepNoise,
+    weights: LossWeights,
+    perceptual: Perceptual | None = None,
+) -> dict[str, Tensor]:
+    """The weighted losses `pix_recon`, `pix_con` and `lat_con` of a batch, and their sum `loss`.
 
-    Dividing by 2 is enough, since the shift by 1 cancels.
+    x: (B, 3, H, W) in [-1, 1]; y: (B,) labels, or None without classes. Losses of weight 0 are left
+    out. Without pixel consistency x_near is x_far, as in the paper's ablation.
     """
-    return F.smooth_l1_loss(at_least_float32(x) / 2, at_least_float32(target) / 2, beta=beta)
+    null_label = model.config.null_label
+    sigma_max = model.config.sigma_max
+    z = model.encode(x, drop_labels(y, noise.drop_encode, null_label))  # (B, N, D)
+    v = spherify(z)
+    v_far = perturb(v, noise.r_far * sigma_max, noise.e)
+    y_far = drop_labels(y, noise.drop_far, null_label)
+    if weights.con_l1 or weights.con_perceptual:
+        v_near = perturb(v, noise.r_near * sigma_max, noise.e)
+        y_near = drop_labels(y, noise.drop_near, null_label)
+        x_far, x_near = decode_both(model, v_far, v_near, y_far, y_near)  # (B, 3, H, W) each
+    else:
+        x_far = model.decode(v_far, y_far)
+        x_near = x_far
+    losses = pixel_losses(x, x_near, x_far, weights, perceptual)
+    if weights.latent:
+        encode = partial(encode_with_fixed_weights, model)  # ours
+        if not weights.latent_spares_encoder:
+            encode = model.encode
+        z_again = encode(x_far, drop_labels(y, noise.drop_again, null_label))  # (B, N, D)
+        losses["lat_con"] = weights.latent * latent_consistency(z_again, z.detach())
+    if weights.spread:  # ours
+        losses["spread"] = weights.spread * spreading(z, y)
+    losses["loss"] = sum(losses.values())
+    return losses
 
 
-def perceptual_distances(
-    perceptual: Perceptual | None, x: Tensor, x_near: Tensor, x_far: Tensor, weights: LossWeights
-) -> tuple[Tensor | float, Tensor | float]:
-    """Perceptual distances of (x_near, x) and (x_far, sg x_near); 0 where the weight is 0.
+def decode_both(
+    model: SphereEncoder, v_far: Tensor, v_near: Tensor, y_far: Tensor | None, y_near: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(x_far, x_near), (B, 3, H, W) each, decoded as one batch of 2B."""
+    y = None if y_far is None else torch.cat([y_far, y_near])  # (2B,)
+    x_far, x_near = model.decode(torch.cat([v_far, v_near]), y).chunk(2)
+    return x_far, x_near
 
-    x, x_near, x_far: (B, 3, H, W) in [-1, 1]; the network sees each of them once.
-    """
-    near_to_x = 0.0
-    far_to_near = 0.0
-    if weights.recon_perceptual or weights.con_perceptual:
-        advice = "pass load_perceptual(recipe.perceptual, device), or set perceptual='none'"
-        problem = "a perceptual weight above 0 needs a perceptual loss"
-        require(perceptual is not None, f"{problem}; {advice}")
-        seen_near = perceptual.features(x_near)
-    if weights.recon_perceptual:
-        near_to_x = perceptual.distance(seen_near, perceptual.features(x))
-    if weights.con_perceptual:
-        target = [stage.detach() for stage in seen_near]
-        far_to_near = perceptual.distance(perceptual.features(x_far), target)
-    return near_to_x, far_to_near
+
+def pixel_losses(
+    x: Tensor, x_near: Tensor, x_far: Tensor, weights: LossWeights, perceptual: Perceptual | None
+) -> dict[str, Tensor]:
+    """`pix_recon` and `pix_con`, each where one of its weights is above 0."""
+    near_to_x, far_to_near = perceptual_distances(perceptual, x, x_near, x_far, weights)
+    losses = {}
+    if weights.recon_l1 or weights.recon_perceptual:
+        losses["pix_recon"] = pixel_reconstruction(x_near, x, near_to_x, weights)
+    if weights.con_l1 or weights.con_perceptual:
+        losses["pix_con"] = pixel_consistency(x_far, x_near, far_to_near, weights)
+    return losses
 
 
 def pixel_reconstruction(
@@ -102,73 +163,80 @@ def pixel_consistency(
     """L_pix-con = w3·smoothL1(x_far, sg x_near) + w4·perceptual(x_far, sg x_near)."""
     loss = weights.con_perceptual * perceptual_distance
     if weights.con_l1:
-        difference = smooth_l1(x_far, x_near.detach(), weights.l1_beta)
-        loss = loss + weights.con_l1 * difference
+        loss = loss + weights.con_l1 * smooth_l1(x_far, x_near.detach(), weights.l1_beta)
     return loss
 
 
 def latent_consistency(z_again: Tensor, z: Tensor) -> Tensor:
-    """L_lat-con, unlike the others without its weight: 1 - cos(z_again, z), mean over the batch.
+    """L_lat-con without its weight w5: 1 - cos(z_again, z), mean over the batch.
 
-    The cosine is that of whole raw latents (B, N, D), before they are spherified.
+    The cosine of whole raw latents (B, N, D), before spherify.
     """
     z_again = at_least_float32(z_again.flatten(1))  # (B, L)
     z = at_least_float32(z.flatten(1))  # (B, L)
     return (1 - F.cosine_similarity(z_again, z, dim=1, eps=1e-6)).mean()
 
 
-def sphere_losses(
-    model: SphereEncoder,
-    x: Tensor,
-    y: Tensor | None,
-    noise: StepNoise,
-    weights: LossWeights,
-    perceptual: Perceptual | None = None,
-) -> dict[str, Tensor]:
-    """The weighted losses of one batch, `pix_recon`, `pix_con`, `lat_con`, and their sum `loss`.
+def smooth_l1(x: Tensor, target: Tensor, beta: float = 1.0) -> Tensor:
+    """Smooth L1 of images in [-1, 1], taken to [0, 1] first; in at least float32.
 
-    x: (B, 3, H, W) in [-1, 1]; y: (B,) labels, or None without classes. Losses whose weights are 0
-    are left out. The encoder gets gradients through both decodes and through the second encoding,
-    the decoder from all three losses; targets pass none on.
+    Dividing by 2 is enough: the shift by 1 cancels.
     """
-    drop_first, _, _, drop_again = noise.drop.unbind(1)
-    null_label = model.config.null_label
-    consistency = bool(weights.con_l1 or weights.con_perceptual)
-    z = model.encode(x, drop_labels(y, drop_first, null_label))  # (B, N, D)
-    x_far, x_near = decode_far_and_near(model, spherify(z), y, noise, consistency)
-    if x_near is None:  # as in the paper's ablation, reconstruction alone takes the strong noise
-        x_near = x_far
-    near_to_x, far_to_near = perceptual_distances(perceptual, x, x_near, x_far, weights)
-    losses = {}
-    if weights.recon_l1 or weights.recon_perceptual:
-        losses["pix_recon"] = pixel_reconstruction(x_near, x, near_to_x, weights)
-    if consistency:
-        losses["pix_con"] = pixel_consistency(x_far, x_near, far_to_near, weights)
-    if weights.latent:
-        encode = encode_by_constants if weights.latent_spares_encoder else SphereEncoder.encode
-        z_again = encode(model, x_far, drop_labels(y, drop_again, null_label))  # (B, N, D)
-        losses["lat_con"] = weights.latent * latent_consistency(z_again, z.detach())
-    if weights.spread:
-        losses["spread"] = weights.spread * spreading(z, y)
-    losses["loss"] = sum(losses.values())
-    return losses
+    return F.smooth_l1_loss(at_least_float32(x) / 2, at_least_float32(target) / 2, beta=beta)
 
 
-def decode_far_and_near(
-    model: SphereEncoder, v: Tensor, y: Tensor | None, noise: StepNoise, near: bool
-) -> tuple[Tensor, Tensor | None]:
-    """(x_far, x_near), (B, 3, H, W) each: v decoded after strong and after mild noise.
+def perceptual_distances(
+    perceptual: Perceptual | None, x: Tensor, x_near: Tensor, x_far: Tensor, weights: LossWeights
+) -> tuple[Tensor | float, Tensor | float]:
+    """Perceptual distances of (x_near, x) and (x_far, sg x_near); 0 where the weight is 0.
 
-    Both pass the decoder as one batch of 2B. Without `near` the mild decode is not made: None.
+    x, x_near, x_far: (B, 3, H, W) in [-1, 1]; the frozen network sees each of them once.
     """
-    config = model.config
-    _, drop_far, drop_near, _ = noise.drop.unbind(1)
-    v_far = perturb(v, noise.r_far * config.sigma_max, noise.e)  # (B, N, D)
-    y_far = drop_labels(y, drop_far, config.null_label)
-    if not near:
-        return model.decode(v_far, y_far), None
-    v_near = perturb(v, noise.r_near * config.sigma_max, noise.e)  # (B, N, D)
-    y_near = drop_labels(y, drop_near, config.null_label)
-    y_both = None if y is None else torch.cat([y_far, y_near])  # (2B,)
-    x_far, x_near = model.decode(torch.cat([v_far, v_near]), y_both).chunk(2)
-    return x_far, x_near
+    near_to_x = 0.0
+    far_to_near = 0.0
+    if weights.recon_perceptual or weights.con_perceptual:
+        seen_near = perceptual.features(x_near)
+    if weights.recon_perceptual:
+        near_to_x = perceptual.distance(seen_near, perceptual.features(x))
+    if weights.con_perceptual:
+        target = [stage.detach() for stage in seen_near]
+        far_to_near = perceptual.distance(perceptual.features(x_far), target)
+    return near_to_x, far_to_near
+
+
+# ------------------------- Ours, off in the paper's recipes -------------------------
+
+
+def spreading(z: Tensor, y: Tensor | None) -> Tensor:
+    """L · mean cos² of latents z (B, N, D): over all pairs, plus over pairs of one class y (B,).
+
+    Each of the two is 1 for uniform points, and L for points on one line. y None: all pairs alone.
+    A batch that is split over ranks or micro-batches has only the pairs within each part.
+    """
+    unit = F.normalize(at_least_float32(z.flatten(1)), dim=1)  # (B, L)
+    with torch.autocast(z.device.type, enabled=False):  # bf16 rounds cosines near 0 away
+        squares = (unit @ unit.T).square()  # (B, B)
+    others = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+    loss = mean_where(squares, others)
+    if y is not None:
+        loss = loss + mean_where(squares, others & (y == y[:, None]))
+    return unit.shape[1] * loss
+
+
+def mean_where(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of the values (B, B) that are chosen; 0 where none is."""
+    return (values * chosen).sum() / chosen.sum().clamp(min=1)
+
+
+def encode_with_fixed_weights(model: SphereEncoder, x: Tensor, y: Tensor | None) -> Tensor:
+    """`model.encode(x, y)` with the encoder's weights as constants: gradients reach x alone."""
+    constants = {name: weight.detach() for name, weight in model.encoder.named_parameters()}
+    c = model.embed_labels(model.encoder, y, len(x))
+    if c is not None:
+        c = c.detach()
+    checkpointed = model.encoder.checkpoint_activations
+    model.encoder.checkpoint_activations = False  # recomputing would use the real weights
+    try:
+        return functional_call(model.encoder, constants, (x, c))
+    finally:
+        model.encoder.checkpoint_activations = checkpointed

@@ -12,9 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .config import SphereConfig, config_from_dict
-from .files import read_newest, write_safely
-from .hub import CONFIG_FILE, WEIGHTS_FILE, local_folder, push_folder
-from .prior import FittedPrior, load_prior
+from .files import CONFIG_FILE, WEIGHTS_FILE, local_folder, push_folder, read_newest, write_safely
 from .vit import ViT, build_decoder, build_encoder
 
 
@@ -30,7 +28,6 @@ class SphereEncoder(nn.Module):
         self.config = config
         self.encoder = build_encoder(config)
         self.decoder = build_decoder(config)
-        self.prior: FittedPrior | None = None
         initialize(self)
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -68,13 +65,11 @@ class SphereEncoder(nn.Module):
         return digest.hexdigest()[:16]
 
     def save_pretrained(self, folder: str | Path, **extra: Any) -> None:
-        """Write weights, `config.json` with `extra` JSON values, and a fitted prior to `folder`."""
+        """Write the weights, and `config.json` with `extra` JSON values, to `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_safely(folder / WEIGHTS_FILE, lambda path: save_file(self.state_dict(), path))
         save_config(self.config, folder, **extra)
-        if self.prior is not None:
-            self.prior.save(folder)
 
     def push_to_hub(self, name: str, private: bool = False, **extra: Any) -> str:
         """Upload what `save_pretrained` writes to the Hugging Face hub, as "owner/name".
@@ -94,13 +89,16 @@ class SphereEncoder(nn.Module):
         folder = local_folder(folder)
         model = cls(read_newest(folder / CONFIG_FILE, read_config))
         read_newest(folder / WEIGHTS_FILE, lambda path: model.load_state_dict(load_file(path)))
-        model.prior = load_prior(folder, model)
         return model.eval()
 
 
 def initialize(model: SphereEncoder) -> None:
-    """The paper's initialization, in place: zero before the latent and the pixels, and for biases;
-    unit variance in the decoder's input, its mixer included; all else by Xavier's rule."""
+    """The paper's initialization, in place, so that E and D give zeros at first.
+
+    Zero: biases, AdaLN, and the last Linear before the latent and the pixels. Normal: the decoder's
+    input with its mixer (std 1), embedding tables (std 0.02). Xavier-uniform: the other Linears and
+    the convolutions, with a gain of 0.01 in the pixel head.
+    """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             if ".adaLN_modulation." in name or name.endswith(".ffn.linear"):

@@ -9,22 +9,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import SphereConfig
-from .data import stitch, to_unit_range
-from .errors import require
-from .inputs import Labels, as_labels, as_model_input, seeds_for
+from .data.images import to_unit_range
+from .data.inputs import (
+    STITCHES,
+    Labels,
+    as_labels,
+    as_model_input,
+    check_guidance,
+    check_loop,
+    check_path,
+    check_stitch,
+    require_shape,
+    seeds_for,
+)
 from .model import SphereEncoder
-from .prior import start_points
 from .sphere import perturb, slerp, spherify
 
-GUIDANCE_PLACES = ("latent", "pixel", "both")
-PATHS = ("spherical", "linear")
+StartPoints = Callable[[Tensor, Tensor | None], Tensor]  # noise (B, N, D) and y → points
 
 
 def guidance_weights(guidance: float, place: str) -> tuple[float, float]:
     """Weights (on the latent, on the pixels) for guidance w at `place`; √w each for "both"."""
-    known = ", ".join(GUIDANCE_PLACES)
-    require(place in GUIDANCE_PLACES, f"guidance place must be one of {known}, not {place!r}")
-    require(0 <= guidance < math.inf, f"guidance must be 0 or more, not {guidance}")
+    check_guidance(guidance, place)
     root = math.sqrt(guidance)
     return {"latent": (guidance, 1.0), "pixel": (1.0, guidance), "both": (root, root)}[place]
 
@@ -67,7 +73,7 @@ def draw_from_seeds(
 ) -> tuple[Tensor, Tensor]:
     """Labels (B,) and noise (num_draws, B, N, D), on the CPU; each seed's depend on it alone.
 
-    The label is drawn even if unused, so that the noise is the same; more draws begin like fewer.
+    Asking for more draws leaves earlier ones unchanged; the label is drawn even if it is not used.
     """
     generator = torch.Generator()
     labels = []
@@ -90,14 +96,12 @@ def draw(
     """The seeds' labels (B,), noise (B, N, D) and, unless given, step_noise (passes, B, N, D)."""
     step_draws = min(passes, 1) if share_noise else passes
     labels, drawn = draw_from_seeds(seeds, model.config, 1 + step_draws)
-    shape = (passes, *drawn.shape[1:])
     if step_noise is None:
         step_noise = drawn[1:]
     if share_noise:  # the first serves all passes
         step_noise = step_noise[:1].repeat(passes, 1, 1, 1)
     step_noise = step_noise[:passes]
-    problem = f"step_noise is (passes, B, N, D) = {shape} here, not {tuple(step_noise.shape)}"
-    require(step_noise.shape == shape, problem)
+    require_shape("step_noise", step_noise, (passes, *drawn.shape[1:]))
     return labels, drawn[0], step_noise.to(model.device)
 
 
@@ -114,7 +118,7 @@ def generate(
     noise: Tensor | None = None,
     step_noise: Tensor | None = None,
     every_step: bool = False,
-    prior: str = "uniform",
+    start: StartPoints | None = None,
 ) -> Tensor:
     """Images (B, 3, H, W) in [0, 1] from random points: decode f(e), refine num_steps - 1 times.
 
@@ -123,10 +127,10 @@ def generate(
     passes, else a fresh one each. decay: r = 1 - t/T instead of 1. seeds: one integer an image
     (None: random ones); the same weights, label and seed give the same image in any batch. noise
     (B, N, D) and step_noise (T-1, B, N, D; with share_noise the first serves all) replace the
-    draws. every_step: the image after each step, (T, B, 3, H, W). prior: "uniform", or "fitted" to
-    encoded images (ours: prior.py). `UserError`: out of range.
+    draws. every_step: the image after each step, (T, B, 3, H, W). start: the points for noise and
+    labels, such as a fitted prior's `points` (ours); None: spherify. `UserError`: out of range.
     """
-    require(num_steps >= 1, f"num_steps must be at least 1, not {num_steps}")
+    check_loop(num_steps)
     _, on_pixels = guidance_weights(guidance, guidance_place)
     y = as_labels(y, model.config)
     seeds = seeds_for(seeds, y=y, noise=noise)
@@ -134,13 +138,12 @@ def generate(
     y = labels if y is None else y
     y = y.to(model.device) if model.config.num_classes else None
     noise = drawn if noise is None else noise
-    shape = tuple(drawn.shape)
-    require(noise.shape == shape, f"noise is (B, N, D) = {shape} here, not {tuple(noise.shape)}")
-    v = start_points(model, noise.to(model.device), y, prior)  # (B, N, D)
+    require_shape("noise", noise, tuple(drawn.shape))
+    noise = noise.to(model.device)
+    v = start(noise, y) if start else spherify(noise)  # (B, N, D)
     x = guided(model.decode, v, y, on_pixels).clamp(-1, 1)  # (B, 3, H, W)
     steps = [x, *refine(model, x, y, step_noise, 1.0, guidance, guidance_place, decay)]
-    images = torch.stack(steps) if every_step else steps[-1]
-    return to_unit_range(images)
+    return to_unit_range(torch.stack(steps) if every_step else steps[-1])
 
 
 @torch.no_grad()
@@ -173,21 +176,18 @@ def interpolate(
     row by row. All share the first seed's refinement noise; `sampling`: as in `generate`.
     """
     corners = len(seeds)
-    require(corners in (2, 4), f"interpolation takes two seeds, or four for a grid, not {corners}")
-    require(num_steps >= 1, f"num_steps must be at least 1, not {num_steps}")
-    require(frames >= 2, f"frames must be at least 2, both ends, not {frames}")
-    require(path in PATHS, f"path must be one of {', '.join(PATHS)}, not {path!r}")
+    check_loop(num_steps)
+    check_path(corners, frames, path)
     y = as_labels(y, model.config)
-    seeds = seeds_for(seeds, y=y)
-    labels, ends, step_noise = draw(model, seeds, num_steps, share_noise=False)
+    labels, ends, step_noise = draw(model, seeds_for(seeds, y=y), num_steps, share_noise=False)
     shares = corner_shares(frames, corners)  # (n, corners)
     noise = torch.einsum("nk,ktd->ntd", shares, ends)
     if path == "spherical" and corners == 2:
         first, second = ends[:, None].expand(-1, frames, -1, -1)  # (frames, N, D) each
         noise = slerp(first, second, shares[:, 1])
-    labels = labels if y is None else y.cpu()
-    mixed = shares @ F.one_hot(labels, model.config.num_classes + 1).float()
-    y = mixed if model.config.num_classes else None
+    if model.config.num_classes:
+        labels = labels if y is None else y.cpu()
+        y = shares @ F.one_hot(labels, model.config.num_classes + 1).float()
     step_noise = step_noise[:, :1].expand(-1, len(noise), -1, -1)
     return generate(model, y, num_steps, noise=noise, step_noise=step_noise, **sampling)
 
@@ -220,16 +220,14 @@ def manipulate(
     noise: little keeps the image. step_noise: (T, B, N, D). sampling: guidance, guidance_place,
     decay (r = 1 - t/(T+1)). Else see `generate`.
     """
-    require(num_steps >= 1, f"num_steps must be at least 1, not {num_steps}")
-    require(0 < strength <= 1, f"strength must lie above 0 and up to 1, not {strength}")
+    check_loop(num_steps, strength)
     y = as_labels(y, model.config)
     seeds = seeds_for(seeds, y=y, x=x)
     *_, step_noise = draw(model, seeds, num_steps, share_noise, step_noise)
     x = as_model_input(x.to(model.device))
     y = None if y is None else y.to(model.device)
     steps = list(refine(model, x, y, step_noise, strength, **sampling))
-    images = torch.stack(steps) if every_step else steps[-1]
-    return to_unit_range(images)
+    return to_unit_range(torch.stack(steps) if every_step else steps[-1])
 
 
 def crossover(
@@ -239,5 +237,18 @@ def crossover(
 
     Null class; strength 0.25 unless `sampling` says otherwise.
     """
-    sampling.setdefault("strength", 0.25)
-    return manipulate(model, stitch(a, b, how), None, **sampling)
+    return manipulate(model, stitch(a, b, how), None, **{"strength": 0.25} | sampling)
+
+
+def stitch(a: Tensor, b: Tensor, how: str) -> Tensor:
+    """Two images (..., 3, H, H) as one: `a` on its side of the seam, `b` elsewhere.
+
+    `a` lies on top (vertical), left (horizontal), or in the triangle of the upper right (backward)
+    or upper left (forward), diagonal included.
+    """
+    check_stitch(how)
+    side = a.shape[-1]
+    column = torch.arange(side, device=a.device)
+    row = column[:, None]
+    masks = (2 * row < side, 2 * column < side, column >= row, row + column < side)
+    return torch.where(masks[STITCHES.index(how)], a, b)

@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import Permute
 
 from .config import SphereConfig
-from .padding import with_hidden_padding
 from .sphere import at_least_float32
 
 NORM_EPS = 1e-6
@@ -100,9 +99,8 @@ class SwiGLU(nn.Module):
         self.w3 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        w12, b12, w3 = with_hidden_padding(self.w12, self.w3)  # with zeros, for speed alone
-        gate, value = F.linear(x, w12, b12).chunk(2, dim=-1)  # (B, N, h), (B, N, h)
-        return F.linear(F.silu(gate) * value, w3, self.w3.bias)  # (B, N, width)
+        gate, value = self.w12(x).chunk(2, dim=-1)  # (B, N, h), (B, N, h)
+        return self.w3(F.silu(gate) * value)  # (B, N, width)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -8,12 +8,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from sphere_mini import training
-from sphere_mini.command_line import run_script
-from sphere_mini.data import to_model_range
-from sphere_mini.datasets import load_data
-from sphere_mini.distributed import connect, first_of_node, from_rank_0, gather, own_rows
+from sphere_mini.cli import run_script
+from sphere_mini.data.images import to_model_range
+from sphere_mini.data.sets import load_data
+from sphere_mini.distributed import connect, first_on_node, from_rank_0, gather, rank_shard
 from sphere_mini.errors import UserError
-from sphere_mini.presets import make_recipe
+from sphere_mini.recipe import make_recipe
 from sphere_mini.training import distribute, new_state, train, train_step
 
 FIELDS = {"width": 16, "depth": 2, "num_heads": 2, "batch_size": 24, "steps": 75, "lr": 1e-3}
@@ -24,7 +24,7 @@ def measure(path: Path, device: torch.device) -> None:
     """Save the gradients of the first step, and what happens in 75 steps."""
     found = {"gradients": measure_gradients(device)}
     found |= measure_steps(device)
-    found["messages"] = gather([message_of(from_rank_0), message_of(first_of_node)])
+    found["messages"] = gather([message_of(from_rank_0), message_of(first_on_node)])
     from_rank_0(lambda: torch.save(found, path))
 
 
@@ -36,15 +36,15 @@ def measure_gradients(device: torch.device) -> dict:
         fields = dict(grad_accum=count, checkpoint_activations=checkpointed, **FIELDS)
         recipe = make_recipe("digits", **fields).resolved(len(data))
         torch.set_default_dtype(torch.float64)
-        state = new_state(recipe, recipe.sphere_config(data.class_names), device)
+        state = new_state(recipe, data)
         fill(state.model)
         found = {}
         state.optimizer.register_step_pre_hook(
             lambda *_, state=state, found=found: keep_gradients(found, state)
         )
         distribute(state)
-        x = to_model_range(own_rows(data.images[:24])).double()
-        train_step(state, recipe, x, own_rows(data.labels[:24]))
+        x = to_model_range(rank_shard(data.images[:24])).double()
+        train_step(state, recipe, x, rank_shard(data.labels[:24]))
         torch.set_default_dtype(torch.float32)
         gradients[count, checkpointed] = found
     return gradients
@@ -54,7 +54,7 @@ def measure_steps(device: torch.device) -> dict:
     """75 steps' losses, noise levels and rows of the data set, and the weights after them."""
     data, _ = load_data(make_recipe("digits"), device)
     recipe = make_recipe("digits", **FIELDS).resolved(len(data))
-    state = new_state(recipe, recipe.sphere_config(data.class_names), device)
+    state = new_state(recipe, data)
     levels = []
     seen = []
     batches = data.batches

@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 from short_runs import TINY_NETWORK
 
-from sphere_mini.datasets import load_data
-from sphere_mini.presets import make_recipe
+from sphere_mini.data.sets import load_data
+from sphere_mini.recipe import make_recipe
 
 CPU = torch.device("cpu")
 TRAIN = ("train.py", "--dataset", "folder", "--image-size", 16, *TINY_NETWORK.split())

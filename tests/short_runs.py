@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from sphere_mini.datasets import load_data
+from sphere_mini.data.sets import load_data
 from sphere_mini.files import previous
-from sphere_mini.presets import make_recipe
+from sphere_mini.recipe import make_recipe
 from sphere_mini.training import new_state
 
 ROOT = Path(__file__).parent.parent
@@ -71,7 +71,7 @@ def prepare(photo_folder, **fields):
     )
     data, _ = load_data(recipe, CPU)
     recipe = recipe.resolved(len(data))
-    return data, recipe, new_state(recipe, recipe.sphere_config(data.class_names), CPU)
+    return data, recipe, new_state(recipe, data)
 
 
 def assert_same_end(folder, straight):

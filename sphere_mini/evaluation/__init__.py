@@ -7,7 +7,7 @@ Not loaded by `import sphere_mini`: it brings scikit-learn, scipy, matplotlib an
 """
 
 from .coverage import score_coverage
-from .draws import Sampling
+from .draws import Sampler
 from .reference import MOST_HELD_OUT, Reference
 from .report import Report, evaluate, table
 from .requests import check_fit, facts_of, usual_num_images
@@ -17,7 +17,7 @@ __all__ = [
     "MOST_HELD_OUT",
     "Reference",
     "Report",
-    "Sampling",
+    "Sampler",
     "check_fit",
     "evaluate",
     "facts_of",

@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..distributed import gather, own_share, world
-from ..metrics import coverage
+from ..distributed import gather, rank, rank_chunks
+from ..extras.prior import encode_under_own_class
 from ..model import SphereEncoder
-from ..plots import sphere_figure
-from ..prior import encode_under_own_class
+from .metrics import coverage
+from .plots import sphere_figure
 from .reference import BATCH, Reference
 from .requests import Row, basic_facts, check_fit, usual_num_images
 
@@ -31,7 +31,7 @@ def score_coverage(
     if num_images is None:
         num_images = usual_num_images(model, reference)
     v, labels = encode_reference(model, reference, num_images)
-    if world()[0] > 0:
+    if rank() > 0:
         return [], None
     rows = [{"points": "all", "images": len(v)} | coverage(v)]
     if model.config.num_classes > 0:
@@ -54,7 +54,7 @@ def encode_reference(
     most = min(num_images, MOST_NUMBERS // numbers_of_one)
     batches = reference.some_rows(most).split(BATCH)
     encoded = []
-    for images, y in reference.data.batches(own_share(batches, "latents", BATCH)):
+    for images, y in reference.data.batches(rank_chunks(batches, "latents", BATCH)):
         encoded.append((encode_under_own_class(model, images, y), y.cpu()))
     encoded = gather(encoded)
     v = torch.cat([points for points, _ in encoded])

@@ -22,7 +22,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
     FeatureExtractorInceptionV3,
 )
 
-from ..data import evenly_spaced
+from ..data.images import evenly_spaced
 from ..distributed import gather
 from ..perceptual import EfficientNetLite, fetched
 
@@ -123,7 +123,7 @@ def extract(extractor: FeatureExtractorBase, batches: Iterable[Tensor]) -> list[
     """What an extractor sees in images: (n, F) for each of its layers, on the CPU.
 
     batches: uint8 (B, 3, H, W). Under torchrun each process gives its own share of the batches
-    (`own_share`), and all get all features.
+    (`rank_chunks`), and all get all features.
     """
     seen = []  # for each batch its layers
     for images in batches:

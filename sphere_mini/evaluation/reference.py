@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase
 
-from ..data import ImageFiles, ImageSet, evenly_spaced
-from ..distributed import first_of_node, from_rank_0, own_share, world
+from ..data.images import ImageFiles, ImageSet, evenly_spaced
+from ..distributed import first_on_node, from_rank_0, rank, rank_chunks
 from ..errors import require
 from ..files import write_safely
-from ..judge import Judge
-from ..metrics import memorised_below, nearness
 from .features import EXTRACTORS, extract, load_extractor
+from .judge import Judge
+from .metrics import memorised_below, nearness
 
 BATCH = 125  # images in work at once
 MOST_REFERENCE = 50_000  # training images of the reference, by the field's convention
@@ -114,7 +114,7 @@ class Reference:
     def extractor(self) -> FeatureExtractorBase:
         """The network of the features; `UserError` where its weights are not here."""
         device = self.first_image.device
-        return first_of_node(lambda: load_extractor(self.features, device))
+        return first_on_node(lambda: load_extractor(self.features, device))
 
     def extract(self, batches: Iterable[Tensor]) -> list[Tensor]:
         """As `features.extract`, of images uint8 (B, 3, H, W) on any device."""
@@ -158,7 +158,7 @@ class Reference:
         else:
             kind = "held-out images to training images"
             others = self.held_out_features
-        if world()[0] > 0:
+        if rank() > 0:
             return Threshold(0.0, "")
         _, ratio = nearness(others, training, others=self.held_out is None)
         below, duplicates = memorised_below(ratio)
@@ -177,7 +177,7 @@ class Reference:
             return self._compute_features(split, data, rows)
         start = f"features-{self.features}-{split}-{len(rows)}"
         path = Path(self.folder) / f"{start}-{fingerprint(data, rows)}.safetensors"
-        is_first = world()[0] == 0  # one process alone reads and writes
+        is_first = rank() == 0  # one process alone reads and writes
         features = read_features(path) if is_first else None
         if from_rank_0(lambda: features is not None):
             return features
@@ -188,7 +188,7 @@ class Reference:
 
     def _compute_features(self, split: str, data: ImageSet | ImageFiles, rows: Tensor) -> Tensor:
         """The same, computed, each process its own share; on all ranks."""
-        chunks = own_share(rows.split(BATCH), f"features of {split} images", BATCH)
+        chunks = rank_chunks(rows.split(BATCH), f"features of {split} images", BATCH)
         layers = self.extract(images for images, _ in data.batches(chunks))
         return layers[0]
 

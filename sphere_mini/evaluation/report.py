@@ -11,12 +11,12 @@ from PIL import Image
 from ..errors import require
 from ..model import SphereEncoder
 from .coverage import score_coverage
-from .draws import Sampling
+from .draws import Sampler
 from .reference import Reference
 from .requests import Row, check_request, facts_of
 from .scores import score_reconstructions, score_samples
 
-DEFAULT_WAYS = (Sampling(num_steps=1), Sampling(num_steps=4))
+DEFAULT_SAMPLERS = (Sampler(num_steps=1), Sampler(num_steps=4))
 FORMATS = {  # of a number, by how its column's name begins; the first that fits
     "agreement": ".1%",
     "memorised": ".1%",
@@ -37,9 +37,9 @@ FORMATS = {  # of a number, by how its column's name begins; the first that fits
 class Report:
     """All figures of one evaluation, as rows whose columns have names; each row holds its facts.
 
-    facts: what all rows share. samples: a row for each way of sampling. reconstruction: one row.
+    facts: what all rows share. samples: a row for each sampler. reconstruction: one row.
     coverage: all training images and, with classes, the mean class and the worst. closest: the
-    samples nearest to a training image, of the last way. sphere: the encoded training images.
+    samples nearest to a training image, of the last sampler. sphere: the encoded training images.
     """
 
     facts: dict[str, str]
@@ -71,13 +71,13 @@ def keep_nothing(report: Report) -> None:
 def evaluate(
     model: SphereEncoder,
     reference: Reference,
-    ways: Sequence[Sampling] = DEFAULT_WAYS,
+    samplers: Sequence[Sampler] = DEFAULT_SAMPLERS,
     num_images: int | None = None,
     seed: int = 0,
     repeats: int = 1,
     save: Callable[[Report], None] = keep_nothing,
 ) -> Report:
-    """Score a model's samples, each way in turn, its reconstructions, and its coverage.
+    """Score a model's samples, each sampler in turn, its reconstructions, and its coverage.
 
     num_images: samples of a row, of all classes alike; None: `usual_num_images`. seed: of the first
     sample, the next ones count up. repeats: how many times num_images are drawn. Ways that give the
@@ -89,8 +89,8 @@ def evaluate(
     """
     num_images = check_request(model, reference, num_images, seed, repeats)
     report = Report(facts_of(model, reference))
-    for way in distinct_ways(ways, model.config.num_classes):
-        row, report.closest = score_samples(model, reference, way, num_images, seed, repeats)
+    for sampler in distinct_samplers(samplers, model.config.num_classes):
+        row, report.closest = score_samples(model, reference, sampler, num_images, seed, repeats)
         report.samples.append(report.facts | row)
         save(report)
     row = score_reconstructions(model, reference, num_images)
@@ -102,12 +102,12 @@ def evaluate(
     return report
 
 
-def distinct_ways(ways: Sequence[Sampling], num_classes: int) -> list[Sampling]:
-    """The ways without settings that change nothing, each once; `UserError` where there is none."""
-    if isinstance(ways, Sampling):
-        ways = [ways]
-    require(len(ways) > 0, "evaluate takes at least one way of sampling")
-    simplified = [way.simplified(num_classes) for way in ways]
+def distinct_samplers(samplers: Sequence[Sampler], num_classes: int) -> list[Sampler]:
+    """Samplers without settings that change nothing, each once; `UserError` where there is none."""
+    if isinstance(samplers, Sampler):
+        samplers = [samplers]
+    require(len(samplers) > 0, "evaluate takes at least one sampler of sampling")
+    simplified = [sampler.simplified(num_classes) for sampler in samplers]
     return list(dict.fromkeys(simplified))
 
 

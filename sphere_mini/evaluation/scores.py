@@ -7,13 +7,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..distributed import gather, own_share, world
-from ..metrics import held_out_psnr, judge_digits, nearness, psnr
+from ..data.grids import GRID_COLUMNS, image_grid, quantise
+from ..distributed import gather, rank, rank_chunks
 from ..model import SphereEncoder
-from ..pictures import GRID_COLUMNS, image_grid, quantise
 from ..sampling import reconstruct
-from .draws import Draws, Sampling
+from .draws import Draws, Sampler
 from .features import NUMBERED_BELOW, fid, fidelity, kernel_distance, score_name
+from .metrics import held_out_psnr, judge_digits, nearness, psnr
 from .reference import BATCH, DIGIT_SIDE, Reference
 from .requests import LEAST_IMAGES, Row, basic_facts, check_request, facts_of, require_finite
 
@@ -23,25 +23,25 @@ MEAN_OF = 1000  # training images whose mean is a yardstick of PSNR
 def score_samples(
     model: SphereEncoder,
     reference: Reference,
-    way: Sampling | None = None,
+    sampler: Sampler | None = None,
     num_images: int | None = None,
     seed: int = 0,
     repeats: int = 1,
 ) -> tuple[Row, Image.Image | None]:
-    """All scores of one way of sampling, and a picture of the samples nearest to a training image.
+    """All scores of one sampler, and a picture of the samples nearest to a training image.
 
     A score is a list with one number for each of `repeats` times `num_images` samples; their seeds
-    count up from `seed`. way None: `Sampling()`; num_images None: `usual_num_images`. Under
+    count up from `seed`. sampler None: `Sampler()`; num_images None: `usual_num_images`. Under
     torchrun the others than rank 0 return ({}, None). `UserError`: see `evaluate`.
     """
-    way = way or Sampling()
+    sampler = sampler or Sampler()
     num_images = check_request(model, reference, num_images, seed, repeats)
     training = reference.training_features
     threshold = reference.threshold
-    is_first = world()[0] == 0  # one process alone scores, all draw
+    is_first = rank() == 0  # one process alone scores, all draw
     scores = defaultdict(list)
     for repeat in range(repeats):
-        draws = Draws(model, way, seed + repeat * num_images, num_images)
+        draws = Draws(model, sampler, seed + repeat * num_images, num_images)
         fake, recognised = look_at(draws, reference)
         if not is_first:
             continue
@@ -56,7 +56,7 @@ def score_samples(
         return {}, None
     facts = facts_of(model, reference)
     seeds = f"{seed} to {seed + repeats * num_images - 1}"
-    row = facts | way.columns() | {"images": num_images, "seeds": seeds} | dict(scores)
+    row = facts | sampler.columns() | {"images": num_images, "seeds": seeds} | dict(scores)
     return row, closest_pairs(reference, draws, index, ratio)
 
 
@@ -125,7 +125,7 @@ def score_reconstructions(
     in_decibels = []
 
     def reconstructions() -> Iterator[Tensor]:
-        for images, _ in reference.data.batches(own_share(batches, "reconstructions", BATCH)):
+        for images, _ in reference.data.batches(rank_chunks(batches, "reconstructions", BATCH)):
             real = images.to(model.device) / 255
             again = require_finite(reconstruct(model, real))
             in_decibels.append(psnr(again, real).cpu())
@@ -134,7 +134,7 @@ def score_reconstructions(
     layers = reference.extract(reconstructions())
     in_decibels = torch.cat(gather(in_decibels))
     held_out = {} if reference.held_out is None else score_held_out(model, reference)
-    if world()[0] > 0:
+    if rank() > 0:
         return {}
     count = len(in_decibels)
     row = basic_facts(model, reference) | {"images": count}
@@ -168,7 +168,7 @@ def score_held_out(model: SphereEncoder, reference: Reference) -> dict[str, floa
     features = None
     if len(held_out) >= LEAST_IMAGES:  # all processes compute them together
         features = reference.held_out_features
-    if world()[0] > 0:
+    if rank() > 0:
         return {}
     scores = {"PSNR held out": held_out_psnr(model, held_out)}
     if features is not None:

@@ -1,5 +1,7 @@
 """What a training run costs, from shapes alone: nothing is computed or read."""
 
+import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,11 +10,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from ..distributed import autocast, precision, world
+from ..data.images import ImageSet
+from ..distributed import any_rank, autocast, precision, world_size
 from ..losses import StepNoise, sphere_losses
 from ..model import SphereEncoder
 from ..perceptual import NETWORKS, Perceptual
 from ..recipe import Recipe
+from ..training import new_state, train
 
 WEIGHT_COPIES = 4  # in float32: the weights, their average, Adam's two moments
 FLOAT_BYTES = 4
@@ -98,7 +102,7 @@ class MicroBatch:
         self.model = SphereEncoder(config)
         for end in (self.model.encoder, self.model.decoder):
             end.checkpoint_activations = recipe.checkpoint_activations
-        _, processes = world()
+        processes = world_size()
         self.size = recipe.batch_size // recipe.grad_accum // processes  # images
         self.x = torch.zeros(self.size, 3, config.image_size, config.image_size)
         self.v = torch.zeros(self.size, *config.latent_shape)
@@ -111,9 +115,9 @@ class MicroBatch:
     def loss(self) -> Tensor:
         """The sum of the losses, with all that is kept for its gradients."""
         r = torch.zeros(self.size)
-        noise = StepNoise(self.v, r, r, torch.zeros(self.size, 4).bool())
-        weights = self.recipe.loss_weights
-        losses = sphere_losses(self.model, self.x, self.y, noise, weights, self.perceptual)
+        drop = torch.zeros(self.size).bool()
+        noise = StepNoise(self.v, r, r, drop, drop, drop, drop)
+        losses = sphere_losses(self.model, self.x, self.y, noise, self.recipe, self.perceptual)
         return losses["loss"]
 
     def decode(self) -> None:
@@ -210,7 +214,40 @@ def num_weights(network: nn.Module) -> int:
 
 def working_bytes(recipe: Recipe, gradients: int, kept: int) -> int:
     """Bytes of the gradients and of what the losses keep for them, at most at one time."""
-    _, processes = world()
+    processes = world_size()
     if recipe.grad_accum > 1 or processes > 1:
         return gradients + kept  # the gradients are there already
     return max(gradients, kept)
+
+
+MOST_STEPS = 10  # that are measured, after a first one that is slower
+ENOUGH_SECONDS = 20.0  # after which no further one begins
+
+
+def measure_speed(recipe: Recipe, num_classes: int, device: torch.device) -> tuple[float, int]:
+    """(images a second, steps measured) of training by a resolved recipe, on noise in memory.
+
+    Batches, losses and weights' updates are the recipe's; the frozen network has random weights, so
+    that nothing is downloaded. Under torchrun the images are those of all processes together.
+    """
+    names = tuple(str(label) for label in range(num_classes))
+    recipe = replace(recipe, steps=1 + MOST_STEPS, warmup_steps=0)
+    size = recipe.image_size
+    images = torch.randint(256, (recipe.batch_size, 3, size, size), dtype=torch.uint8)
+    labels = torch.arange(recipe.batch_size) % max(num_classes, 1)
+    data = ImageSet(images.to(device), labels.to(device), names)
+    perceptual = build_perceptual(recipe)
+    if perceptual is not None:
+        perceptual = perceptual.to(device)
+    state = new_state(recipe, data)
+    begin = None
+    for losses in train(state, recipe, data, perceptual):
+        losses["loss"].item()  # wait until the device is done
+        now = time.perf_counter()
+        if begin is None:
+            begin = now
+        elapsed = now - begin
+        if any_rank(elapsed > ENOUGH_SECONDS):
+            break
+    measured = state.step - 1
+    return measured * recipe.batch_size / elapsed, measured

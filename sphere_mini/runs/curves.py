@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..plots import Panel, plots
+from ..evaluation.plots import Panel, plots
 from .log import METRICS_FILE, read_rows
 
 CURVES_FILE = "losses.png"

@@ -5,13 +5,11 @@ from typing import Any
 
 import torch
 
-from ..datasets import check_digits, find_splits, hold_some_out
+from ..data.sets import check_digits, find_splits, hold_some_out
 from ..distributed import precision
-from ..presets import OWN, SETS
-from ..recipe import LR_BATCH, Recipe
-from .cost import HALF, cost
+from ..recipe import LR_BATCH, OWN, SETS, Recipe
+from .cost import HALF, cost, measure_speed
 from .log import readable_time
-from .speed import measure_speed
 
 UNKNOWN = "as many as the folder has"
 NETWORK_FIELDS = ("width", "depth", "num_heads", "patch_size")  # a recipe may leave them open

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..distributed import from_rank_0, world
+from ..distributed import from_rank_0, world_size
 from ..errors import ReadError, UserError, require
 from ..recipe import Recipe
 from ..training import TrainState
@@ -82,7 +82,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 def memory_advice(recipe: Recipe) -> str:
     """How to train with less memory: the next larger number of micro-batches, or less to train."""
-    _, processes = world()
+    processes = world_size()
     own_batch = recipe.batch_size // processes
     images = own_batch // recipe.grad_accum
     problem = f"the device has too little memory for {images} images at a time"

@@ -12,10 +12,9 @@ import torch
 
 from ..config import config_from_dict
 from ..errors import reading, require
-from ..files import free_path, previous, read_newest, write_safely
-from ..hub import CONFIG_FILE
+from ..files import CONFIG_FILE, free_path, previous, read_newest, write_safely
 from ..recipe import Recipe
-from ..training import TrainState, new_state
+from ..training import TrainState, init_state
 
 STATE_FILE = "last.pt"
 SAMPLES_FOLDER = "samples"
@@ -78,7 +77,7 @@ def load_checkpoint(path: Path, device: torch.device) -> Loaded:
     require(zipfile.ZipFile(path).testzip() is None, "its checksum is wrong")
     content = torch.load(path, map_location=device, weights_only=True)
     recipe = Recipe(**BEFORE | content["recipe"])
-    state = new_state(replace(recipe, compile=False), config_from_dict(content["config"]), device)
+    state = init_state(replace(recipe, compile=False), config_from_dict(content["config"]), device)
     for name in STATE_PARTS:
         getattr(state, name).load_state_dict(content[name])
     state.step = content["step"]
@@ -93,4 +92,4 @@ def load_beginning(path: Path, device: torch.device) -> tuple[TrainState, Recipe
         require("step" not in content["training"], f"its checkpoint {STATE_FILE} is gone")
         recipe = Recipe(**BEFORE | content["training"])
         config = config_from_dict(content)
-    return new_state(replace(recipe, compile=False), config, device), recipe
+    return init_state(replace(recipe, compile=False), config, device), recipe

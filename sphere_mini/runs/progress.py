@@ -7,13 +7,14 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data import ImageFiles, ImageSet, evenly_spaced
-from ..distributed import world
+from ..data.grids import GRID_COLUMNS, image_grid
+from ..data.images import ImageFiles, ImageSet, evenly_spaced
+from ..distributed import rank
 from ..errors import ReadError
+from ..evaluation.draws import class_rows, grid_labels
+from ..evaluation.metrics import held_out_psnr
 from ..files import warn_on_write_error
-from ..metrics import held_out_psnr
 from ..model import SphereEncoder
-from ..pictures import GRID_COLUMNS, class_rows, grid_labels, image_grid
 from ..sampling import reconstruct
 from .folder import SAMPLES_FOLDER, save_run, save_weights
 from .log import METRICS_FILE, Pace, append_row, readable_rate, readable_time
@@ -49,8 +50,7 @@ def log_step(
 
 def progress_bar(steps: Iterable[T], run: Run) -> tqdm:
     """The steps of a run under a progress bar, which rank 0 shows where there is a terminal."""
-    rank, _ = world()
-    silent = True if rank > 0 else None  # None: where there is no terminal
+    silent = True if rank() > 0 else None  # None: where there is no terminal
     total = run.recipe.steps
     return tqdm(steps, total=total, initial=run.state.step, unit="step", disable=silent)
 
@@ -85,24 +85,22 @@ def save_checkpoint(run: Run) -> None:
     Then `run.saved_step` stays what it was.
     """
     step = run.state.step
-    rank, _ = world()
     with warn_on_write_error(f"the checkpoint of step {step}"):
-        if rank == 0:
+        if rank() == 0:
             save_run(run.folder, run.state, run.recipe)
         run.saved_step = step
 
 
 def finish_last_save(run: Run) -> None:
     """Write the weights for use of a run that is over: its last save may have been cut off."""
-    rank, _ = world()
-    if rank == 0:
+    if rank() == 0:
         with warn_on_write_error("the weights for use"):
             save_weights(run.folder, run.state, run.recipe)
 
 
 def save_picture(run: Run) -> None:
     """Write a picture of what the model can do by now, and draw the log's curves anew."""
-    from .curves import CURVES_FILE, draw_curves  # here: it brings matplotlib
+    from .curves import CURVES_FILE, draw_curves
 
     step = run.state.step
     path = run.folder / SAMPLES_FOLDER / f"step{step:07d}.png"

@@ -8,11 +8,10 @@ from dataclasses import fields as fields_of
 from dataclasses import replace
 from typing import Any, get_type_hints
 
-from ..distributed import world
+from ..distributed import world_size
 from ..errors import UserError, require
 from ..model import SphereEncoder
-from ..presets import make_recipe
-from ..recipe import PERCEPTUAL_WEIGHTS, PERCEPTUALS, Recipe
+from ..recipe import PERCEPTUAL_WEIGHTS, PERCEPTUALS, Recipe, make_recipe
 from .fine_tune import shape_fields
 
 FREE_ON_RESUME = (  # fields that change neither weights nor losses
@@ -92,7 +91,7 @@ def new_recipe(
         values |= shape_fields(pretrained.config)
     values |= fields
     require(bool(values["dataset"]), "--set dataset takes a name, such as folder with --data-dir")
-    _, processes = world()
+    processes = world_size()
     recipe = make_recipe(recipe=preset, processes=processes, **values)
     if recipe.perceptual == "none":
         idle = [name for name in PERCEPTUAL_WEIGHTS if fields.get(name)]
@@ -131,7 +130,7 @@ def require_compiler(recipe: Recipe) -> None:
 
 def check_split(recipe: Recipe) -> None:
     """All processes and micro-batches get equally many images, else a `UserError`."""
-    _, processes = world()
+    processes = world_size()
     split = f"processes {processes} x micro-batches {recipe.grad_accum}"
     problem = f"a batch of {recipe.batch_size} cannot be split evenly: {split}"
     shares = processes * recipe.grad_accum

@@ -7,23 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
-from ..block_options import set_block_options
 from ..config import SphereConfig
-from ..data import ImageFiles, ImageSet
-from ..datasets import load_data
-from ..distributed import first_of_node, from_rank_0, gather, world
+from ..data.images import ImageFiles, ImageSet
+from ..data.sets import load_data
+from ..distributed import first_on_node, from_rank_0, gather, rank
 from ..errors import UserError, require
 from ..files import claim_path, warn_on_write_error
 from ..model import SphereEncoder, save_config
 from ..perceptual import Perceptual, load_perceptual
 from ..recipe import Recipe
-from ..training import TrainState, new_state
-from .board import Board
+from ..training import TrainState, new_state, set_block_options
 from .fine_tune import start_from
 from .folder import SAMPLES_FOLDER, load_run
-from .log import METRICS_FILE, keep_rows
-from .restart import note_folder
+from .log import METRICS_FILE, Board, keep_rows
 from .settings import load_pretrained, new_recipe, resumed_recipe
 
 
@@ -64,7 +62,7 @@ def start(fields: dict[str, Any], preset: str | None, out: str | None, device: t
     advice = f"use --batch-size {num_images} or less"
     require(recipe.batch_size <= num_images, f"{problem}; {advice}")
     recipe = recipe.resolved(num_images)
-    state = new_state(recipe, recipe.sphere_config(data.class_names), device)
+    state = new_state(recipe, data)
     state.num_images = num_images
     if pretrained:
         new_classes = ", ".join(start_from(state, pretrained)) or "no class"
@@ -96,7 +94,7 @@ def resume(
     """
     advice = "pass a run folder of train.py"
     require(os.path.isdir(folder), f"there is no folder {folder}; {advice}")
-    state, recipe = first_of_node(lambda: load_run(folder, device))
+    state, recipe = first_on_node(lambda: load_run(folder, device))
     from_rank_0(lambda: check_writable(folder))
     check_same_step(folder, state.step)
     if recipe.init_from and state.step == 0:
@@ -108,8 +106,7 @@ def resume(
     data, held_out, perceptual = load_inputs(recipe, device)
     state.num_images = state.num_images or len(data)
     check_same_data(state, recipe, data)
-    rank, _ = world()
-    if rank == 0:
+    if rank() == 0:
         with warn_on_write_error("a shorter log"):
             keep_rows(folder / METRICS_FILE, state.step)
     return Run(state, recipe, data, held_out, perceptual, folder, saved_step=state.step)
@@ -135,7 +132,7 @@ def load_inputs(
         data, held_out = load_data(recipe, device)
         return data, held_out, perceptual
 
-    return first_of_node(load)
+    return first_on_node(load)
 
 
 def check_same_step(folder: Path, step: int) -> None:
@@ -156,3 +153,36 @@ def check_same_data(state: TrainState, recipe: Recipe, data: ImageSet | ImageFil
     found = data.class_names if recipe.conditional else ()
     problem = f"the classes were {', '.join(known)} and are {', '.join(found)} now"
     require(found == known, f"{problem}; put them back")
+
+
+NOTE = "sphere_mini run folder"  # a key of torchrun's store
+
+
+def note_folder(folder: Path) -> None:
+    """Under torchrun: note the run folder, for the processes that it starts again; on rank 0."""
+    if dist.is_initialized():
+        torchrun_store().set(NOTE, str(folder))
+
+
+def begun_before_restart() -> Path | None:
+    """The run folder that these processes had begun before torchrun started them again, if any.
+
+    All processes have to ask.
+    """
+    if not dist.is_initialized():
+        return None
+    return from_rank_0(read_note)
+
+
+def read_note() -> Path | None:
+    """The noted run folder."""
+    store = torchrun_store()
+    if not store.check([NOTE]):
+        return None
+    return Path(store.get(NOTE).decode())
+
+
+def torchrun_store() -> dist.Store:
+    """The store in torchrun's memory, which it keeps over restarts: nothing is left on the disk."""
+    host = os.environ["MASTER_ADDR"]
+    return dist.TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False)

@@ -1,0 +1,1 @@
+"""Image sets: in memory, in folders, by name; single pictures, labels and grids."""

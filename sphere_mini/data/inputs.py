@@ -1,0 +1,162 @@
+"""What callers give to the sampling functions: labels, seeds, noise, images; checked."""
+
+import math
+import operator
+import re
+import textwrap
+from collections.abc import Sequence, Sized
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import NUM_SEEDS, SphereConfig
+from ..errors import UserError, composed, printable, require
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+GUIDANCE_PLACES = ("latent", "pixel", "both")
+PATHS = ("spherical", "linear")
+STITCHES = ("vertical", "horizontal", "backward", "forward")
+Labels = Tensor | Sequence[int | str] | int | str | None
+
+
+def as_labels(y: Labels, config: SphereConfig) -> Tensor | None:
+    """Labels as a tensor, (B,) class numbers or (B, num_classes + 1) float shares of embeddings.
+
+    y: such a tensor, a class by number or name, or several; None stays None. `UserError` where the
+    model has no classes or a label is none of them.
+    """
+    if y is None:
+        return None
+    require(config.num_classes > 0, "this model has no classes; leave the labels out")
+    null = config.null_label
+    numbers = f"0 ... {null - 1} (null class: {null})"
+    problem = f"labels must lie in {numbers}, or mix {null + 1} embeddings"
+    if not isinstance(y, Tensor):
+        y = torch.tensor([label_number(label, config) for label in entries_of(y)])
+    if y.is_floating_point():
+        is_mixture = y.dim() == 2 and y.shape[1] == null + 1 and bool(y.isfinite().all())
+        require(is_mixture, problem)
+        return y.float()
+    y = torch.atleast_1d(y)
+    is_row = y.dtype in INTEGERS and y.dim() == 1 and len(y) > 0
+    require(is_row and bool(((y >= 0) & (y <= null)).all()), problem)
+    return y.long()
+
+
+def entries_of(y: Labels) -> list[Any]:
+    """One label, or several, as a list."""
+    if isinstance(y, str):
+        return [y]
+    try:
+        return list(y)
+    except TypeError:  # a number, also one of numpy's
+        return [y]
+
+
+def label_number(label: Any, config: SphereConfig) -> int:
+    """The number of one class, by number or name; -1 where it is neither."""
+    if isinstance(label, str):
+        return class_number(label, config)
+    try:
+        number = operator.index(label)
+    except TypeError:
+        return -1
+    is_class = 0 <= number <= config.null_label and not isinstance(label, bool | np.bool_)
+    return number if is_class else -1
+
+
+def class_number(text: str, config: SphereConfig) -> int:
+    """The class that `text` names, 0 ... num_classes - 1; `UserError` where it names none.
+
+    By its name, also as it is printed and with accents in any Unicode form; or by its number where
+    no name holds a number that could be meant instead.
+    """
+    num_classes = config.num_classes
+    require(num_classes > 0, "this model has no classes; leave the class out")
+    choices = list(config.class_names)
+    for form in (str, composed, printable):
+        forms = [form(name) for name in choices]
+        if form(text) in forms:
+            return forms.index(form(text))
+    if has_plain_numbers(config.class_names, num_classes):
+        if text.isdecimal() and int(text) < num_classes:
+            return int(text)
+        choices.insert(0, f"a number in 0 ... {num_classes - 1}")
+    known = textwrap.shorten(f"give {', '.join(choices)}", 300, placeholder=" ...")
+    raise UserError(f"there is no class {text!r}; {known}")
+
+
+def has_plain_numbers(names: Sequence[str], num_classes: int) -> bool:
+    """Whether a number is a class's number: no name holds one that could be meant instead."""
+    return not any(holds_number(name, num_classes) for name in names)
+
+
+def holds_number(name: str, most: int) -> bool:
+    """Whether a name holds a number that one may mean by the number alone.
+
+    It stands for itself, as in "+1" and "2 stars", or is `most` or less, as in "class3"; those of
+    "n01440764" are neither.
+    """
+    for found in re.finditer(r"\d+", name):
+        stands_alone = not name[: found.start()][-1:].isalpha()
+        if stands_alone or int(found[0]) <= most:
+            return True
+    return False
+
+
+def seeds_for(seeds: Sequence[int] | None, **others: Sized | None) -> Sequence[int]:
+    """The seeds, one for each image; drawn at random where `seeds` is None.
+
+    others: what else has one entry an image. `UserError` where the numbers of images differ, or a
+    seed is out of range.
+    """
+    sizes = {name: len(value) for name, value in others.items() if value is not None}
+    if seeds is not None:
+        sizes["seeds"] = len(seeds)
+    require(len(set(sizes.values())) < 2, f"the numbers of images differ: {sizes}")
+    if seeds is None:
+        count = next(iter(sizes.values()), 1)
+        seeds = torch.randint(2**31, (count,)).tolist()
+    in_range = all(int(seed) == seed and 0 <= seed < NUM_SEEDS for seed in seeds)
+    require(in_range, "seeds must be whole numbers in 0 ... 2^32 - 1")
+    return seeds
+
+
+def require_shape(name: str, noise: Tensor, shape: tuple[int, ...]) -> None:
+    """`UserError` where given noise does not fit the model and the number of images."""
+    require(noise.shape == shape, f"{name} must have the shape {shape}, not {tuple(noise.shape)}")
+
+
+def as_model_input(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] in the network's range, [-1, 1]; `UserError` beyond [0, 1]."""
+    advice = "convert [-1, 1] by (x + 1) / 2, bytes by x / 255"
+    is_unit = images.is_floating_point() and bool(((images >= 0) & (images <= 1)).all())
+    require(is_unit, f"images are floats in [0, 1] here; {advice}")
+    return images.float() * 2 - 1
+
+
+def check_loop(num_steps: int, strength: float = 1.0) -> None:
+    """`UserError` for a number of steps, or a share of the noise, that the loop cannot run with."""
+    require(num_steps >= 1, f"num_steps must be at least 1, not {num_steps}")
+    require(0 < strength <= 1, f"strength must lie above 0 and up to 1, not {strength}")
+
+
+def check_guidance(guidance: float, place: str) -> None:
+    """`UserError` for guidance that is negative or not finite, or at an unknown place."""
+    known = ", ".join(GUIDANCE_PLACES)
+    require(place in GUIDANCE_PLACES, f"guidance place must be one of {known}, not {place!r}")
+    require(0 <= guidance < math.inf, f"guidance must be 0 or more, not {guidance}")
+
+
+def check_path(corners: int, frames: int, path: str) -> None:
+    """`UserError` for a path of other than two or four seeds, too short, or of no known kind."""
+    require(corners in (2, 4), f"interpolation takes two seeds, or four for a grid, not {corners}")
+    require(frames >= 2, f"frames must be at least 2, both ends, not {frames}")
+    require(path in PATHS, f"path must be one of {', '.join(PATHS)}, not {path!r}")
+
+
+def check_stitch(how: str) -> None:
+    """`UserError` for an unknown way to stitch two images."""
+    require(how in STITCHES, f"stitch must be one of {', '.join(STITCHES)}, not {how!r}")

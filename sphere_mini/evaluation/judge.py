@@ -1,0 +1,110 @@
+"""An independent judge of samples: a small convolutional network that knows the classes.
+
+It never sees a sample in training, and shares no weights with the models that it judges.
+"""
+
+import copy
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..data.images import ImageFiles, ImageSet, batch_indices, to_model_range
+from ..distributed import rank
+from ..errors import reading, require
+from ..files import JUDGE_FILE, write_safely
+
+WIDTHS = (24, 48, 96)  # channels of the three stages, each at half the size of the one before
+EPOCHS = 4
+LEAST_STEPS = 300  # of a small set: fewer would leave its batch norms where they began
+BATCH = 256
+PEAK_LR = 6e-3
+SMOOTHING = 0.05  # of the labels
+
+
+class Judge(nn.Module):
+    """Images uint8 (B, 3, H, W) → logits (B, classes)."""
+
+    def __init__(self, class_names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.class_names = class_names
+        first, second, third = WIDTHS
+        self.layers = nn.Sequential(
+            *convolution(3, first),
+            *convolution(first, first),
+            nn.MaxPool2d(2),
+            *convolution(first, second),
+            *convolution(second, second),
+            nn.MaxPool2d(2),
+            *convolution(second, third),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Dropout(0.3),
+            nn.Linear(third, len(class_names)),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(to_model_range(images))
+
+    @torch.no_grad()
+    def recognises(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Whether it sees in each of the images uint8 (B, 3, H, W) the class of its label, (B,)."""
+        device = next(self.parameters()).device
+        return self(images.to(device)).argmax(1) == labels.to(device)
+
+    def save(self, folder: Path) -> None:
+        """Write `judge.safetensors`, in half precision, into a model's folder."""
+        tensors = copy.deepcopy(self).half().state_dict()
+        facts = {"class_names": json.dumps(self.class_names)}
+        write_safely(folder / JUDGE_FILE, lambda path: save_file(tensors, path, facts))
+
+
+def convolution(channels: int, width: int) -> tuple[nn.Module, ...]:
+    """A 3×3 convolution, batch norm and ReLU."""
+    convolved = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+    return convolved, nn.BatchNorm2d(width), nn.ReLU()
+
+
+def load_judge(folder: Path, class_names: tuple[str, ...]) -> Judge | None:
+    """The judge in a model's folder, None without one; `UserError` if damaged or of others."""
+    path = folder / JUDGE_FILE
+    if not path.exists():
+        return None
+    with reading(path), safe_open(path, "pt") as file:
+        known = tuple(json.loads(file.metadata()["class_names"]))
+        judge = Judge(known)
+        judge.load_state_dict(load_file(path))
+    problem = f"{path} judges other classes than the model's"
+    require(known == class_names, f"{problem}; remove it")
+    return judge.eval()
+
+
+def fit_judge(data: ImageSet | ImageFiles, flip: bool = True, seed: int = 0) -> Judge:
+    """Train a judge on labelled images, four epochs, more of a small set; minutes on a CPU core.
+
+    flip: whether mirrored images show the same class. Its weights are rounded to half precision, as
+    its file keeps them.
+    """
+    require(len(data.class_names) > 1, "a judge takes images of two classes or more")
+    torch.manual_seed(seed)
+    judge = Judge(tuple(data.class_names))
+    steps = max(LEAST_STEPS, EPOCHS * len(data) // BATCH)
+    optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps)
+    rows = (batch_indices(step, BATCH, len(data), seed) for step in range(steps))
+    silent = True if rank() > 0 else None  # None: where there is no terminal
+    for images, y in tqdm(data.batches(rows), "judge", steps, leave=False, disable=silent):
+        judge.to(images.device)
+        flipped = (torch.rand(len(images)) < (0.5 if flip else 0.0)).to(images.device)
+        images = torch.where(flipped[:, None, None, None], images.flip(3), images)
+        loss = F.cross_entropy(judge(images), y, label_smoothing=SMOOTHING)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return judge.half().float().eval()

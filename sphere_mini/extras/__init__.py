@@ -1,0 +1,1 @@
+"""Beyond the method: ours (prior, export) and the public release's (import)."""

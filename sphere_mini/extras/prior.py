@@ -1,0 +1,154 @@
+"""A prior fitted to encoded images: ours, not the paper's.
+
+The method draws uniform points of the sphere. A small model's latents do not fill theirs, and one
+step from a uniform point is weak there. This prior draws, for each class, from a normal
+distribution fitted to the encoded training images, and spherifies.
+"""
+
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..data.images import ImageFiles, ImageSet, evenly_spaced, require_fit, to_model_range
+from ..errors import UserError, reading, require
+from ..files import PRIOR_FILE, write_safely
+from ..model import SphereEncoder
+from ..sphere import spherify
+
+RANK = 64  # axes kept of each class's covariance, at most
+MOST_IMAGES = 20_000  # that a prior is fitted to, fewer where their latents would exceed ...
+MOST_NUMBERS = 2**28  # ... so many numbers (1 GiB); the prior itself has no more either
+BATCH = 125  # images encoded at once
+
+
+@dataclass(eq=False)
+class FittedPrior:
+    """A normal distribution of points for each class, and in the last row one for all images.
+
+    mean: (classes + 1, L). axes: (classes + 1, rank, L), perpendicular, as long as the standard
+    deviation along them. weights: hash of the weights it was fitted to; train on, and fit anew.
+    """
+
+    mean: Tensor
+    axes: Tensor
+    weights: str
+
+    def points(self, e: Tensor, y: Tensor | None) -> Tensor:
+        """Points (B, N, D) on the sphere from Gaussian noise e (B, N, D) under labels y.
+
+        y: (B,) labels; (B, classes + 1) float shares mix the classes' points; None: all images'.
+        """
+        last = len(self.mean) - 1
+        if y is None:
+            y = torch.full((len(e),), last, device=e.device)
+        if y.is_floating_point():
+            labels = y.sum(0).nonzero().flatten().tolist()
+            mixed = [y[:, k, None] * self._before_spherify(e, k) for k in labels]
+            return spherify(sum(mixed)).view_as(e)
+        points = torch.empty_like(e.flatten(1))
+        for label in y.unique().tolist():
+            points[y == label] = self._before_spherify(e[y == label], label)
+        return spherify(points).view_as(e)
+
+    def _before_spherify(self, e: Tensor, label: int) -> Tensor:
+        """Draws (B, L) of one class: mean + Σ_k axis_k · (e · direction of axis_k)."""
+        axes = self.axes[label].to(e.device)  # (rank, L)
+        along = e.flatten(1) @ F.normalize(axes, dim=1).T  # (B, rank), standard normal
+        return self.mean[label].to(e.device) + along @ axes
+
+    def save(self, folder: Path) -> None:
+        """Write `prior.safetensors`, in half precision, beside the weights it was fitted to."""
+        tensors = {"mean": self.mean.half(), "axes": self.axes.half()}
+        facts = {"weights": self.weights}
+        write_safely(folder / PRIOR_FILE, lambda path: save_file(tensors, path, facts))
+
+
+def load_prior(folder: Path, model: SphereEncoder) -> FittedPrior | None:
+    """The prior in a model's folder; None without one, or where it was fitted to other weights.
+
+    One that is damaged counts as none, with a warning: uniform points do without it.
+    """
+    path = folder / PRIOR_FILE
+    if not path.exists():
+        return None
+    try:
+        with reading(path), safe_open(path, "pt") as file:
+            weights = file.metadata()["weights"]
+            mean = file.get_tensor("mean").float()
+            axes = file.get_tensor("axes").float()
+    except UserError as error:
+        warnings.warn(f"{error}; until then there is no fitted prior", stacklevel=2)
+        return None
+    if weights != model.weights_hash():
+        return None  # the run has gone on since
+    return FittedPrior(mean, axes, weights)
+
+
+@torch.no_grad()
+def fit_prior(model: SphereEncoder, data: ImageSet | ImageFiles, rank: int = RANK) -> FittedPrior:
+    """Fit the prior to at most 20,000 training images, each encoded under its own class.
+
+    A class of fewer than two images takes all images' row. `UserError` where the classes are not
+    the model's, or where latents and classes are too many for it.
+    """
+    config = model.config
+    require_fit(data, config)
+    same = not config.class_names or config.class_names == tuple(data.class_names)
+    require(same, "these images' classes are not the model's; take those that it was trained on")
+    require(len(data) > 1, "a prior takes at least two images")
+    dim = math.prod(config.latent_shape)
+    rank = min(rank, dim)
+    numbers = (config.num_classes + 1) * (rank + 1) * dim
+    problem = f"a fitted prior of {config.num_classes} classes and {dim:,} dimensions is too large"
+    require(numbers <= MOST_NUMBERS, f"{problem}; fit one of a smaller rank")
+    v, y = encode_spread(model, data, most=min(MOST_IMAGES, MOST_NUMBERS // dim))
+    means = []
+    axes = []
+    for label in range(config.num_classes + 1):
+        of_class = v[y == label]
+        if len(of_class) < 2:  # the last row, all images', among them
+            of_class = v
+        mean, main_axes = fit_normal(of_class, rank)
+        means.append(mean)
+        axes.append(main_axes)
+    return FittedPrior(
+        mean=torch.stack(means).half().float(),  # as its file keeps it
+        axes=torch.stack(axes).half().float(),
+        weights=model.weights_hash(),
+    )
+
+
+def encode_spread(
+    model: SphereEncoder, data: ImageSet | ImageFiles, most: int
+) -> tuple[Tensor, Tensor]:
+    """Points (n, L) of evenly spaced images, each encoded under its class, and labels (n,)."""
+    points = []
+    labels = []
+    rows = evenly_spaced(len(data), most)
+    for images, y in data.batches(rows.split(BATCH)):
+        points.append(encode_under_own_class(model, images, y).flatten(1))
+        labels.append(y.cpu() if model.config.num_classes else torch.zeros_like(y.cpu()))
+    return torch.cat(points), torch.cat(labels)
+
+
+def encode_under_own_class(model: SphereEncoder, images: Tensor, y: Tensor) -> Tensor:
+    """Points (B, N, D), on the CPU, of images uint8 (B, 3, H, W) and their labels (B,)."""
+    x = to_model_range(images.to(model.device))
+    own_class = y.to(model.device) if model.config.num_classes else None
+    return spherify(model.encode(x, own_class)).cpu()
+
+
+def fit_normal(v: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Mean (L,) and main axes (rank, L) of points v (n, L); zeros where n is too small."""
+    mean = v.mean(0)
+    _, deviations, directions = torch.linalg.svd((v - mean) / len(v) ** 0.5, full_matrices=False)
+    axes = deviations[:rank, None] * directions[:rank]
+    missing = rank - len(axes)
+    return mean, F.pad(axes, (0, 0, 0, missing))

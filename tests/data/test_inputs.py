@@ -1,0 +1,44 @@
+"""What callers pass as labels: all kinds of numbers and names, and what is none."""
+
+import numpy as np
+import pytest
+import torch
+
+from sphere_mini import SphereConfig, UserError
+from sphere_mini.data.inputs import as_labels
+
+FOUR = SphereConfig(num_classes=4, class_names=("a", "b", "c", "d"))
+ONE = [1, np.int64(1), np.uint8(1), np.array(1), torch.tensor(1), "b", np.str_("b"), [1]]
+TWO = [torch.tensor([1, 2], dtype=kind) for kind in (torch.uint8, torch.int8, torch.int32)]
+TWO += [np.array([1, 2], np.uint8), np.array([1, 2], np.uint64), np.array(["b", "c"])]
+TWO += [["b", 2], range(1, 3), (np.int64(1), "c"), [torch.tensor(1), torch.tensor(2)]]
+CASES = [(y, [1]) for y in ONE] + [(y, [1, 2]) for y in TWO]
+NO_LABELS = [True, [True, False], torch.tensor([True]), np.array([True]), 1.0, [1.5], [None]]
+NO_LABELS += [[], torch.zeros(0), torch.zeros(0, dtype=torch.long), [[1, 2]], torch.tensor([[1]])]
+NO_LABELS += [
+    torch.eye(4),
+    torch.full((1, 5), torch.nan),
+    torch.tensor([1j]),
+    10**30,
+    5,
+    -1,
+    [0, 9],
+]
+
+
+@pytest.mark.parametrize(("y", "expected"), CASES)
+def test_labels_of_every_kind(y, expected):
+    labels = as_labels(y, FOUR)
+    assert labels.dtype == torch.long and labels.tolist() == expected
+
+
+@pytest.mark.parametrize("y", NO_LABELS)
+def test_what_is_no_label_is_refused_in_a_sentence(y):
+    with pytest.raises(UserError, match=r"labels must lie in 0 \.\.\. 3 \(null class: 4\)"):
+        as_labels(y, FOUR)
+
+
+def test_shares_of_embeddings_of_any_precision():
+    shares = torch.eye(5)[[1, 2]]
+    for y in (shares, shares.double(), shares.half()):
+        assert torch.equal(as_labels(y, FOUR), shares)

@@ -1,0 +1,133 @@
+"""Single images: which files there are, and that a second start completes their folder."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import DIGITS_MODEL, ROOT, random_model, run
+from PIL import Image
+
+from sphere_mini import UserError, generate
+from sphere_mini.data.grids import to_uint8
+from sphere_mini.extras.export import export_images
+
+ONE_STEP = {
+    "num_steps": 1,
+    "guidance": 1.0,
+    "guidance_place": "both",
+    "share_noise": True,
+    "decay": False,
+}
+
+
+def sample(*flags, model=DIGITS_MODEL):
+    done = run("sample.py", model, *flags)
+    assert done.returncode == 0, done.stderr
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_saved_images_are_those_of_their_class_and_seed(tmp_path, digits_model):
+    folder = tmp_path / "images"
+    sample(
+        "--save-images", folder, "--classes", 3, 8, "--per-class", 2, "--seed", 5, "--num-steps", 2
+    )
+    names = [
+        f"class{label:04d}-seed{seed:08d}.png" for seed, label in ((5, 3), (6, 8), (7, 3), (8, 8))
+    ]
+    assert sorted(files_of(folder)) == sorted(names)
+    expected = to_uint8(generate(digits_model, torch.tensor([3, 8, 3, 8]), 2, seeds=range(5, 9)))
+    for name, pixels in zip(names, expected, strict=True):
+        with Image.open(folder / name) as image:
+            assert (np.array(image) == pixels).all() and image.text["seed"] == str(
+                int(name[-12:-4])
+            )
+    command = shlex.split(
+        Image.open(folder / names[1]).text["command"]
+    )  # the image as a picture of its own
+    assert command[:3] == ["python", "sample.py", "RUN"]
+    sample(*command[3:], "--out", tmp_path / "one.png")
+    random_model(num_classes=0).save_pretrained(tmp_path / "model")
+    sample("--save-images", tmp_path / "plain", "--per-class", 3, model=tmp_path / "model")
+    assert sorted(files_of(tmp_path / "plain")) == [f"seed{seed:08d}.png" for seed in range(3)]
+
+
+def test_an_interrupted_folder_is_completed_byte_for_byte(tmp_path):
+    # many, so that the kill comes long before the end even where this process has to wait
+    flags = ("--per-class", 200, "--num-steps", 2)
+    sample("--save-images", tmp_path / "whole", *flags)
+    whole = files_of(tmp_path / "whole")
+    assert len(whole) == 2000
+    command = [
+        sys.executable,
+        ROOT / "sample.py",
+        DIGITS_MODEL,
+        "--save-images",
+        tmp_path / "cut",
+        *flags,
+    ]
+    process = subprocess.Popen(
+        [*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while len(list(tmp_path.glob("cut/*.png"))) < 250 and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    some = {
+        name: content
+        for name, content in files_of(tmp_path / "cut").items()
+        if name.endswith(".png")
+    }
+    assert 250 <= len(some) < 2000 and some.items() <= whole.items()
+    done = sorted(some)[:3]
+    before = [os.stat(tmp_path / "cut" / name).st_mtime_ns for name in done]
+    os.remove(tmp_path / "cut" / "class0000-seed00000150.png")  # the second batch is drawn again
+    sample("--save-images", tmp_path / "cut", *flags)
+    again = files_of(tmp_path / "cut")
+    assert {name: content for name, content in again.items() if name.endswith(".png")} == whole
+    assert [
+        os.stat(tmp_path / "cut" / name).st_mtime_ns for name in done
+    ] == before  # whole batches were left alone
+
+
+def test_a_folder_of_other_images_is_not_mixed_with_new_ones(tmp_path):
+    sample("--save-images", tmp_path, "--classes", 3, "--per-class", 2)
+    before = files_of(tmp_path)
+    for flags in (("--num-steps", 2), ("--guidance", 1.5), ("--noise", "fresh")):
+        failed = run(
+            "sample.py",
+            DIGITS_MODEL,
+            "--save-images",
+            tmp_path,
+            "--classes",
+            3,
+            "--per-class",
+            2,
+            *flags,
+        )
+        assert (
+            failed.returncode == 2
+            and "choose another folder" in failed.stderr
+            and failed.stderr.count("\n") == 1
+        )
+    assert files_of(tmp_path) == before
+
+
+def test_without_a_script(tmp_path):
+    model = random_model(num_classes=2)
+    assert export_images(model, tmp_path, [1], 3, **ONE_STEP) == 3
+    first = files_of(tmp_path)
+    assert sorted(first) == [f"class0001-seed{seed:08d}.png" for seed in range(3)]
+    os.remove(tmp_path / "class0001-seed00000001.png")
+    export_images(model, tmp_path, [1], 3, **ONE_STEP)
+    assert files_of(tmp_path) == first
+    with pytest.raises(UserError, match="of other weights or settings"):
+        export_images(random_model(1, num_classes=2), tmp_path, [1], 3, **ONE_STEP)

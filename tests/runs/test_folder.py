@@ -1,0 +1,139 @@
+"""A checkpoint holds all that resuming needs, and survives damage and a full disk."""
+
+import pickle
+import random
+
+import pytest
+import torch
+from short_runs import CPU, NANO, no_room, prepare, same, tensors
+
+from sphere_mini import SphereEncoder, UserError
+from sphere_mini.data.images import batch_indices
+from sphere_mini.files import previous
+from sphere_mini.recipe import make_recipe
+from sphere_mini.runs.folder import load_run, save_run
+from sphere_mini.training import draw_flips, init_state, train
+
+
+@pytest.mark.parametrize("where", [{}, {"in_memory_gb": 0.0, "workers": 1}])
+def test_resume_in_the_middle_of_an_epoch_is_bit_exact(photo_folder, tmp_path, where):
+    data, recipe, whole = prepare(photo_folder, **where)
+    for _ in train(whole, recipe, data):
+        pass
+    data, recipe, half = prepare(photo_folder, **where)
+    steps = train(half, recipe, data)
+    for _ in range(30):  # 300 images of 48: in the seventh epoch
+        next(steps)
+    steps.close()
+    save_run(tmp_path, half, recipe)
+    torch.rand(7)  # whatever else draws random numbers
+    again, recipe_again = load_run(tmp_path, CPU)
+    assert recipe_again == recipe and again.step == 30 and same(tensors(half), tensors(again))
+    ahead = [batch_indices(s.step, 10, len(data), recipe.seed) for s in (half, again)]
+    assert torch.equal(*ahead) and torch.equal(draw_flips(half, recipe), draw_flips(again, recipe))
+    for _ in train(again, recipe_again, data):
+        pass
+    assert len(tensors(whole)) > 100 and same(tensors(whole), tensors(again)) and again.step == 60
+
+
+class Marker:
+    """Unpickling this writes a file: what a malicious checkpoint would do."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def damages(path, executed):
+    """Ways to spoil a file, each as its new content."""
+    whole = path.read_bytes()
+    for part in range(10):
+        yield whole[: len(whole) * part // 10]
+    yield random.Random(0).randbytes(len(whole))
+    yield pickle.dumps({"step": 7})[:7]
+    yield pickle.dumps(Marker(executed))
+
+
+@pytest.fixture
+def two_saves(tmp_path):
+    """A run folder with two checkpoints, of steps 1 and 2."""
+    recipe = make_recipe("digits", **NANO, steps=9).resolved(1797)
+    state = init_state(recipe, recipe.sphere_config("0123456789"), CPU)
+    for step in (1, 2):
+        state.step = step
+        save_run(tmp_path, state, recipe)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(two_saves, tmp_path, capsys):
+    executed = tmp_path / "executed"
+    for k, content in enumerate(damages(two_saves / "last.pt", executed)):
+        (two_saves / "last.pt").write_bytes(content)
+        state, _ = load_run(two_saves, CPU)
+        said = capsys.readouterr().err
+        assert state.step == 1 and said.count("\n") == 1 and "last.pt cannot be used" in said, k
+        assert "last.prev.pt is used instead" in said
+        bad = sorted(two_saves.glob("last*.bad"))
+        assert len(bad) == k + 1 and content in [
+            path.read_bytes() for path in bad
+        ]  # kept, nothing is deleted
+    whole = (two_saves / "last.prev.pt").read_bytes()
+    middle = len(whole) // 2
+    (two_saves / "last.pt").write_bytes(
+        whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    )  # one bit
+    assert load_run(two_saves, CPU)[0].step == 1 and "checksum" in capsys.readouterr().err
+    torch.save(
+        {"step": 7, "evil": Marker(executed)}, two_saves / "last.pt"
+    )  # a checkpoint that would run code
+    assert load_run(two_saves, CPU)[0].step == 1
+    assert not executed.exists()
+
+
+def test_a_missing_checkpoint_is_replaced_by_the_one_before(two_saves):
+    (two_saves / "last.pt").unlink()
+    assert load_run(two_saves, CPU)[0].step == 1
+
+
+def test_with_no_usable_checkpoint_nothing_is_deleted(two_saves, capsys):
+    for path in two_saves.glob("last*.pt"):
+        path.write_bytes(b"noise")
+    before = {path: path.read_bytes() for path in two_saves.iterdir()}
+    with pytest.raises(UserError, match="last.pt cannot be used"):
+        load_run(two_saves, CPU)
+    assert before == {path: path.read_bytes() for path in two_saves.iterdir()}
+    for path in two_saves.glob("last*.pt"):
+        path.unlink()
+    with pytest.raises(UserError, match="checkpoint last.pt is gone"):
+        load_run(two_saves, CPU)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_damaged_weights_and_config_give_way_to_those_before(two_saves, name, tmp_path, capsys):
+    executed = tmp_path / "executed"
+    for content in damages(two_saves / name, executed):
+        (two_saves / name).write_bytes(content)
+        SphereEncoder.from_pretrained(two_saves)
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and f"{name} cannot be used" in said and ".prev" in said
+    previous(two_saves / name).write_bytes(b"noise")
+    with pytest.raises(UserError, match=f"{name} cannot be used"):
+        SphereEncoder.from_pretrained(two_saves)
+    assert not executed.exists() and (two_saves / name).exists()
+
+
+def test_a_failed_save_leaves_both_checkpoints_as_they_were(two_saves):
+    before = {path: path.read_bytes() for path in two_saves.iterdir()}
+    state, recipe = load_run(two_saves, CPU)
+    spoil, mend = no_room(two_saves)
+    spoil()
+    try:
+        with pytest.raises(OSError, match=r".+"):
+            save_run(two_saves, state, recipe)
+    finally:
+        mend()
+    assert before == {path: path.read_bytes() for path in two_saves.iterdir()}
+    save_run(two_saves, state, recipe)
