@@ -10,17 +10,15 @@ from typing import Any, NamedTuple
 from .config import NUM_SEEDS, SIZES, SphereConfig
 from .errors import require
 from .losses import LossWeights
+from .perceptual import NETWORKS
 
 DTYPES = ("auto", "float32", "bfloat16")
-PERCEPTUALS = ("none", "efficientnet", "lpips", "lpips+convnext")  # the networks in perceptual.py
+PERCEPTUALS = ("none", *NETWORKS)
 ABOVE_ZERO = ("batch_size", "grad_accum", "epochs", "lr", "image_size", "clip", "l1_beta")
-ABOVE_ZERO += ("compression_ratio",)
-ABOVE_ZERO += ("log_every", "sample_every", "save_every")
+ABOVE_ZERO += ("compression_ratio", "log_every", "sample_every", "save_every")
 SHARES = ("hard_fraction", "label_drop", "ema", "held_out")  # at most 1
 PERCEPTUAL_WEIGHTS = ("recon_perceptual", "con_perceptual")
 OTHER_WEIGHTS = ("recon_l1", "con_l1", "latent")
-
-
 LR_BATCH = 256  # images of the global batch that `lr` and `min_lr` are stated for
 
 
@@ -28,11 +26,11 @@ LR_BATCH = 256  # images of the global batch that `lr` and `min_lr` are stated f
 class Recipe(LossWeights):
     """All settings of a run, as plain numbers and strings; `UserError` where one is out of range.
 
-    The defaults are what the paper's runs have in common; presets.py says what differs.
+    The defaults, with those of `LossWeights`, are what the paper's runs have in common.
     """
 
     # images
-    dataset: str  # empty: images of one's own, which the caller has in memory
+    dataset: str  # empty: images of one's own, in memory
     data_dir: str = ""  # empty: data/<dataset>
     init_from: str = ""  # model whose weights the run starts from
     image_size: int = 32  # pixels
@@ -58,7 +56,7 @@ class Recipe(LossWeights):
     # optimization
     batch_size: int = 256  # global
     grad_accum: int = 1  # micro-batches that a batch is split into, one after another: less memory
-    checkpoint_activations: bool = False  # keep less for the gradients, compute it again
+    checkpoint_activations: bool = False  # less memory, more time
     epochs: float = 100.0
     steps: int = 0  # 0: from epochs
     warmup_epochs: float = 10.0
@@ -69,7 +67,7 @@ class Recipe(LossWeights):
     clip: float = 1.0  # gradient norm
     ema: float = 0.9997
     compile: bool = False  # the blocks by torch.compile
-    dtype: str = "auto"  # of matrix products; auto: bfloat16 on an accelerator, else float32
+    dtype: str = "auto"  # of matmuls; auto: bfloat16 on an accelerator, else float32
     seed: int = 0
     # steps between two lines of metrics, pictures, checkpoints
     log_every: int = 50
@@ -77,34 +75,28 @@ class Recipe(LossWeights):
     save_every: int = 1000
 
     def __post_init__(self) -> None:
-        self._check_ranges()
+        for name, value in vars(self).items():
+            if not isinstance(value, str):
+                self._check_number(name, value)
+        require(self.seed < NUM_SEEDS, f"seed must be below 2^32, not {self.seed}")
         for name, known in (("model", SIZES), ("dtype", DTYPES), ("perceptual", PERCEPTUALS)):
             value = getattr(self, name)
             require(value in known, f"{name} must be one of {', '.join(known)}, not {value!r}")
-        self._check_some_loss()
-        self.sphere_config(())  # complains of sizes that do not fit, before any data is read
-
-    def _check_ranges(self) -> None:
-        """Numbers are finite and in their ranges, and a batch splits evenly."""
-        for name, value in vars(self).items():
-            if isinstance(value, str):
-                continue
-            require(value > 0 or name not in ABOVE_ZERO, f"{name} must be above 0, not {value}")
-            require(0 <= value < 2**63, f"{name} must be 0 or more and finite, not {value}")
-            require(value <= 1 or name not in SHARES, f"{name} must lie in 0 ... 1, not {value}")
-        require(self.seed < NUM_SEEDS, f"seed must be below 2^32, not {self.seed}")
         problem = f"a batch of {self.batch_size} cannot be split into {self.grad_accum} equal parts"
         require(self.batch_size % self.grad_accum == 0, f"{problem}; change --grad-accum")
         has_pairs = self.batch_size > self.grad_accum
         problem = "the spreading term takes at least two images in a micro-batch"
         require(has_pairs or not self.spread, f"{problem}; lower --grad-accum")
-
-    def _check_some_loss(self) -> None:
-        """At least one weight that can count is above 0."""
         weights = OTHER_WEIGHTS if self.perceptual == "none" else PERCEPTUAL_WEIGHTS
         problem = f"one of {', '.join(weights)} must be above 0 with --perceptual {self.perceptual}"
-        advice = "raise one, or choose another --perceptual"
-        require(any(getattr(self, name) for name in weights), f"{problem}; {advice}")
+        require(any(getattr(self, name) for name in weights), problem)
+        self.sphere_config(())  # sizes that do not fit fail here, before any data is read
+
+    def _check_number(self, name: str, value: float) -> None:
+        """`UserError` for a number that is not finite or out of its range."""
+        require(0 <= value < 2**63, f"{name} must be 0 or more and finite, not {value}")
+        require(value > 0 or name not in ABOVE_ZERO, f"{name} must be above 0, not {value}")
+        require(value <= 1 or name not in SHARES, f"{name} must lie in 0 ... 1, not {value}")
 
     @property
     def data_root(self) -> Path:
@@ -138,7 +130,7 @@ class Recipe(LossWeights):
         )
 
     def resolved(self, num_images: int) -> "Recipe":
-        """The same with its length and warm-up in steps, for `num_images`, and no idle weights."""
+        """The same with its length and warm-up in steps, and no weights of a missing network."""
         fields = {}
         fields["steps"] = self.steps or math.ceil(self.epochs * num_images / self.batch_size)
         warmup = round(self.warmup_epochs * num_images / self.batch_size)
@@ -152,18 +144,12 @@ class Recipe(LossWeights):
         return num_images * 3 * self.image_size**2 <= self.in_memory_gb * 2**30
 
 
-FIELDS = [field.name for field in dataclasses.fields(Recipe)]
-
-
 def default_patch_size(image_size: int) -> int:
     """The paper's patch size in pixels: 2 up to 64 px, 4 up to 128, 8 up to 256, 16 above."""
     for largest, patch_size in ((64, 2), (128, 4), (256, 8)):
         if image_size <= largest:
             return patch_size
     return 16
-
-
-RECIPES = ("paper", "quick")
 
 
 class DataSet(NamedTuple):
@@ -174,64 +160,40 @@ class DataSet(NamedTuple):
     fields: dict[str, Any]
 
 
+OWN = "folder"  # the set whose settings images of one's own take
 SETS = {
-    # a mirrored 2 is no 2, and there are few to learn from
+    # a mirrored 2 is no 2; and with so few images all are trained on
     "digits": DataSet(1_797, 10, dict(image_size=8, flip=False, held_out=0.0)),
     "fashion_mnist": DataSet(60_000, 10, dict(image_size=28)),
     "cifar10": DataSet(50_000, 10, dict(image_size=32)),
     "cifar100": DataSet(50_000, 100, dict(image_size=32)),
-    "flowers102": DataSet(7_169, 102, dict(image_size=256)),  # two of its splits: datasets.py
+    "flowers102": DataSet(7_169, 102, dict(image_size=256)),  # its train and test splits
     "afhq": DataSet(14_630, 3, dict(image_size=256, conditional=False)),
     "imagenet": DataSet(1_281_167, 1000, dict(image_size=256)),
-    "folder": DataSet(0, 0, dict(image_size=32)),
+    OWN: DataSet(0, 0, dict(image_size=32)),
 }
-# The paper's settings. Two of them are our choice, since it has several: the model, at 32 px the
-# smallest (one GPU can train it), at 256 px L (scored on all its sets); and the batch of 256, for
-# which the learning rate is stated.
+# The paper's settings, where they differ from `Recipe`'s defaults. The paper has several models and
+# batches; ours are the smallest at 32 px, L at 256 px, and the batch that `lr` is stated for.
 CIFAR = dict(
     model="s",
-    batch_size=256,
-    compression_ratio=1.5,
-    mixer_depth=2,
-    pixel_head="conv",
-    alpha_max_deg=80.0,
     epochs=5000.0,
-    warmup_epochs=10.0,
-    recon_l1=1.0,
-    recon_perceptual=1.0,
-    con_l1=0.5,
-    con_perceptual=0.5,
-    latent=0.1,
 )
 ANIMAL_FACES = dict(
     model="l",
-    batch_size=256,
-    compression_ratio=1.5,
     mixer_depth=4,
     pixel_head="linear",
     alpha_max_deg=85.0,
     epochs=1000.0,
-    warmup_epochs=10.0,
     recon_l1=25.0,
-    recon_perceptual=1.0,
     con_l1=1.0,
     con_perceptual=1.0,
-    latent=0.1,
 )
-IMAGENET = dict(
-    model="l",
-    batch_size=256,
+IMAGENET = ANIMAL_FACES | dict(
     compression_ratio=3.0,
-    mixer_depth=4,
-    pixel_head="linear",
-    alpha_max_deg=85.0,
     epochs=800.0,
     warmup_epochs=5.0,
     recon_l1=50.0,
-    recon_perceptual=1.0,
     con_l1=25.0,
-    con_perceptual=1.0,
-    latent=0.1,
 )
 PAPER = {
     "cifar10": CIFAR,
@@ -270,7 +232,6 @@ QUICK = {
         perceptual="none",  # it would cost several times the rest of the step
         batch_size=64,
         lr=1.2e-2,
-        alpha_max_deg=80.0,
         l1_beta=0.2,
         recon_l1=0.6,
         con_l1=0.3,
@@ -280,17 +241,10 @@ QUICK = {
         sample_every=1000,
         save_every=500,
     ),
-    "folder": dict(  # and all other data sets
-        perceptual="efficientnet",
-        batch_size=32,
-        alpha_max_deg=80.0,
-        epochs=100.0,
-        warmup_epochs=1.0,
-    ),
+    OWN: dict(perceptual="efficientnet", batch_size=32, warmup_epochs=1.0),  # and all other sets
 }
 # Between the two, for minutes on one GPU: the paper's recipe for CIFAR-10 with a network of a tenth
-# of its weights, a perceptual network that pip brings, a latent consistency that spares the
-# encoder, and rates for a run that is short.
+# of its weights, a perceptual network that pip brings, and rates for a short run.
 CIFAR_IN_MINUTES = CIFAR | dict(
     model="mini",
     perceptual="efficientnet",
@@ -302,15 +256,15 @@ CIFAR_IN_MINUTES = CIFAR | dict(
     epochs=18.0,
     warmup_epochs=1.5,
 )
-MIDDLE = {"cifar10": CIFAR_IN_MINUTES, "cifar100": CIFAR_IN_MINUTES}  # their quick recipe
-# Without classes no gate begins at zero, and the digits' rate would be too large.
-GATELESS_LR = 4e-3
+IN_MINUTES = ("cifar10", "cifar100")  # whose quick recipe that is
+GATELESS_LR = 4e-3  # digits without classes: no gate begins at zero, and 2.4e-2 is too large
 LARGE = 64  # pixels above which sets without a row of their own take Animal-Faces' angle and losses
-IMAGES_AT_ONCE = {"conv": 64, "linear": 4}  # per process, in the paper's recipes: see micro_batches
+OF_LARGE = ("alpha_max_deg", "recon_l1", "con_l1", "con_perceptual")
+IMAGES_AT_ONCE = {"conv": 64, "linear": 4}  # per rank, in the paper's recipes: see micro_batches
 MINI_AT_ONCE = 256  # the same for mini at 32 px, in 16 to 20 GB
-OWN = "folder"  # the set whose settings images of one's own take
 QUICK_SIZES = ("nano", "tiny")  # those that the quick recipe's learning rate suits
 OUR_SIZES = (*QUICK_SIZES, "mini")  # whose runs are short by default
+RECIPES = ("paper", "quick")
 
 
 def make_recipe(
@@ -320,69 +274,56 @@ def make_recipe(
 
     dataset: a name in `SETS`; left out for images of your own in memory, which take the settings of
     a folder: make_recipe(image_size=32, steps=2000). recipe: "paper", "quick", or None for the
-    paper's where it has the data set or the size of model. processes: how many share a batch. Sets
-    that the paper does not have take, for "paper", CIFAR-10's settings up to 64 px and
-    Animal-Faces' above.
+    paper's where it has the data set or the size of model. processes: world size. Sets that the
+    paper does not have take, for "paper", CIFAR-10's settings up to 64 px and Animal-Faces' above.
     """
     advice = f"choose from {', '.join(SETS)}; for images of your own in Python give none"
     require(not dataset or dataset in SETS, f"there is no dataset {dataset!r}; {advice}")
-    unknown = [name for name in overrides if name not in FIELDS]
-    require(not unknown, f"a recipe has no {', '.join(unknown)}; its fields: {', '.join(FIELDS)}")
+    known = [field.name for field in dataclasses.fields(Recipe)]
+    unknown = [name for name in overrides if name not in known]
+    require(not unknown, f"a recipe has no {', '.join(unknown)}; its fields: {', '.join(known)}")
     fields = {"dataset": dataset} | SETS[dataset or OWN].fields
     image_size = overrides.get("image_size", fields["image_size"])
-    is_large = overrides.get("model", "nano") not in OUR_SIZES
-    takes_paper = dataset in PAPER or is_large
-    is_small = overrides.get("model") in QUICK_SIZES
-    if recipe == "paper" or (recipe is None and takes_paper):
-        fields |= paper_fields(dataset, image_size)
-    elif dataset in MIDDLE and not is_small:
-        fields |= MIDDLE[dataset]
+    model = overrides.get("model", "nano")
+    is_paper = recipe == "paper"
+    if recipe is None:
+        is_paper = dataset in PAPER or model not in OUR_SIZES
+    if is_paper:
+        fields |= PAPER.get(dataset) or (ANIMAL_FACES if image_size > LARGE else CIFAR)
+    elif dataset in IN_MINUTES and overrides.get("model") not in QUICK_SIZES:
+        fields |= CIFAR_IN_MINUTES
     else:
-        fields |= quick_fields(dataset, image_size)
-        if overrides.get("model") == "mini":
-            fields["lr"] = CIFAR_IN_MINUTES["lr"]  # no other was tried with it
-        if dataset == "digits" and not overrides.get("conditional", True):
-            fields["lr"] = GATELESS_LR
+        fields |= quick_fields(dataset, image_size, overrides)
+    fields = {"batch_size": LR_BATCH} | fields
     if fields["model"] not in QUICK_SIZES:
+        at_once = IMAGES_AT_ONCE[fields.get("pixel_head", "conv")]
+        if fields["model"] == "mini" and model in OUR_SIZES:
+            at_once = MINI_AT_ONCE
         batch_size = overrides.get("batch_size", fields["batch_size"])
-        images_at_once = IMAGES_AT_ONCE[fields["pixel_head"]]
-        if fields["model"] == "mini" and not is_large:
-            images_at_once = MINI_AT_ONCE
-        fields["grad_accum"] = micro_batches(batch_size, images_at_once, processes)
+        fields["grad_accum"] = micro_batches(batch_size, at_once, processes)
     return Recipe(**fields | overrides)
 
 
-def paper_fields(dataset: str, image_size: int) -> dict[str, Any]:
-    """The paper's settings for a data set, or for the one of its sets that is most alike."""
-    if dataset in PAPER:
-        return PAPER[dataset]
-    return ANIMAL_FACES if image_size > LARGE else CIFAR
-
-
-def quick_fields(dataset: str, image_size: int) -> dict[str, Any]:
+def quick_fields(dataset: str, image_size: int, overrides: dict[str, Any]) -> dict[str, Any]:
     """Our settings for minutes on a CPU."""
-    fields = QUICK_COMMON | QUICK.get(dataset, QUICK["folder"])
+    fields = QUICK_COMMON | QUICK.get(dataset, QUICK[OWN])
     fields["patch_size"] = 2 * default_patch_size(image_size)
     if image_size > LARGE:
-        names = (
-            "alpha_max_deg",
-            "recon_l1",
-            "recon_perceptual",
-            "con_l1",
-            "con_perceptual",
-            "latent",
-        )
-        fields |= {name: ANIMAL_FACES[name] for name in names}
+        fields |= {name: ANIMAL_FACES[name] for name in OF_LARGE}
+    if overrides.get("model") == "mini":
+        fields["lr"] = CIFAR_IN_MINUTES["lr"]  # no other was tried with it
+    if dataset == "digits" and not overrides.get("conditional", True):
+        fields["lr"] = GATELESS_LR
     return fields
 
 
-def micro_batches(batch_size: int, images_at_once: int, processes: int) -> int:
-    """The least number of micro-batches with at most `images_at_once` images on each process.
+def micro_batches(batch_size: int, at_once: int, processes: int) -> int:
+    """The least number of micro-batches with at most `at_once` images on each rank.
 
     So a step fits a GPU of 24 GB at 32 px, of 80 GB at 256 px. 1 where no number splits evenly.
     """
     for count in range(1, batch_size + 1):
         even = batch_size % (count * processes) == 0
-        if even and batch_size <= images_at_once * count * processes:
+        if even and batch_size <= at_once * count * processes:
             return count
     return 1
