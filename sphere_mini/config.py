@@ -63,7 +63,12 @@ class SphereConfig:
             require(value > 0, f"{name} must be above 0, not {value}")
         at_least_0 = self.num_classes >= 0 and self.mixer_depth >= 0
         require(at_least_0, "num_classes and mixer_depth must be 0 or more")
-        self._check_patches()
+        size = self.image_size
+        patch = self.patch_size
+        below = size - size % patch
+        problem = f"image size {size} is not divisible by patch size {patch}; try {below + patch}"
+        require(size % patch == 0, problem)
+        require(size > patch, f"image size {size} must be at least two patches of {patch}")
         multiple = 4 * self.num_heads
         problem = f"width {self.width} must be a multiple of {multiple}, 4 times num_heads"
         require(self.width % multiple == 0, problem)
@@ -74,16 +79,6 @@ class SphereConfig:
         names = len(self.class_names)
         problem = f"{names} class names were given for {self.num_classes} classes"
         require(names in (0, self.num_classes), problem)
-
-    def _check_patches(self) -> None:
-        """At least two whole patches fit along a side."""
-        size = self.image_size
-        patch = self.patch_size
-        below = size - size % patch
-        near = " or ".join(str(fit) for fit in (below, below + patch) if fit)
-        problem = f"image size {size} is not divisible by patch size {patch}; try {near}"
-        require(size % patch == 0, problem)
-        require(size > patch, f"image size {size} must be at least two patches of {patch}")
 
     @property
     def latent_shape(self) -> tuple[int, int]:

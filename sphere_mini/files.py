@@ -22,7 +22,6 @@ JUDGE_FILE = "judge.safetensors"  # likewise: see evaluation/judge.py
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, PRIOR_FILE, JUDGE_FILE)
 UMASK = os.umask(0)  # the only way to ask for it is to set it
 os.umask(UMASK)
-USUAL_MODE = 0o666 & ~UMASK  # of files that a program makes
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # a full disk, as each library puts it
 
 
@@ -34,13 +33,12 @@ def previous(path: Path) -> Path:
 def write_safely(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a temporary file, which takes `path`'s place once it is on the disk.
 
-    At any moment `path` or `previous(path)` is a whole file. Raises `OSError`; then both are as
-    they were.
+    At any moment `path` or `previous(path)` is a whole file. On `OSError` both are as they were.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
         write(temporary)
-        temporary.chmod(USUAL_MODE)  # safetensors would leave it to the owner alone
+        temporary.chmod(0o666 & ~UMASK)  # safetensors would leave it to the owner alone
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
     except WRITE_ERRORS as error:
@@ -55,7 +53,7 @@ def write_safely(path: Path, write: Callable[[Path], Any]) -> None:
 def read_newest(path: Path, read: Callable[[Path], T]) -> T:
     """What `read` makes of the file or, where it is missing or damaged, of the one before it.
 
-    A warning of one line says so. Raises `UserError` where neither can be used; nothing is deleted.
+    A warning of one line says so. `UserError` where neither can be used; nothing is deleted.
     """
     try:
         with reading(path):
@@ -84,35 +82,23 @@ def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:
     """Where to write: `out`, which must not exist yet, or a free path like `default`.
 
     With a subfolder the path is a folder, and both are made; else only the folders above it are.
-    Raises `UserError` where that fails.
+    `UserError` where that fails.
     """
     path = Path(out) if out else free_path(default)
+    require(is_utf8(str(path)), f"{path} is not in UTF-8; choose another --out")
     problem = f"{path} exists already; choose another --out, nothing is written over"
     require(not os.path.lexists(path), problem)
-    is_readable = is_utf8(str(path)) or not subfolder
-    advice = "choose another --out"
-    require(is_readable, f"{path} is not in UTF-8, and weights cannot be read from there; {advice}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not subfolder:
-            return path
-        if is_first_to_make(path):
+        if subfolder:
+            path.mkdir()
             (path / subfolder).mkdir()
-            return path
     except OSError as error:
-        cause = f"{path} cannot be made ({error.strerror})"
-        raise UserError(f"{cause}; choose another --out") from error
-    require(out is None, problem)
-    return claim_path(None, default, subfolder)
-
-
-def is_first_to_make(folder: Path) -> bool:
-    """Make a folder; False where another program was quicker by a moment. Raises `OSError`."""
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        return False
-    return True
+        if out is None and isinstance(error, FileExistsError) and path.is_dir():
+            return claim_path(None, default, subfolder)  # another program was quicker by a moment
+        problem = f"{path} cannot be made ({error.strerror})"
+        raise UserError(f"{problem}; choose another --out") from error
+    return path
 
 
 @contextmanager
@@ -121,8 +107,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "make room or choose another place"
-        raise UserError(f"{path} cannot be written ({error.strerror}); {advice}") from error
+        problem = f"{path} cannot be written ({error.strerror})"
+        raise UserError(f"{problem}; make room or choose another place") from error
 
 
 @contextmanager
@@ -132,6 +118,25 @@ def warn_on_write_error(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         tqdm.write(f"warning: {what} could not be written ({error}); the older file is as it was")
+
+
+def local_folder(folder: str | Path, files: Sequence[str] = MODEL_FILES) -> Path:
+    """The folder itself, or the local copy of "hf://owner/name"; `UserError` without either.
+
+    files: those that are fetched, as patterns.
+    """
+    if not str(folder).startswith(HUB_PREFIX):
+        advice = "pass a run folder of train.py or a model folder"
+        require(os.path.isdir(folder), f"there is no folder {folder}; {advice}")
+        require(is_utf8(str(folder)), f"{folder} is not in UTF-8, and safetensors needs it; rename")
+        return Path(folder)
+    name = folder.removeprefix(HUB_PREFIX)
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files)))
+    except Exception as error:  # the hub's own errors, and those of any network layer below it
+        problem = f"{folder} could not be fetched ({type(error).__name__})"
+        advice = "check the name and the network, or pass a local folder with its files"
+        raise UserError(f"{problem}; {advice}") from error
 
 
 def push_folder(folder: Path, name: str, private: bool) -> str:
@@ -145,27 +150,7 @@ def push_folder(folder: Path, name: str, private: bool) -> str:
         name = api.create_repo(name, private=private, exist_ok=True).repo_id
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="A sphere encoder")
     except Exception as error:  # the hub's own errors, and those of any network layer below it
-        advice = "check the name and the network, and log in with `hf auth login`"
         problem = f"{name} could not be written to the hub ({type(error).__name__})"
+        advice = "check the name and the network, and log in with `hf auth login`"
         raise UserError(f"{problem}; {advice}") from error
     return HUB_PREFIX + name
-
-
-def local_folder(folder: str | Path, files: Sequence[str] = MODEL_FILES) -> Path:
-    """The folder itself, or the local copy of "hf://owner/name"; `UserError` without either.
-
-    files: those that are fetched, as patterns.
-    """
-    if not str(folder).startswith(HUB_PREFIX):
-        advice = "pass a run folder of train.py or a model folder"
-        require(os.path.isdir(folder), f"there is no folder {folder}; {advice}")
-        problem = f"{folder} is not in UTF-8, and weights cannot be read from there"
-        require(is_utf8(str(folder)), f"{problem}; rename it")
-        return Path(folder)
-    name = folder.removeprefix(HUB_PREFIX)
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files)))
-    except Exception as error:  # the hub's own errors, and those of any network layer below it
-        advice = "check the name and the network, or pass a local folder with its files"
-        problem = f"{folder} could not be fetched ({type(error).__name__})"
-        raise UserError(f"{problem}; {advice}") from error

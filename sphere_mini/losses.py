@@ -31,11 +31,7 @@ NEAR_SCALE = 0.5  # r_near is at most this share of r
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Weights of the losses; a term of weight 0 is not computed.
-
-    l1_beta: pixel difference, of pixels in [0, 1], up to which smooth L1 is quadratic. The paper's
-    1 makes all of it quadratic; smaller values approach plain L1, which blurs less.
-    """
+    """Weights of the losses; a term of weight 0 is not computed."""
 
     recon_l1: float = 1.0  # w1 of the paper
     recon_perceptual: float = 1.0  # w2
@@ -45,7 +41,7 @@ class LossWeights:
     # ours, off in the paper's recipes
     spread: float = 0.0  # weight of `spreading`
     latent_spares_encoder: bool = False  # latent consistency teaches the decoder alone
-    l1_beta: float = 1.0
+    l1_beta: float = 1.0  # pixel difference below which smooth L1 is quadratic; less: less blur
 
 
 class StepNoise(NamedTuple):
@@ -138,12 +134,20 @@ def pixel_losses(
     x: Tensor, x_near: Tensor, x_far: Tensor, weights: LossWeights, perceptual: Perceptual | None
 ) -> dict[str, Tensor]:
     """`pix_recon` and `pix_con`, each where one of its weights is above 0."""
-    near_to_x, far_to_near = perceptual_distances(perceptual, x, x_near, x_far, weights)
     losses = {}
+    if weights.recon_perceptual or weights.con_perceptual:
+        seen_near = perceptual.features(x_near)  # the frozen network sees each image once
     if weights.recon_l1 or weights.recon_perceptual:
-        losses["pix_recon"] = pixel_reconstruction(x_near, x, near_to_x, weights)
+        distance = 0.0
+        if weights.recon_perceptual:
+            distance = perceptual.distance(seen_near, perceptual.features(x))
+        losses["pix_recon"] = pixel_reconstruction(x_near, x, distance, weights)
     if weights.con_l1 or weights.con_perceptual:
-        losses["pix_con"] = pixel_consistency(x_far, x_near, far_to_near, weights)
+        distance = 0.0
+        if weights.con_perceptual:
+            target = [stage.detach() for stage in seen_near]
+            distance = perceptual.distance(perceptual.features(x_far), target)
+        losses["pix_con"] = pixel_consistency(x_far, x_near, distance, weights)
     return losses
 
 
@@ -168,40 +172,16 @@ def pixel_consistency(
 
 
 def latent_consistency(z_again: Tensor, z: Tensor) -> Tensor:
-    """L_lat-con without its weight w5: 1 - cos(z_again, z), mean over the batch.
-
-    The cosine of whole raw latents (B, N, D), before spherify.
-    """
+    """L_lat-con / w5 = 1 - cos(z_again, z) of whole raw latents (B, N, D), mean over the batch."""
     z_again = at_least_float32(z_again.flatten(1))  # (B, L)
     z = at_least_float32(z.flatten(1))  # (B, L)
     return (1 - F.cosine_similarity(z_again, z, dim=1, eps=1e-6)).mean()
 
 
 def smooth_l1(x: Tensor, target: Tensor, beta: float = 1.0) -> Tensor:
-    """Smooth L1 of images in [-1, 1], taken to [0, 1] first; in at least float32.
-
-    Dividing by 2 is enough: the shift by 1 cancels.
-    """
+    """Smooth L1 of images in [-1, 1], taken to [0, 1] first; in at least float32."""
+    # dividing by 2 is enough: the shift by 1 cancels
     return F.smooth_l1_loss(at_least_float32(x) / 2, at_least_float32(target) / 2, beta=beta)
-
-
-def perceptual_distances(
-    perceptual: Perceptual | None, x: Tensor, x_near: Tensor, x_far: Tensor, weights: LossWeights
-) -> tuple[Tensor | float, Tensor | float]:
-    """Perceptual distances of (x_near, x) and (x_far, sg x_near); 0 where the weight is 0.
-
-    x, x_near, x_far: (B, 3, H, W) in [-1, 1]; the frozen network sees each of them once.
-    """
-    near_to_x = 0.0
-    far_to_near = 0.0
-    if weights.recon_perceptual or weights.con_perceptual:
-        seen_near = perceptual.features(x_near)
-    if weights.recon_perceptual:
-        near_to_x = perceptual.distance(seen_near, perceptual.features(x))
-    if weights.con_perceptual:
-        target = [stage.detach() for stage in seen_near]
-        far_to_near = perceptual.distance(perceptual.features(x_far), target)
-    return near_to_x, far_to_near
 
 
 # ------------------------- Ours, off in the paper's recipes -------------------------

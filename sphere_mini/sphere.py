@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-6  # inside the root: a latent of all zeros maps to zeros, not to NaN
-PARALLEL = 1e-6  # below this length what is left across a unit vector is rounding
-HARD_EXTRA_DEG = 5.0  # hard cases reach so far beyond alpha_max ...
-HARD_LIMIT_DEG = 89.0  # ... but never beyond this
+PARALLEL = 1e-6  # below this norm, the orthogonal part is rounding error
+HARD_EXTRA_DEG = 5.0  # by which hard cases exceed alpha_max, up to ...
+HARD_LIMIT_DEG = 89.0
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def direction_across(a: Tensor, b: Tensor) -> Tensor:
     across = b - (a * b).sum(1, keepdim=True) * a
     any_axis = F.one_hot(a.abs().argmin(1), a.shape[1])
     across = torch.where(across.norm(dim=1, keepdim=True) < PARALLEL, any_axis, across)
-    for _ in range(2):  # the second time removes what rounding left along a
+    for _ in range(2):  # the second pass removes the rounding error of the first
         across = F.normalize(across - (a * across).sum(1, keepdim=True) * a, dim=1)
     return across
 

@@ -61,20 +61,15 @@ def update_ema(state: "TrainState", decay: float) -> None:
 
 @dataclass
 class TrainState:
-    """What changes in training: weights, their average, the optimizer's moments, the steps done.
-
-    loss_module: the losses of `model`; under torchrun its backward pass averages the gradients.
-    bad_step: (), on the device, the first step, from 1, whose loss or gradient was not finite; 0
-    for none. num_images: size of the data set, on which the shuffling depends.
-    """
+    """What changes in training: weights, their average, the optimizer's moments, the steps done."""
 
     model: SphereEncoder
-    loss_module: nn.Module
+    loss_module: nn.Module  # of `model`; under torchrun its backward pass averages gradients
     ema: SphereEncoder
     optimizer: torch.optim.Optimizer
-    bad_step: Tensor
+    bad_step: Tensor  # (), the first step, from 1, with a loss or gradient that is not finite; or 0
     step: int = 0
-    num_images: int = 0
+    num_images: int = 0  # size of the data set, on which the shuffling depends
 
 
 class LossModule(nn.Module):

@@ -117,10 +117,10 @@ def test_reconstruction_is_encode_then_decode_under_the_null_class(digits_model,
         ({"y": torch.tensor([0]), "seeds": [1, 2]}, "numbers of images differ"),
         ({"y": torch.tensor([11])}, "0 ... 9"),
         ({"seeds": [-1]}, "seeds must be"),
-        ({"noise": torch.zeros(1, 16, 5)}, "noise is \\(B, N, D\\) = \\(1, 16, 4\\)"),
+        ({"noise": torch.zeros(1, 16, 5)}, "noise must have the shape \\(1, 16, 4\\)"),
         (
             {"step_noise": torch.zeros(1, 1, 16, 4), "share_noise": False},
-            "= \\(3, 1, 16, 4\\) here",
+            "step_noise must have the shape \\(3, 1, 16, 4\\)",
         ),
     ],
 )
@@ -217,7 +217,7 @@ def test_what_one_task_gives_the_others_take(digits_model, real_digits):
     bytes_of = (real * 255).byte()
     for wrong in (2 * real - 1, 255 * real, bytes_of, bytes_of * 0, real * float("nan")):
         for task in (reconstruct, manipulate, lambda m, x: crossover(m, x, x)):
-            with pytest.raises(UserError, match=r"images are floats in \[0, 1\] here; what encode"):
+            with pytest.raises(UserError, match=r"images are floats in \[0, 1\] here; convert"):
                 task(digits_model, wrong)
 
 

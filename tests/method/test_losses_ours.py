@@ -64,7 +64,7 @@ def test_spreading_is_one_for_uniform_points_and_l_on_a_line():
     assert spreading(line, torch.arange(3)).item() == pytest.approx(64, rel=1e-5)  # no pair of one
 
 
-def test_encoding_by_constants_gives_the_same_and_teaches_no_weight(batch):
+def test_encoding_with_fixed_weights_gives_the_same_and_teaches_no_weight(batch):
     x, y = batch
     model = random_model(num_classes=3)
     x.requires_grad_()
