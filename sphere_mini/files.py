@@ -139,16 +139,17 @@ def local_folder(folder: str | Path, files: Sequence[str] = MODEL_FILES) -> Path
         raise UserError(f"{problem}; {advice}") from error
 
 
-def push_folder(folder: Path, name: str, private: bool) -> str:
-    """Upload a model's files to the hub as "owner/name", made if missing: "hf://owner/name".
+def push_to_hub(folder: str | Path, name: str, private: bool = False) -> str:
+    """Upload a model folder to the Hugging Face hub as "owner/name", made if missing.
 
-    `UserError` where that fails.
+    Returns "hf://owner/name", which `from_pretrained` takes. `UserError` where that fails.
     """
+    folder = local_folder(folder)
     name = name.removeprefix(HUB_PREFIX)
     api = huggingface_hub.HfApi()
     try:
         name = api.create_repo(name, private=private, exist_ok=True).repo_id
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message="A sphere encoder")
+        api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=list(MODEL_FILES))
     except Exception as error:  # the hub's own errors, and those of any network layer below it
         problem = f"{name} could not be written to the hub ({type(error).__name__})"
         advice = "check the name and the network, and log in with `hf auth login`"

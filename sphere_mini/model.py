@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .config import SphereConfig, config_from_dict
-from .files import CONFIG_FILE, WEIGHTS_FILE, local_folder, push_folder, read_newest, write_safely
+from .files import CONFIG_FILE, WEIGHTS_FILE, local_folder, read_newest, write_safely
 from .vit import ViT, build_decoder, build_encoder
 
 
@@ -70,15 +69,6 @@ class SphereEncoder(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         write_safely(folder / WEIGHTS_FILE, lambda path: save_file(self.state_dict(), path))
         save_config(self.config, folder, **extra)
-
-    def push_to_hub(self, name: str, private: bool = False, **extra: Any) -> str:
-        """Upload what `save_pretrained` writes to the Hugging Face hub, as "owner/name".
-
-        Returns "hf://owner/name", which `from_pretrained` takes. `UserError` where that fails.
-        """
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, **extra)
-            return push_folder(Path(folder), name, private)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "SphereEncoder":

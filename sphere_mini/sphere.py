@@ -117,8 +117,7 @@ def jitter(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
 
 def hard_band(alpha_max_deg: float) -> float:
     """The end of the hard cases' band of levels: tan(min(alpha_max + 5°, 89°)) / tan(alpha_max)."""
-    alpha_hard_deg = min(alpha_max_deg + HARD_EXTRA_DEG, HARD_LIMIT_DEG)
-    alpha_hard_deg = max(alpha_max_deg, alpha_hard_deg)
+    alpha_hard_deg = max(alpha_max_deg, min(alpha_max_deg + HARD_EXTRA_DEG, HARD_LIMIT_DEG))
     return sigma_from_angle(alpha_hard_deg) / sigma_from_angle(alpha_max_deg)
 
 

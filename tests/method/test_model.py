@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from sphere_mini import SphereConfig, SphereEncoder, UserError, generate, import_release
 from sphere_mini.config import SIZES
 from sphere_mini.extras.release import RELEASE_SIZES
+from sphere_mini.files import push_to_hub
 from sphere_mini.recipe import Recipe
 
 PAPER_COUNTS = [  # the names of these columns stand in the test below
@@ -120,35 +121,35 @@ def test_a_hub_name_that_cannot_be_fetched_is_one_sentence(monkeypatch):
         SphereEncoder.from_pretrained("hf://nobody/nothing")
 
 
-def test_pushing_to_the_hub_sends_what_is_saved(monkeypatch):
+def test_pushing_to_the_hub_sends_the_models_files(monkeypatch, tmp_path):
     """huggingface_hub is replaced at its edge: its calls are noted, nothing is sent."""
-    model = random_model(num_classes=2, class_names=("cat", "dog"))
+    random_model(num_classes=2, class_names=("cat", "dog")).save_pretrained(tmp_path)
+    (tmp_path / "last.pt").touch()
     sent = {}
 
     def create_repo(self, name, **options):
         sent["made"] = (name, options)
         return RepoUrl(f"https://huggingface.co/{name}")
 
-    def upload_folder(self, repo_id, folder_path, commit_message):
-        sent["files"] = {path.name for path in folder_path.iterdir()}
+    def upload_folder(self, repo_id, folder_path, allow_patterns):
+        names = {path.name for path in folder_path.iterdir()}
+        sent["files"] = names & set(allow_patterns)
         sent["to"] = repo_id
-        sent["model"] = SphereEncoder.from_pretrained(folder_path)
 
     monkeypatch.setattr(HfApi, "create_repo", create_repo)
     monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
     for name in ("me/cats", "hf://me/cats"):
-        assert model.push_to_hub(name, private=True, training={"step": 3}) == "hf://me/cats"
+        assert push_to_hub(tmp_path, name, private=True) == "hf://me/cats"
         assert sent["made"] == ("me/cats", {"private": True, "exist_ok": True})
         assert sent["to"] == "me/cats" and sent["files"] == {"config.json", "model.safetensors"}
-        assert sent["model"].weights_hash() == model.weights_hash()
-        assert sent["model"].config.class_names == ("cat", "dog")
 
 
-def test_a_push_that_fails_is_one_sentence(monkeypatch):
+def test_a_push_that_fails_is_one_sentence(monkeypatch, tmp_path):
+    random_model().save_pretrained(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     told = "me/cats could not be written to the hub .*; check the name .* `hf auth login`"
     with pytest.raises(UserError, match=told):
-        random_model().push_to_hub("me/cats")
+        push_to_hub(tmp_path, "me/cats")
 
 
 def write_release(folder, model, cfg_changes=None, ema=True):
