@@ -82,11 +82,11 @@ class Recipe(LossWeights):
         for name, known in (("model", SIZES), ("dtype", DTYPES), ("perceptual", PERCEPTUALS)):
             value = getattr(self, name)
             require(value in known, f"{name} must be one of {', '.join(known)}, not {value!r}")
-        problem = f"a batch of {self.batch_size} cannot be split into {self.grad_accum} equal parts"
-        require(self.batch_size % self.grad_accum == 0, f"{problem}; change --grad-accum")
-        has_pairs = self.batch_size > self.grad_accum
-        problem = "the spreading term takes at least two images in a micro-batch"
-        require(has_pairs or not self.spread, f"{problem}; lower --grad-accum")
+        batch = f"a batch of {self.batch_size} in {self.grad_accum} micro-batches"
+        problem = f"{batch} does not split evenly; change --grad-accum"
+        require(self.batch_size % self.grad_accum == 0, problem)
+        problem = f"{batch} leaves the spreading term no pairs; lower --grad-accum"
+        require(self.batch_size > self.grad_accum or not self.spread, problem)
         weights = OTHER_WEIGHTS if self.perceptual == "none" else PERCEPTUAL_WEIGHTS
         problem = f"one of {', '.join(weights)} must be above 0 with --perceptual {self.perceptual}"
         require(any(getattr(self, name) for name in weights), problem)
@@ -174,10 +174,7 @@ SETS = {
 }
 # The paper's settings, where they differ from `Recipe`'s defaults. The paper has several models and
 # batches; ours are the smallest at 32 px, L at 256 px, and the batch that `lr` is stated for.
-CIFAR = dict(
-    model="s",
-    epochs=5000.0,
-)
+CIFAR = dict(model="s", epochs=5000.0)
 ANIMAL_FACES = dict(
     model="l",
     mixer_depth=4,

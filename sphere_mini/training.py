@@ -116,12 +116,11 @@ def set_block_options(model: SphereEncoder, recipe: Recipe) -> None:
     """Activation checkpointing and torch.compile of a model's blocks, as a recipe says."""
     for end in (model.encoder, model.decoder):
         end.checkpoint_activations = recipe.checkpoint_activations
-    if not recipe.compile:
-        return
-    torch.compiler.reset()  # its limit of eight shapes counts those of all models together
-    for module in model.modules():
-        if isinstance(module, Block | MixerBlock):
-            module.compile(dynamic=False)
+    if recipe.compile:
+        torch.compiler.reset()  # its limit of eight shapes counts those of all models together
+        for module in model.modules():
+            if isinstance(module, Block | MixerBlock):
+                module.compile(dynamic=False)
 
 
 def train_step(
@@ -177,8 +176,7 @@ def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
 
 def mark_bad_step(state: TrainState, value: Tensor) -> None:
     """Note the first step whose value is not finite; from it on the optimizer changes nothing."""
-    # this stays on the device, so that the host need not wait for it
-    bad = (state.bad_step == 0) & ~value.isfinite()
+    bad = (state.bad_step == 0) & ~value.isfinite()  # on the device: the host need not wait
     state.bad_step = torch.where(bad, state.step + 1, state.bad_step)
     state.optimizer.found_inf = (state.bad_step > 0).float()  # fused AdamW skips where this is 1
 

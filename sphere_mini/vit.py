@@ -20,6 +20,7 @@ from .sphere import at_least_float32
 NORM_EPS = 1e-6
 BASE = 10000.0  # of the frequencies of rotary and sin-cos positions
 PIXEL_HEAD_CHANNELS = 32  # per token, that the convolutional pixel head starts from
+RECOMPUTE = dict(use_reentrant=False, preserve_rng_state=False)  # of activation checkpointing
 
 
 class RMSNorm(nn.RMSNorm):
@@ -222,9 +223,8 @@ class ViT(nn.Module):
         """c: class embeddings (B, width) from this network's own table; None without classes."""
         x = self.x_embedder(x) + self.pos_embed  # (B, N, width)
         for block in self.blocks:
-            if self.checkpoint_activations and torch.is_grad_enabled():  # recompute it later
-                options = dict(use_reentrant=False, preserve_rng_state=False)
-                x = checkpoint(block, x, c, self.rope, **options)
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, c, self.rope, **RECOMPUTE)
             else:
                 x = block(x, c, self.rope)  # (B, N, width)
         return self.out(self.ffn(x, c))

@@ -158,7 +158,7 @@ def test_spreading_stays_exact_under_autocast():
 
 
 def test_spreading_takes_pairs():
-    with pytest.raises(UserError, match="at least two images in a micro-batch"):
+    with pytest.raises(UserError, match="leaves the spreading term no pairs"):
         make_recipe("digits", batch_size=8, grad_accum=8, spread=0.001)
     make_recipe("digits", batch_size=8, grad_accum=4, spread=0.001)
     make_recipe("digits", batch_size=8, grad_accum=8, spread=0)
