@@ -2,25 +2,23 @@
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ..errors import code_of, printable
+from ..errors import printable
 
 MIN_TILE = 48  # pixels a side of an image in a grid, at least
 GAP = 4  # pixels between images
-FONT = "fonts/ttf/DejaVuSans.ttf"  # in matplotlib's data
-FONT_SIZE = 14  # pixels, beside images of the usual size
-LARGEST_FONT = 28  # beside larger ones
+FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+FONT_SIZE = (14, 28)  # pixels, beside small images and beside large ones
 FONT_SHARE = 8  # a letter is so many times smaller than an image that it stands beside
-NO_LETTER = "\uffff"  # which no font has
 MIN_FRAME = 192  # pixels a side of an animation, at least
 FRAME_MS = 120  # milliseconds of an animation's frame
 END_MS = 600  # milliseconds of its first and its last one
@@ -48,21 +46,19 @@ def image_grid(
     labels stand left of the rows, captions under the images. Images are enlarged by a whole factor
     to `min_tile` pixels or more, so that each of their own pixels can be seen; letters grow along.
     """
-    font = label_font(min(max(FONT_SIZE, min_tile // FONT_SHARE), LARGEST_FONT))
-    labels = [readable(label) for label in labels]
+    smallest, largest = FONT_SIZE
+    font = ImageFont.truetype(FONT, min(max(smallest, min_tile // FONT_SHARE), largest))
+    labels = [printable(label) for label in labels]
+    captions = [[printable(text) for text in row] for row in captions or []]
     tile = enlarged_side(rows[0].shape[-1], min_tile)
-    column_width = tile
+    column_width = max([tile, *(int(font.getlength(text)) for row in captions for text in row)])
     row_height = tile + GAP
     if captions:
-        captions = [[readable(text) for text in row] for row in captions]
-        widest = max(text_width(text, font) for row in captions for text in row)
-        column_width = max(tile, widest)
         row_height += font.size + GAP
-    left = max(text_width(label, font) for label in labels) + 2 * GAP
+    left = max(int(font.getlength(label)) for label in labels) + 2 * GAP
     columns = max(len(row) for row in rows)
     width = left + columns * (column_width + GAP) + GAP
-    height = len(rows) * row_height + GAP
-    canvas = Image.new("RGB", (width, height), "white")
+    canvas = Image.new("RGB", (width, len(rows) * row_height + GAP), "white")
     draw = ImageDraw.Draw(canvas)
     for r, row in enumerate(rows):
         top = GAP + r * row_height
@@ -74,30 +70,6 @@ def image_grid(
                 place = (middle, top + tile + GAP // 2)
                 draw.text(place, captions[r][c], "black", font, anchor="mt")
     return canvas
-
-
-@cache
-def label_font(size: int = FONT_SIZE) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and has the letters of many alphabets."""
-    import matplotlib  # here: only pictures with labels need it
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), FONT), size)
-
-
-def readable(text: str) -> str:
-    """A text in which letters that the font lacks stand as their codes, such as \\u6c34."""
-    return "".join(letter if has_glyph(letter) else code_of(letter) for letter in printable(text))
-
-
-def has_glyph(letter: str) -> bool:
-    """Whether the font can draw a letter; it draws one box for all that it lacks."""
-    font = label_font()
-    return bytes(font.getmask(letter)) != bytes(font.getmask(NO_LETTER))
-
-
-def text_width(text: str, font: Any) -> int:
-    """Width in pixels."""
-    return int(font.getlength(text))
 
 
 def enlarged_side(side: int, at_least: int) -> int:
@@ -125,16 +97,14 @@ def save_animation(images: Tensor, path: Path, comment: str, min_side: int = MIN
     """
     side = enlarged_side(images.shape[-1], min_side)
     there = [enlarge(pixels, side) for pixels in to_uint8(images)]
-    between = there[1:-1]
-    frames = [*there, *reversed(between)]
-    pause = [FRAME_MS] * len(between)
-    times = [END_MS, *pause, END_MS, *pause]
-    frames[0].save(
+    back = there[-2:0:-1]
+    pause = [FRAME_MS] * len(back)
+    there[0].save(
         path,
         "GIF",
         save_all=True,
-        append_images=frames[1:],
-        duration=times,
+        append_images=[*there[1:], *back],
+        duration=[END_MS, *pause, END_MS, *pause],
         loop=0,
         comment=printable(comment).encode(),
     )
@@ -142,6 +112,4 @@ def save_animation(images: Tensor, path: Path, comment: str, min_side: int = MIN
 
 def count_steps(num_steps: int) -> str:
     """The number as text: "1 step", "4 steps"."""
-    if num_steps == 1:
-        return "1 step"
-    return f"{num_steps} steps"
+    return "1 step" if num_steps == 1 else f"{num_steps} steps"
