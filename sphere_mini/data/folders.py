@@ -22,27 +22,22 @@ OF_SYSTEMS |= {"lost+found"}
 
 
 class Split(NamedTuple):
-    """The images of a folder: (path, label) of each, and the names of the classes.
+    """The images of a folder: (path, label) of each; the names of the classes, () for none.
 
-    class_names: () where the images lie in the folder itself. seen: what the images are on the
-    disk. unused: number of other files by suffix; links to what is seen already count, too.
+    seen: what the images are on the disk. description: how many there are, and other files.
     """
 
     folder: Path
     images: list[tuple[str, int]]
     class_names: tuple[str, ...]
     seen: frozenset[Hashable]
-    unused: Counter[str]
+    description: str
 
 
 class File(NamedTuple):
-    """A file as it was found. Files sort by their class, folder and name.
+    """A file in a class's folder, or in none (""); real: what it is on the disk, by any name."""
 
-    group: the folder of a class that it lies in, "" for the split itself. real: what it is on the
-    disk, the same for all of its names. is_linked: whether a symbolic link leads to it.
-    """
-
-    group: str
+    class_folder: str
     folder: str
     name: str
     real: Hashable
@@ -61,23 +56,20 @@ def find_training(root: Path, dataset: str) -> Split:
     """
     form = f"{dataset} takes train/ and val/, each with {CLASS_FOLDERS}"
     if dataset == "folder":
-        form = f"--data-dir takes a folder of images, or with {CLASS_FOLDERS}"
-        form += ", or with train/ and test/ or val/ of either form"
+        form = f"--data-dir takes images, or {CLASS_FOLDERS}, or train/ and val/ of either form"
     require(os.path.isdir(root), f"there is no folder {root}; {form}")
     folders = class_folders(root)
     splits = split_folders(root)
     training = splits.get("train")
     has_classes = training is not None and bool(class_folders(training))
     require(has_classes or dataset == "folder", f"{root} has no train/; {form}")
-    is_alone = len(splits) == len(folders) == 1
-    if training and (has_classes or is_alone or len(splits) > 1):  # else a class of this name
-        split = read_split(training)
-    else:
+    if has_classes or (training and (len(splits) > 1 or len(folders) == 1)):  # else it is a class
+        root = training
+    elif splits and len(splits) == len(folders):
         advice = "pass the one to train on as --data-dir, or call it train"
-        is_rest = bool(splits) and len(splits) == len(folders)
-        require(not is_rest, f"{root} has no train/ beside {shortened(folders)}; {advice}")
-        split = read_split(root)
-    problem = f"{split.folder} has no image in it of a kind that is read"
+        raise UserError(f"{root} has no train/ beside {shortened(folders)}; {advice}")
+    split = read_split(root)
+    problem = f"{root} has no image in it of a kind that is read"
     require(bool(split.images), f"{problem}; images go into {CLASS_FOLDERS}, or all into it")
     return split
 
@@ -90,13 +82,13 @@ def find_held_out(root: Path, training: Split) -> Split | None:
     splits = split_folders(root)
     if training.folder != splits.get("train"):
         return None
-    for kind in ("val", "test"):
-        if kind not in splits:
-            continue
-        split = read_split(splits[kind], training.class_names, training.seen)
-        if split.images and bool(split.class_names) == bool(training.class_names):
-            new = [name for name in split.class_names if name not in training.class_names]
-            require(not new, f"{split.folder} has classes that train/ lacks: {shortened(new)}")
+    classes = training.class_names
+    for folder in (splits[kind] for kind in ("val", "test") if kind in splits):
+        split = read_split(folder, classes, training.seen)
+        new = [name for name in split.class_names if name not in classes]
+        is_alike = len(new) < len(split.class_names) or not (classes or new)  # also a test/test/
+        if split.images and is_alike:
+            require(not new, f"{folder} has classes that train/ lacks: {shortened(new)}")
             return split
     return None
 
@@ -113,12 +105,8 @@ def split_folders(root: Path) -> dict[str, Path]:
 
 def class_folders(root: Path) -> list[str]:
     """Names of the folders in `root`, sorted, without hidden ones."""
-    # os.path.isdir costs time, and entry.is_dir fails for a link to itself
-    return sorted(
-        entry.name
-        for entry in listed(root)
-        if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))
-    )
+    # not entry.is_dir(), which fails for a link to itself
+    return sorted(entry.name for entry in listed(root) if os.path.isdir(entry.path))
 
 
 def listed(folder: str | Path) -> list[os.DirEntry]:
@@ -147,49 +135,41 @@ def read_split(
             images.setdefault(file.real, file)
     images = sorted(images.values())
     names = ()
-    found = {composed(file.group) for file in images if file.group}
+    found = {composed(file.class_folder) for file in images if file.class_folder}
     if found:
-        images = [file for file in images if file.group]
+        images = [file for file in images if file.class_folder]
         names = tuple(sorted(found))
         if not classes:
-            check_classes(root, found)
+            empty = [name for name in class_folders(root) if composed(name) not in found]
+            problem = f"{root} has folders without images of their own: {shortened(empty)}"
+            require(not empty, f"{problem}; remove the folder or link (each file is seen once)")
     numbers = {name: label for label, name in enumerate(classes or names)}
     labelled = []
     for file in images:
-        label = numbers.get(composed(file.group), 0)  # what is unknown, the caller refuses
+        label = numbers.get(composed(file.class_folder), 0)  # what is unknown, the caller refuses
         labelled.append((os.path.join(file.folder, file.name), label))
     unused = Counter(file.suffix for file in files) - Counter(file.suffix for file in images)
-    return Split(root, labelled, names, frozenset(file.real for file in images), unused)
+    description = f"{len(images):,} images of {root}"
+    if unused:
+        kinds = shortened([suffix for suffix, _ in unused.most_common()])
+        description += f" (files not used: {unused.total():,}, {kinds})"
+    return Split(root, labelled, names, frozenset(file.real for file in images), description)
 
 
-def check_classes(root: Path, found: Collection[str]) -> None:
-    """`UserError` where folders of classes have no images (not `found`), or look the same."""
-    names = [composed(name) for name in class_folders(root)]
-    same = [name for name, count in Counter(names).items() if count > 1]
-    problem = f"{root} has folders whose names look the same: {shortened(same)}"
-    require(not same, f"{problem}; put their images into one")
-    empty = [name for name in names if name not in found]
-    problem = f"{root} has folders without images of their own: {shortened(empty)}"
-    advice = "put some there, or remove the folder or link (each file is seen once)"
-    require(not empty, f"{problem}; {advice}")
-
-
-def visible_files(root: Path) -> Iterator[File]:
-    """All files below a folder, links followed, without hidden ones and hidden folders."""
-
-    def walk(group: str, folder: str, is_linked: bool, above: list[Hashable]) -> Iterator[File]:
-        for entry in listed(folder):
-            linked = is_linked or entry.is_symlink()
-            try:
-                status = os.stat(entry.path)
-            except OSError:  # a link to nothing, or to itself; as an image it cannot be read
-                yield File(group, folder, entry.name, entry.path, linked)
-                continue
-            real = (status.st_dev, status.st_ino)
-            if stat.S_ISREG(status.st_mode):  # no pipe or device, where reading may never end
-                yield File(group, folder, entry.name, real, linked)
-            elif stat.S_ISDIR(status.st_mode) and real not in above:  # no link that leads back
-                yield from walk(group or entry.name, entry.path, linked, [*above, real])
-
-    status = os.stat(root)
-    return walk("", str(root), False, [(status.st_dev, status.st_ino)])
+def visible_files(
+    folder: str | Path, class_folder: str = "", is_linked: bool = False, above: Sequence = ()
+) -> Iterator[File]:
+    """All visible files below a folder, links followed. above: the folders that it lies in."""
+    for entry in listed(folder):
+        linked = is_linked or entry.is_symlink()
+        try:
+            status = os.stat(entry.path)
+        except OSError:  # a link to nothing, or to itself: as an image it cannot be read
+            yield File(class_folder, str(folder), entry.name, entry.path, linked)
+            continue
+        real = (status.st_dev, status.st_ino)
+        if stat.S_ISREG(status.st_mode):  # no pipe or device, where reading may never end
+            yield File(class_folder, str(folder), entry.name, real, linked)
+        elif stat.S_ISDIR(status.st_mode) and real not in above:  # else a link that leads back
+            inside = class_folder or entry.name
+            yield from visible_files(entry.path, inside, linked, [*above, real])

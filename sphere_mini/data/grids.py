@@ -50,7 +50,8 @@ def image_grid(
     font = ImageFont.truetype(FONT, min(max(smallest, min_tile // FONT_SHARE), largest))
     labels = [printable(label) for label in labels]
     captions = [[printable(text) for text in row] for row in captions or []]
-    tile = enlarged_side(rows[0].shape[-1], min_tile)
+    tiles = [[enlarge(pixels, min_tile) for pixels in to_uint8(row)] for row in rows]
+    tile = tiles[0][0].width
     column_width = max([tile, *(int(font.getlength(text)) for row in captions for text in row)])
     row_height = tile + GAP
     if captions:
@@ -60,25 +61,21 @@ def image_grid(
     width = left + columns * (column_width + GAP) + GAP
     canvas = Image.new("RGB", (width, len(rows) * row_height + GAP), "white")
     draw = ImageDraw.Draw(canvas)
-    for r, row in enumerate(rows):
+    for r, row in enumerate(tiles):
         top = GAP + r * row_height
         draw.text((GAP, top + tile // 2), labels[r], "black", font, anchor="lm")
-        for c, pixels in enumerate(to_uint8(row)):
+        for c, image in enumerate(row):
             middle = left + GAP + c * (column_width + GAP) + column_width // 2
-            canvas.paste(enlarge(pixels, tile), (middle - tile // 2, top))
+            canvas.paste(image, (middle - tile // 2, top))
             if captions:
                 place = (middle, top + tile + GAP // 2)
                 draw.text(place, captions[r][c], "black", font, anchor="mt")
     return canvas
 
 
-def enlarged_side(side: int, at_least: int) -> int:
-    """The first whole multiple of `side` that is `at_least` so large, in pixels."""
-    return math.ceil(at_least / side) * side
-
-
-def enlarge(pixels: np.ndarray, side: int) -> Image.Image:
-    """An image, uint8 (H, W, 3), enlarged to `side` pixels a side without blur."""
+def enlarge(pixels: np.ndarray, at_least: int) -> Image.Image:
+    """An image, uint8 (H, H, 3), enlarged by a whole factor to `at_least` pixels a side."""
+    side = math.ceil(at_least / len(pixels)) * len(pixels)
     return Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
 
 
@@ -91,22 +88,15 @@ def save_picture(picture: Image.Image, path: Path, facts: dict[str, Any]) -> Non
 
 
 def save_animation(images: Tensor, path: Path, comment: str, min_side: int = MIN_FRAME) -> None:
-    """Write images (n, 3, H, W) in [0, 1] as an endless GIF that goes there and back.
-
-    It rests a while at both ends. comment: a text in the file. min_side: as `min_tile` of a grid.
-    """
-    side = enlarged_side(images.shape[-1], min_side)
-    there = [enlarge(pixels, side) for pixels in to_uint8(images)]
+    """Write images (n, 3, H, H) in [0, 1] as an endless GIF, there and back, with a comment."""
+    there = [enlarge(pixels, min_side) for pixels in to_uint8(images)]
     back = there[-2:0:-1]
     pause = [FRAME_MS] * len(back)
+    times = [END_MS, *pause, END_MS, *pause]
+    rest = [*there[1:], *back]
+    text = printable(comment).encode()
     there[0].save(
-        path,
-        "GIF",
-        save_all=True,
-        append_images=[*there[1:], *back],
-        duration=[END_MS, *pause, END_MS, *pause],
-        loop=0,
-        comment=printable(comment).encode(),
+        path, "GIF", save_all=True, append_images=rest, duration=times, loop=0, comment=text
     )
 
 

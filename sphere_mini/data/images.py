@@ -4,9 +4,9 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from threading import current_thread, main_thread
 
 import numpy as np
 import torch
@@ -27,11 +27,10 @@ Source = Dataset | Sequence[tuple[str, int]]
 
 @dataclass
 class ImageSet:
-    """Images in memory, on one device, with their labels: also the way to train on one's own.
+    """Images in memory, on one device, with their labels; `UserError` for what does not fit.
 
-    images: uint8 (n, 3, H, H) in 0 ... 255, RGB, square. labels: long (n,), each the number of its
-    class, from 0. class_names: one for each class; () without classes, and then all labels are 0.
-    `UserError` says what does not fit.
+    images: uint8 (n, 3, H, H) in 0 ... 255, RGB. labels: long (n,), the numbers of their classes.
+    class_names: one for each class; () without classes, and then all labels are 0.
     """
 
     images: Tensor
@@ -39,22 +38,22 @@ class ImageSet:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        self.class_names = tuple(composed(name) for name in self.class_names)
-        distinct = len(set(self.class_names)) == len(self.class_names)
-        require(distinct, f"class names must differ: {', '.join(self.class_names)}")
-        for name, kind in (("images", torch.uint8), ("labels", torch.long)):
-            given = getattr(self, name)
-            fits = isinstance(given, Tensor) and given.dtype == kind
-            found = f"{type(given).__name__} of {getattr(given, 'dtype', 'other things')}"
-            require(fits, f"{name} must be a Tensor of {kind}, not {found}")
-        shape = tuple(self.images.shape)
-        is_square = len(shape) == 4 and shape[1] == 3 and shape[2] == shape[3]
-        require(is_square, f"images must have the shape (n, 3, H, H), not {shape}")
-        one_each = self.labels.shape == shape[:1] and self.labels.device == self.device
-        found = f"{tuple(self.labels.shape)} on {self.labels.device}"
-        require(one_each, f"labels must have the shape {shape[:1]} on {self.device}, not {found}")
-        last = max(len(self.class_names) - 1, 0)
-        in_range = bool(((self.labels >= 0) & (self.labels <= last)).all())
+        names = tuple(composed(name) for name in self.class_names)
+        self.class_names = names
+        require(len(set(names)) == len(names), f"class names must differ: {', '.join(names)}")
+        images = self.images
+        labels = self.labels
+        are_tensors = isinstance(images, Tensor) and isinstance(labels, Tensor)
+        require(are_tensors, "images and labels must be torch tensors")
+        side = images.shape[-1:]
+        fits = images.dtype == torch.uint8 and images.shape[1:] == (3, *side, *side)
+        found = f"{images.dtype} {tuple(images.shape)}"
+        require(fits, f"images must be torch.uint8 (n, 3, H, H) in 0 ... 255, not {found}")
+        wanted = f"{torch.long} ({len(images)},) on {images.device}"
+        found = f"{labels.dtype} {tuple(labels.shape)} on {labels.device}"
+        require(found == wanted, f"labels must be {wanted}, one for each image, not {found}")
+        last = max(len(names) - 1, 0)
+        in_range = bool(((labels >= 0) & (labels <= last)).all())
         require(in_range, f"labels must lie in 0 ... {last}, one number for each class name")
 
     @property
@@ -82,8 +81,7 @@ class ImageSet:
 class ImageFiles(Dataset):
     """Images on disk, decoded at each access: item i is (uint8 (3, H, H), label).
 
-    source: (picture, or the path of one, or tensor as in `tensor_picture`; label) for each image, a
-    sequence or torch's `Dataset`. class_names: as in `ImageSet`.
+    source: (picture, path of one, or tensor as in `tensor_picture`; label) for each image.
     image_size: H in pixels, to which pictures are cropped. workers: processes that decode, at most
     one a core. device: where batches go. `UserError` names a file that cannot be read.
     """
@@ -107,12 +105,11 @@ class ImageFiles(Dataset):
             picture = open_picture(picture, "mend it or put another picture in its place")
         if isinstance(picture, Tensor):
             picture = tensor_picture(picture)
-        pixels = square_pixels(picture, self.image_size)
-        if not self.class_names:
-            return pixels, 0
-        last = len(self.class_names) - 1
-        require(0 <= label <= last, f"labels must lie in 0 ... {last}, and one is {label}")
-        return pixels, int(label)
+        classes = len(self.class_names)
+        label = int(label) if classes else 0
+        is_class = label in range(max(classes, 1))
+        require(is_class, f"labels must lie in 0 ... {classes - 1}, and one is {label}")
+        return square_pixels(picture, self.image_size), label
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """As `ImageSet.batches`, bit for bit, while worker processes decode ahead."""
@@ -124,7 +121,11 @@ class ImageFiles(Dataset):
             worker_init_fn=leave_process_group,
         )
         try:
-            for images, labels in start_workers(loader):
+            batches = iter(loader)
+            with suppress(AttributeError, ValueError):  # on Windows, or not in the main thread
+                # for a dead worker PyTorch would raise in mid-step, and not at the next batch
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for images, labels in batches:
                 images = images.to(self.device, non_blocking=True)
                 labels = labels.to(self.device, non_blocking=True)
                 yield images, labels
@@ -151,15 +152,6 @@ class ImageFiles(Dataset):
         return ImageSet(images.to(self.device), labels.to(self.device), self.class_names)
 
 
-def start_workers(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    """A loader's batches. Where a worker was killed, the next one is a `RuntimeError`."""
-    batches = iter(loader)
-    if os.name == "posix" and current_thread() is main_thread():
-        # PyTorch's handler would raise in the middle of a training step
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    return batches
-
-
 def leave_process_group(worker: int) -> None:
     """Keep Ctrl-C and SIGTERM to a training run from its workers: it finishes its step first."""
     if os.name == "posix":
@@ -169,9 +161,8 @@ def leave_process_group(worker: int) -> None:
 def as_images(data: ImageSet | ImageFiles | Dataset, recipe: Recipe) -> ImageSet | ImageFiles:
     """Images to train on by a recipe, of any of the three kinds.
 
-    Of torch's `Dataset`, such as torchvision's, each item is (picture, label): see `ImageFiles`.
-    Its `classes` name the classes; without them labels are ignored. Items are asked for anew in
-    each epoch, by `recipe.workers` processes.
+    Items of torch's `Dataset` are (picture, label), as in `ImageFiles`, and are asked for anew in
+    each epoch. Its `classes` name the classes; without them labels are ignored.
     """
     if isinstance(data, ImageSet | ImageFiles):
         return data
@@ -193,20 +184,17 @@ def tensor_picture(pixels: Tensor) -> Image.Image:
         pixels = (pixels * 255).round().to(torch.uint8)
     is_image = pixels.dim() == 3 and len(pixels) in (1, 3) and pixels.dtype == torch.uint8
     problem = "a Dataset gives pictures, or tensors (3, H, W) of bytes or of floats in [0, 1]"
-    found = f"not {tuple(pixels.shape)} of {pixels.dtype}; leave out a transform such as Normalize"
-    require(is_image, f"{problem}, {found}")
+    require(is_image, f"{problem}, not {tuple(pixels.shape)}; leave out transforms like Normalize")
     return Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).numpy())
 
 
 def require_fit(data: ImageSet | ImageFiles, config: SphereConfig) -> None:
     """`UserError` for images or classes that a network of this configuration is not made for."""
-    fits = data.image_size == config.image_size
-    problem = f"the images are of {data.image_size} px and the network of {config.image_size}"
-    require(fits, f"{problem}; make the recipe with their image_size")
     classes = len(data.class_names)
-    problem = f"the images have {classes} classes and the network {config.num_classes}"
-    fits = config.num_classes in (0, classes)
-    require(fits, f"{problem}; make it by recipe.sphere_config(data.class_names)")
+    fits = data.image_size == config.image_size and config.num_classes in (0, classes)
+    given = f"images of {data.image_size} px, classes: {classes}"
+    problem = f"the network is for {config.image_size} px, classes: {config.num_classes}"
+    require(fits, f"{problem}, and not for {given}; make it by new_state(recipe, data)")
 
 
 def to_model_range(images: Tensor, flip: Tensor | None = None) -> Tensor:

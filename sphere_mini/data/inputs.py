@@ -14,11 +14,9 @@ from torch import Tensor
 from ..config import NUM_SEEDS, SphereConfig
 from ..errors import UserError, composed, printable, require
 
-INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 GUIDANCE_PLACES = ("latent", "pixel", "both")
 PATHS = ("spherical", "linear")
 STITCHES = ("vertical", "horizontal", "backward", "forward")
-SHORT_NUMBER = re.compile(r"(?<!\d)\d{1,4}(?!\d)")  # as in "7", "+1", "class3"; not in "n01440764"
 Labels = Tensor | Sequence[int | str] | int | str | None
 
 
@@ -41,7 +39,8 @@ def as_labels(y: Labels, config: SphereConfig) -> Tensor | None:
         require(is_mixture, f"{problem}, or mix {null + 1} embeddings")
         return y.float()
     y = torch.atleast_1d(y)
-    is_row = y.dtype in INTEGERS and y.dim() == 1 and len(y) > 0
+    is_integer = not y.is_complex() and y.dtype != torch.bool
+    is_row = is_integer and y.dim() == 1 and len(y) > 0
     require(is_row and bool(((y >= 0) & (y <= null)).all()), problem)
     return y.long()
 
@@ -50,38 +49,33 @@ def label_number(label: Any, config: SphereConfig) -> int:
     """The number of one class, by number or name; -1 where it is neither."""
     if isinstance(label, str):
         return class_number(label, config)
-    try:
-        number = operator.index(label)
-    except TypeError:
-        return -1
-    is_class = 0 <= number <= config.null_label and not isinstance(label, bool | np.bool_)
-    return number if is_class else -1
+    is_number = hasattr(label, "__index__") and not isinstance(label, bool | np.bool_)
+    number = operator.index(label) if is_number else -1
+    return number if 0 <= number <= config.null_label else -1
 
 
 def class_number(text: str, config: SphereConfig) -> int:
     """The class that `text` names, 0 ... num_classes - 1; `UserError` where it names none.
 
-    By its name, also as it is printed and with accents in any Unicode form; or by its number where
-    `has_plain_numbers`.
+    By its name, in any Unicode form or as printed; or by its number where `has_plain_numbers`.
     """
-    num_classes = config.num_classes
-    require(num_classes > 0, "this model has no classes; leave the class out")
-    choices = list(config.class_names)
-    for form in (str, composed, printable):
-        forms = [form(name) for name in choices]
-        if form(text) in forms:
-            return forms.index(form(text))
+    require(config.num_classes > 0, "this model has no classes; leave the class out")
+    choices = [printable(composed(name)) for name in config.class_names]
+    name = printable(composed(text))
+    if name in choices:
+        return choices.index(name)
     if has_plain_numbers(config.class_names):
-        if text.isdecimal() and int(text) < num_classes:
+        if text.isdecimal() and int(text) < config.num_classes:
             return int(text)
-        choices.insert(0, f"a number in 0 ... {num_classes - 1}")
+        choices.insert(0, f"a number in 0 ... {config.num_classes - 1}")
     known = textwrap.shorten(f"give {', '.join(choices)}", 300, placeholder=" ...")
     raise UserError(f"there is no class {text!r}; {known}")
 
 
 def has_plain_numbers(names: Sequence[str]) -> bool:
     """Whether a number is a class's number: no name holds one that could be meant instead."""
-    return not any(SHORT_NUMBER.search(name) for name in names)
+    # as "7", "+1" and "class3" do, and "n01440764" does not
+    return not any(re.search(r"(?<!\d)\d{1,4}(?!\d)", name) for name in names)
 
 
 def seeds_for(seeds: Sequence[int] | None, **others: Sized | None) -> Sequence[int]:

@@ -17,7 +17,7 @@ THIN = 32  # of pictures longer than so many times their width the ends are cut 
 WHITE_IS_ZERO = 0  # of a TIFF's PHOTOMETRIC_INTERPRETATION
 
 
-def open_picture(path: str | Path, advice: str = "mend or remove it") -> Image.Image:
+def open_picture(path: str | Path, advice: str = "name one that is whole") -> Image.Image:
     """One image file, upright by its EXIF notes and RGB as by `to_rgb`.
 
     `UserError` where it cannot be read. advice: what to do then.
@@ -31,13 +31,9 @@ def open_picture(path: str | Path, advice: str = "mend or remove it") -> Image.I
             return to_rgb(picture)
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder; name the pictures in it, as {path}/*.jpg") from None
-    except FileNotFoundError:
-        problem = f"there is no file {path}, or it is a link that leads nowhere"
-        raise UserError(f"{problem}; check its name") from None
     except Exception as error:  # a damaged file does so, too
-        reason = str(error).partition(" <_io.")[0]  # Pillow shows the file as an object
+        text = str(error).partition(" <_io.")[0]  # Pillow shows the file as an object
+        reason = getattr(error, "strerror", None) or text
         raise UserError(f"{path} cannot be read as an image ({reason}); {advice}") from error
 
 
@@ -76,8 +72,7 @@ def grey_bytes(picture: Image.Image) -> np.ndarray:
 
 def square_pixels(picture: Image.Image, size: int) -> Tensor:
     """A picture of any size and mode as uint8 (3, size, size), RGB, cropped by `fit_square`."""
-    square = fit_square(to_rgb(picture), size)
-    pixels = torch.from_numpy(np.array(square))  # (size, size, 3)
+    pixels = torch.from_numpy(np.array(fit_square(to_rgb(picture), size)))  # (size, size, 3)
     return pixels.permute(2, 0, 1).contiguous()
 
 

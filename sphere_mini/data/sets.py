@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, Flowers102
 
 from ..errors import UserError, require, shortened
 from ..recipe import Recipe
-from .folders import Split, find_held_out, find_training
+from .folders import find_held_out, find_training
 from .images import ImageFiles, ImageSet, Source, evenly_spaced
 
 DIGIT_SIDE = 8  # pixels of scikit-learn's digits
@@ -23,16 +22,12 @@ HELD_OUT_IN_TRAINING = 1000  # images at most, of the test or val split, that tr
 
 
 class FetchedSet(NamedTuple):
-    """A data set that torchvision reads, and downloads where it is missing.
-
-    build: torchvision's class. training: its arguments for each split to train on. held_out: those
-    for the held-out split. files: what it wants in its root folder, in words.
-    """
+    """A data set that torchvision reads, and downloads where it is missing."""
 
     build: Callable[..., Dataset]
-    training: Sequence[dict[str, Any]]
-    held_out: dict[str, Any]
-    files: str
+    training: Sequence[dict[str, Any]]  # arguments for each split to train on
+    held_out: dict[str, Any]  # those for the held-out split
+    files: str  # what torchvision wants in its root folder, in words
 
 
 TRAIN = [dict(train=True)]
@@ -49,15 +44,12 @@ FETCHED = {
 
 
 class Splits(NamedTuple):
-    """A data set's images to train on, its held-out ones or None, and the names of its classes.
-
-    description: what was found, in words.
-    """
+    """A data set's images to train on, its held-out ones or None, and the names of its classes."""
 
     training: Source
     held_out: Source | None
     class_names: tuple[str, ...]
-    description: str
+    description: str  # what was found, in words
 
 
 def load_data(
@@ -95,17 +87,13 @@ def find_splits(recipe: Recipe) -> Splits:
         splits = folder_splits(recipe.dataset, root)
     names = splits.class_names
     if len(names) == 1 and recipe.conditional and not recipe.init_from:
-        advice = "add a second folder of images, or ignore the classes with --unconditional"
-        advice += f"; if the classes are the folders in {names[0]}, pass that as --data-dir"
+        advice = f"add a second, or pass {names[0]} itself as --data-dir, or use --unconditional"
         raise UserError(f"{root} has one class, {names[0]}; {advice}")
     return splits
 
 
 def hold_some_out(splits: Splits, share: float) -> Splits:
-    """A share of the training images as held-out ones, evenly spread, at most 1,000.
-
-    Each class keeps one image at least.
-    """
+    """Hold out a share of the images, evenly spread, at most 1,000; each class keeps one."""
     images = splits.training
     count = min(int(share * len(images)), HELD_OUT_IN_TRAINING, len(images) - 1)
     left = Counter(label for _, label in images)
@@ -131,17 +119,15 @@ def digit_splits(recipe: Recipe) -> Splits:
     check_digits(recipe)
     digits = load_digit_images(recipe.image_size, torch.device("cpu"))
     images = list(zip(digits.images, digits.labels.tolist(), strict=True))
-    names = digits.class_names
-    description = f"{len(images):,} digits of scikit-learn, {describe_classes(names)}"
-    return Splits(images, None, names, description)
+    description = f"{len(images):,} digits of scikit-learn, {describe_classes(digits.class_names)}"
+    return Splits(images, None, digits.class_names, description)
 
 
 def check_digits(recipe: Recipe) -> None:
     """`UserError` where the digits are asked for from a folder, or of another size."""
-    problem = "the digits come with scikit-learn; for your own images use --dataset folder"
-    require(not recipe.data_dir, problem)
-    problem = f"the digits are 8 by 8 pixels; leave out --image-size {recipe.image_size}"
-    require(recipe.image_size == DIGIT_SIDE, problem)
+    fits = not recipe.data_dir and recipe.image_size == DIGIT_SIDE
+    problem = "the digits come with scikit-learn and are 8 by 8 pixels; leave out"
+    require(fits, f"{problem} --data-dir and --image-size, or use --dataset folder")
 
 
 def load_digit_images(image_size: int, device: torch.device) -> ImageSet:
@@ -155,48 +141,30 @@ def load_digit_images(image_size: int, device: torch.device) -> ImageSet:
 
 
 def fetched_splits(fetched: FetchedSet, root: Path) -> Splits:
-    """The splits of a torchvision set: what is in `root` is used, the rest is downloaded."""
-    parts = [read_or_fetch(fetched, root, split) for split in fetched.training]
-    held_out = read_or_fetch(fetched, root, fetched.held_out)
+    """The splits of a torchvision set, from `root` or downloaded; `UserError` for neither."""
+    splits = [*fetched.training, fetched.held_out]
+    try:
+        *parts, held_out = [fetched.build(str(root), download=True, **split) for split in splits]
+    except Exception as error:  # torchvision's, of unpacking, or of any network layer below
+        reason = [type(error).__name__, *str(error).strip().splitlines()][-1]
+        problem = f"{fetched.build.__name__} could not be read or downloaded ({reason})"
+        advice = "remove damaged files there (their checksum is wrong) first"
+        raise UserError(f"{problem}; place in {root}: {fetched.files}; {advice}") from error
     training = ConcatDataset(parts)
     names = tuple(parts[0].classes)
     description = f"{len(training):,} images of {root}, {describe_classes(names)}"
     return Splits(training, held_out, names, f"{description}; held out: {len(held_out):,}")
 
 
-def read_or_fetch(fetched: FetchedSet, root: Path, split: dict[str, Any]) -> Dataset:
-    """One split; `UserError` names the files to place in `root` where it cannot be downloaded."""
-    # an error of any kind where a file is missing or damaged: the next attempt says which
-    with suppress(Exception):
-        return fetched.build(str(root), **split)
-    name = fetched.build.__name__
-    place = f"place in {root}: {fetched.files}"
-    print(f"preparing {name}; should its download be slow, stop it and {place}")
-    try:
-        return fetched.build(str(root), download=True, **split)
-    except Exception as error:  # torchvision's, of unpacking, or of any network layer below
-        reason = [type(error).__name__, *str(error).strip().splitlines()][-1]
-        problem = f"{name} could not be read or downloaded ({reason})"
-        advice = f"{place}; remove damaged files there (their checksum is wrong) first"
-        raise UserError(f"{problem}; {advice}") from error
-
-
 def folder_splits(dataset: str, root: Path) -> Splits:
-    """The splits `root`/train and `root`/val or test; or `root` alone, with nothing held out.
-
-    `UserError` where there is no such folder, or where its form is another one.
-    """
+    """The splits in a folder; `UserError` where it is missing, or of another form."""
     training = find_training(root, dataset)
     held_out = find_held_out(root, training)
-    names = training.class_names
-    count = len(training.images)
-    description = f"{count:,} images of {training.folder}, {describe_classes(names)}"
-    description += describe_unused(training)
+    description = f"{training.description}, {describe_classes(training.class_names)}"
     if held_out is None:
-        return Splits(training.images, None, names, description)
-    description += f"; held out: {len(held_out.images):,} of {held_out.folder}"
-    description += describe_unused(held_out)
-    return Splits(training.images, held_out.images, names, description)
+        return Splits(training.images, None, training.class_names, description)
+    description += f"; held out: {held_out.description}"
+    return Splits(training.images, held_out.images, training.class_names, description)
 
 
 def describe_classes(names: Sequence[str]) -> str:
@@ -204,12 +172,3 @@ def describe_classes(names: Sequence[str]) -> str:
     if not names:
         return "without classes"
     return f"classes: {len(names)} ({shortened(names)})"
-
-
-def describe_unused(split: Split) -> str:
-    """How many files of a split are not used, and of which kinds; "" for none."""
-    if not split.unused:
-        return ""
-    kinds = shortened([suffix for suffix, _ in split.unused.most_common()])
-    why = "no images of a kind that is read, seen already, or outside the folders of classes"
-    return f"; {split.unused.total():,} files are not used ({why}): {kinds}"
