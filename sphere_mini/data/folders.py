@@ -56,7 +56,7 @@ def find_training(root: Path, dataset: str) -> Split:
     """
     form = f"{dataset} takes train/ and val/, each with {CLASS_FOLDERS}"
     if dataset == "folder":
-        form = f"--data-dir takes images, or {CLASS_FOLDERS}, or train/ and val/ of either form"
+        form = f"--data-dir takes a folder of images, {CLASS_FOLDERS}, or train/ and val/ of them"
     require(os.path.isdir(root), f"there is no folder {root}; {form}")
     folders = class_folders(root)
     splits = split_folders(root)

@@ -192,9 +192,9 @@ def require_fit(data: ImageSet | ImageFiles, config: SphereConfig) -> None:
     """`UserError` for images or classes that a network of this configuration is not made for."""
     classes = len(data.class_names)
     fits = data.image_size == config.image_size and config.num_classes in (0, classes)
-    given = f"images of {data.image_size} px, classes: {classes}"
-    problem = f"the network is for {config.image_size} px, classes: {config.num_classes}"
-    require(fits, f"{problem}, and not for {given}; make it by new_state(recipe, data)")
+    problem = f"the images are of {data.image_size} px, classes: {classes}, and the network"
+    problem += f" of {config.image_size} px, classes: {config.num_classes}"
+    require(fits, f"{problem}; make it by new_state(recipe, data)")
 
 
 def to_model_range(images: Tensor, flip: Tensor | None = None) -> Tensor:

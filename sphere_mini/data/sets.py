@@ -87,7 +87,8 @@ def find_splits(recipe: Recipe) -> Splits:
         splits = folder_splits(recipe.dataset, root)
     names = splits.class_names
     if len(names) == 1 and recipe.conditional and not recipe.init_from:
-        advice = f"add a second, or pass {names[0]} itself as --data-dir, or use --unconditional"
+        advice = "add a second folder of images, or ignore the classes with --unconditional"
+        advice += f"; if the classes are the folders in {names[0]}, pass that as --data-dir"
         raise UserError(f"{root} has one class, {names[0]}; {advice}")
     return splits
 
@@ -126,8 +127,8 @@ def digit_splits(recipe: Recipe) -> Splits:
 def check_digits(recipe: Recipe) -> None:
     """`UserError` where the digits are asked for from a folder, or of another size."""
     fits = not recipe.data_dir and recipe.image_size == DIGIT_SIDE
-    problem = "the digits come with scikit-learn and are 8 by 8 pixels; leave out"
-    require(fits, f"{problem} --data-dir and --image-size, or use --dataset folder")
+    problem = "the digits come with scikit-learn and are 8 by 8 pixels"
+    require(fits, f"{problem}; for your own images use --dataset folder")
 
 
 def load_digit_images(image_size: int, device: torch.device) -> ImageSet:
