@@ -2,25 +2,23 @@
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ..errors import code_of, printable
+from ..errors import printable
 
 MIN_TILE = 48  # pixels a side of an image in a grid, at least
 GAP = 4  # pixels between images
-FONT = "fonts/ttf/DejaVuSans.ttf"  # in matplotlib's data
-FONT_SIZE = 14  # pixels, beside images of the usual size
-LARGEST_FONT = 28  # beside larger ones
+FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+FONT_SIZE = (14, 28)  # pixels, beside small images and beside large ones
 FONT_SHARE = 8  # a letter is so many times smaller than an image that it stands beside
-NO_LETTER = "\uffff"  # which no font has
 MIN_FRAME = 192  # pixels a side of an animation, at least
 FRAME_MS = 120  # milliseconds of an animation's frame
 END_MS = 600  # milliseconds of its first and its last one
@@ -48,65 +46,36 @@ def image_grid(
     labels stand left of the rows, captions under the images. Images are enlarged by a whole factor
     to `min_tile` pixels or more, so that each of their own pixels can be seen; letters grow along.
     """
-    font = label_font(min(max(FONT_SIZE, min_tile // FONT_SHARE), LARGEST_FONT))
-    labels = [readable(label) for label in labels]
-    tile = enlarged_side(rows[0].shape[-1], min_tile)
-    column_width = tile
+    smallest, largest = FONT_SIZE
+    font = ImageFont.truetype(FONT, min(max(smallest, min_tile // FONT_SHARE), largest))
+    labels = [printable(label) for label in labels]
+    captions = [[printable(text) for text in row] for row in captions or []]
+    tiles = [[enlarge(pixels, min_tile) for pixels in to_uint8(row)] for row in rows]
+    tile = tiles[0][0].width
+    column_width = max([tile, *(int(font.getlength(text)) for row in captions for text in row)])
     row_height = tile + GAP
     if captions:
-        captions = [[readable(text) for text in row] for row in captions]
-        widest = max(text_width(text, font) for row in captions for text in row)
-        column_width = max(tile, widest)
         row_height += font.size + GAP
-    left = max(text_width(label, font) for label in labels) + 2 * GAP
+    left = max(int(font.getlength(label)) for label in labels) + 2 * GAP
     columns = max(len(row) for row in rows)
     width = left + columns * (column_width + GAP) + GAP
-    height = len(rows) * row_height + GAP
-    canvas = Image.new("RGB", (width, height), "white")
+    canvas = Image.new("RGB", (width, len(rows) * row_height + GAP), "white")
     draw = ImageDraw.Draw(canvas)
-    for r, row in enumerate(rows):
+    for r, row in enumerate(tiles):
         top = GAP + r * row_height
         draw.text((GAP, top + tile // 2), labels[r], "black", font, anchor="lm")
-        for c, pixels in enumerate(to_uint8(row)):
+        for c, image in enumerate(row):
             middle = left + GAP + c * (column_width + GAP) + column_width // 2
-            canvas.paste(enlarge(pixels, tile), (middle - tile // 2, top))
+            canvas.paste(image, (middle - tile // 2, top))
             if captions:
                 place = (middle, top + tile + GAP // 2)
                 draw.text(place, captions[r][c], "black", font, anchor="mt")
     return canvas
 
 
-@cache
-def label_font(size: int = FONT_SIZE) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and has the letters of many alphabets."""
-    import matplotlib  # here: only pictures with labels need it
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), FONT), size)
-
-
-def readable(text: str) -> str:
-    """A text in which letters that the font lacks stand as their codes, such as \\u6c34."""
-    return "".join(letter if has_glyph(letter) else code_of(letter) for letter in printable(text))
-
-
-def has_glyph(letter: str) -> bool:
-    """Whether the font can draw a letter; it draws one box for all that it lacks."""
-    font = label_font()
-    return bytes(font.getmask(letter)) != bytes(font.getmask(NO_LETTER))
-
-
-def text_width(text: str, font: Any) -> int:
-    """Width in pixels."""
-    return int(font.getlength(text))
-
-
-def enlarged_side(side: int, at_least: int) -> int:
-    """The first whole multiple of `side` that is `at_least` so large, in pixels."""
-    return math.ceil(at_least / side) * side
-
-
-def enlarge(pixels: np.ndarray, side: int) -> Image.Image:
-    """An image, uint8 (H, W, 3), enlarged to `side` pixels a side without blur."""
+def enlarge(pixels: np.ndarray, at_least: int) -> Image.Image:
+    """An image, uint8 (H, H, 3), enlarged by a whole factor to `at_least` pixels a side."""
+    side = math.ceil(at_least / len(pixels)) * len(pixels)
     return Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
 
 
@@ -119,29 +88,18 @@ def save_picture(picture: Image.Image, path: Path, facts: dict[str, Any]) -> Non
 
 
 def save_animation(images: Tensor, path: Path, comment: str, min_side: int = MIN_FRAME) -> None:
-    """Write images (n, 3, H, W) in [0, 1] as an endless GIF that goes there and back.
-
-    It rests a while at both ends. comment: a text in the file. min_side: as `min_tile` of a grid.
-    """
-    side = enlarged_side(images.shape[-1], min_side)
-    there = [enlarge(pixels, side) for pixels in to_uint8(images)]
-    between = there[1:-1]
-    frames = [*there, *reversed(between)]
-    pause = [FRAME_MS] * len(between)
+    """Write images (n, 3, H, H) in [0, 1] as an endless GIF, there and back, with a comment."""
+    there = [enlarge(pixels, min_side) for pixels in to_uint8(images)]
+    back = there[-2:0:-1]
+    pause = [FRAME_MS] * len(back)
     times = [END_MS, *pause, END_MS, *pause]
-    frames[0].save(
-        path,
-        "GIF",
-        save_all=True,
-        append_images=frames[1:],
-        duration=times,
-        loop=0,
-        comment=printable(comment).encode(),
+    rest = [*there[1:], *back]
+    text = printable(comment).encode()
+    there[0].save(
+        path, "GIF", save_all=True, append_images=rest, duration=times, loop=0, comment=text
     )
 
 
 def count_steps(num_steps: int) -> str:
     """The number as text: "1 step", "4 steps"."""
-    if num_steps == 1:
-        return "1 step"
-    return f"{num_steps} steps"
+    return "1 step" if num_steps == 1 else f"{num_steps} steps"

@@ -14,7 +14,6 @@ from torch import Tensor
 from ..config import NUM_SEEDS, SphereConfig
 from ..errors import UserError, composed, printable, require
 
-INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 GUIDANCE_PLACES = ("latent", "pixel", "both")
 PATHS = ("spherical", "linear")
 STITCHES = ("vertical", "horizontal", "backward", "forward")
@@ -31,79 +30,52 @@ def as_labels(y: Labels, config: SphereConfig) -> Tensor | None:
         return None
     require(config.num_classes > 0, "this model has no classes; leave the labels out")
     null = config.null_label
-    numbers = f"0 ... {null - 1} (null class: {null})"
-    problem = f"labels must lie in {numbers}, or mix {null + 1} embeddings"
+    problem = f"labels must lie in 0 ... {null - 1} (null class: {null})"
     if not isinstance(y, Tensor):
-        y = torch.tensor([label_number(label, config) for label in entries_of(y)])
+        several = [y] if isinstance(y, str) or np.ndim(y) == 0 else y
+        y = torch.tensor([label_number(label, config) for label in several])
     if y.is_floating_point():
         is_mixture = y.dim() == 2 and y.shape[1] == null + 1 and bool(y.isfinite().all())
-        require(is_mixture, problem)
+        require(is_mixture, f"{problem}, or mix {null + 1} embeddings")
         return y.float()
     y = torch.atleast_1d(y)
-    is_row = y.dtype in INTEGERS and y.dim() == 1 and len(y) > 0
+    is_integer = not y.is_complex() and y.dtype != torch.bool
+    is_row = is_integer and y.dim() == 1 and len(y) > 0
     require(is_row and bool(((y >= 0) & (y <= null)).all()), problem)
     return y.long()
-
-
-def entries_of(y: Labels) -> list[Any]:
-    """One label, or several, as a list."""
-    if isinstance(y, str):
-        return [y]
-    try:
-        return list(y)
-    except TypeError:  # a number, also one of numpy's
-        return [y]
 
 
 def label_number(label: Any, config: SphereConfig) -> int:
     """The number of one class, by number or name; -1 where it is neither."""
     if isinstance(label, str):
         return class_number(label, config)
-    try:
-        number = operator.index(label)
-    except TypeError:
-        return -1
-    is_class = 0 <= number <= config.null_label and not isinstance(label, bool | np.bool_)
-    return number if is_class else -1
+    is_number = hasattr(label, "__index__") and not isinstance(label, bool | np.bool_)
+    number = operator.index(label) if is_number else -1
+    return number if 0 <= number <= config.null_label else -1
 
 
 def class_number(text: str, config: SphereConfig) -> int:
     """The class that `text` names, 0 ... num_classes - 1; `UserError` where it names none.
 
-    By its name, also as it is printed and with accents in any Unicode form; or by its number where
-    no name holds a number that could be meant instead.
+    By its name, in any Unicode form or as printed; or by its number where `has_plain_numbers`.
     """
-    num_classes = config.num_classes
-    require(num_classes > 0, "this model has no classes; leave the class out")
-    choices = list(config.class_names)
-    for form in (str, composed, printable):
-        forms = [form(name) for name in choices]
-        if form(text) in forms:
-            return forms.index(form(text))
-    if has_plain_numbers(config.class_names, num_classes):
-        if text.isdecimal() and int(text) < num_classes:
+    require(config.num_classes > 0, "this model has no classes; leave the class out")
+    choices = [printable(composed(name)) for name in config.class_names]
+    name = printable(composed(text))
+    if name in choices:
+        return choices.index(name)
+    if has_plain_numbers(config.class_names):
+        if text.isdecimal() and int(text) < config.num_classes:
             return int(text)
-        choices.insert(0, f"a number in 0 ... {num_classes - 1}")
+        choices.insert(0, f"a number in 0 ... {config.num_classes - 1}")
     known = textwrap.shorten(f"give {', '.join(choices)}", 300, placeholder=" ...")
     raise UserError(f"there is no class {text!r}; {known}")
 
 
-def has_plain_numbers(names: Sequence[str], num_classes: int) -> bool:
+def has_plain_numbers(names: Sequence[str]) -> bool:
     """Whether a number is a class's number: no name holds one that could be meant instead."""
-    return not any(holds_number(name, num_classes) for name in names)
-
-
-def holds_number(name: str, most: int) -> bool:
-    """Whether a name holds a number that one may mean by the number alone.
-
-    It stands for itself, as in "+1" and "2 stars", or is `most` or less, as in "class3"; those of
-    "n01440764" are neither.
-    """
-    for found in re.finditer(r"\d+", name):
-        stands_alone = not name[: found.start()][-1:].isalpha()
-        if stands_alone or int(found[0]) <= most:
-            return True
-    return False
+    # as "7", "+1" and "class3" do, and "n01440764" does not
+    return not any(re.search(r"(?<!\d)\d{1,4}(?!\d)", name) for name in names)
 
 
 def seeds_for(seeds: Sequence[int] | None, **others: Sized | None) -> Sequence[int]:
@@ -112,9 +84,8 @@ def seeds_for(seeds: Sequence[int] | None, **others: Sized | None) -> Sequence[i
     others: what else has one entry an image. `UserError` where the numbers of images differ, or a
     seed is out of range.
     """
-    sizes = {name: len(value) for name, value in others.items() if value is not None}
-    if seeds is not None:
-        sizes["seeds"] = len(seeds)
+    given = {**others, "seeds": seeds}
+    sizes = {name: len(value) for name, value in given.items() if value is not None}
     require(len(set(sizes.values())) < 2, f"the numbers of images differ: {sizes}")
     if seeds is None:
         count = next(iter(sizes.values()), 1)
@@ -131,8 +102,8 @@ def require_shape(name: str, noise: Tensor, shape: tuple[int, ...]) -> None:
 
 def as_model_input(images: Tensor) -> Tensor:
     """Images (B, 3, H, W) in [0, 1] in the network's range, [-1, 1]; `UserError` beyond [0, 1]."""
-    advice = "convert [-1, 1] by (x + 1) / 2, bytes by x / 255"
     is_unit = images.is_floating_point() and bool(((images >= 0) & (images <= 1)).all())
+    advice = "convert [-1, 1] by (x + 1) / 2, bytes by x / 255"
     require(is_unit, f"images are floats in [0, 1] here; {advice}")
     return images.float() * 2 - 1
 

@@ -88,7 +88,7 @@ def planned_images(
 
 def unlike_numbers(config: SphereConfig, labels: Sequence[int]) -> list[str]:
     """What the numbers in files' names stand for, where they might be taken for classes' names."""
-    if has_plain_numbers(config.class_names, config.num_classes):
+    if has_plain_numbers(config.class_names):
         return []
     names = {label: config.class_name(label) for label in labels}
     return [f"class{label:04d} is {name}" for label, name in names.items() if name != str(label)]

@@ -1,5 +1,7 @@
 """Grids of images, what stands beside them, and their files."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from PIL import Image
 
 from sphere_mini import generate
 from sphere_mini.data.grids import image_grid, quantise, save_animation, save_picture
+from sphere_mini.errors import printable
 from sphere_mini.evaluation.draws import class_rows, grid_labels
 
 
@@ -80,3 +83,13 @@ def test_files_carry_their_text(tmp_path):
 def test_rows_without_classes_are_named_by_their_steps():
     _, names = class_rows(random_model(num_classes=0), [None], 2, (1, 2))
     assert names == ["1 step", "2 steps"]
+
+
+def test_labels_show_letters_beyond_ascii():
+    tile = [torch.zeros(1, 3, 8, 8)]
+    letters = "éüßłαЖ"
+    pictures = {image_grid(tile, [letter]).tobytes() for letter in letters}
+    assert len(pictures) == len(letters)
+    for name in ("a\nb", os.fsdecode(b"caf\xe9")):  # these as their codes, captions too
+        shown = image_grid(tile, [name], [[name]])
+        assert shown.tobytes() == image_grid(tile, [printable(name)], [[printable(name)]]).tobytes()

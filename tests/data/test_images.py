@@ -1,14 +1,21 @@
+"""Images in memory and on disk: their order, their batches, and the processes that read them."""
+
 import dataclasses
+import os
 import pickle
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from multiprocessing import active_children
 
-import numpy as np
 import pytest
 import torch
-from conftest import DATA, ROOT
-from PIL import Image
+from conftest import DATA, ROOT, run
+from folder_images import TRAIN, write_images
+from short_runs import SLOW_STEPS, launch, rows, saved_step
 
 from sphere_mini import UserError
 from sphere_mini.data.images import (
@@ -19,7 +26,6 @@ from sphere_mini.data.images import (
     to_model_range,
     to_unit_range,
 )
-from sphere_mini.data.picture_files import fit_square, open_picture, square_pixels
 from sphere_mini.data.sets import load_data
 from sphere_mini.errors import ReadError
 from sphere_mini.recipe import make_recipe
@@ -28,22 +34,21 @@ CPU = torch.device("cpu")
 IMAGES = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
 LABELS = torch.tensor([0, 1, 1, 0])
 MISTAKES = {
-    "no tensor": (dict(images=IMAGES.numpy()), "images must be a torch tensor, not ndarray"),
-    "floats": (dict(images=IMAGES / 255), "images must be uint8 in 0 ... 255, not torch.float32"),
-    "channels last": (
-        dict(images=IMAGES.permute(0, 2, 3, 1)),
-        r"images must have the shape \(n, 3, H, H\), not \(4, 8, 8, 3\)",
-    ),
-    "one image": (dict(images=IMAGES[0]), r"\(n, 3, H, H\), not \(3, 8, 8\)"),
-    "not square": (dict(images=IMAGES[..., :7]), r"\(n, 3, H, H\), not \(4, 3, 8, 7\)"),
-    "list": (dict(labels=[0, 1, 1, 0]), "labels must be a torch tensor, not list"),
-    "float labels": (dict(labels=LABELS / 2), "labels must be long .*, not torch.float32"),
-    "too few labels": (dict(labels=LABELS[:3]), r"labels must have the shape \(4,\), .*\(3,\)"),
-    "column of labels": (dict(labels=LABELS[:, None]), r"shape \(4,\), one an image, not \(4, 1\)"),
+    "no tensor": (dict(images=IMAGES.numpy()), "must be torch tensors"),
+    "floats": (dict(images=IMAGES / 255), "images must be torch.uint8 .*, not torch.float32"),
+    "channels last": (dict(images=IMAGES.permute(0, 2, 3, 1)), r"not torch.uint8 \(4, 8, 8, 3\)"),
+    "one image": (dict(images=IMAGES[0]), r"\(n, 3, H, H\) .*, not torch.uint8 \(3, 8, 8\)"),
+    "not square": (dict(images=IMAGES[..., :7]), r"\(n, 3, H, H\) .* \(4, 3, 8, 7\)"),
+    "flat": (dict(images=IMAGES[:, :, 0, 0]), r"not torch.uint8 \(4, 3\)"),
+    "list": (dict(labels=[0, 1, 1, 0]), "must be torch tensors"),
+    "float labels": (dict(labels=LABELS / 2), "labels must be torch.int64 .*, not torch.float32"),
+    "too few labels": (dict(labels=LABELS[:3]), r"labels must be torch.int64 \(4,\) .* \(3,\)"),
+    "column of labels": (dict(labels=LABELS[:, None]), r"one for each image, not .* \(4, 1\)"),
     "label too large": (dict(labels=LABELS + 1), "labels must lie in 0 ... 1"),
     "label below 0": (dict(labels=LABELS - 1), "labels must lie in 0 ... 1"),
     "no class names": (dict(class_names=()), "labels must lie in 0 ... 0"),
-    "elsewhere": (dict(labels=LABELS.to("meta")), "images are on cpu, labels on meta; move one"),
+    "same names": (dict(class_names=("a", "a")), "class names must differ: a, a"),
+    "elsewhere": (dict(labels=LABELS.to("meta")), "on cpu, one for each image, not .* on meta"),
 }
 
 
@@ -103,63 +108,6 @@ def test_numbers_are_spread_evenly():
     assert evenly_spaced(101, 5).tolist() == [0, 25, 50, 75, 100]
 
 
-def saved_ramp(folder, mode):
-    """A ramp from black to nearly white, left to right, (16, 16), and its file in a mode."""
-    ramp = np.tile(np.arange(0, 256, 16, dtype=np.uint8), (16, 1))
-    path = folder / "image.png"
-    if mode == "CMYK":
-        path = folder / "image.tiff"
-    if mode == "I;16":
-        picture = Image.fromarray(ramp.astype(np.uint16) * 256)
-    else:
-        picture = Image.fromarray(ramp).convert("RGB").convert(mode)
-    picture.save(path)
-    return ramp, path
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "I;16", "CMYK"])
-def test_any_image_mode_becomes_rgb(tmp_path, mode):
-    ramp, path = saved_ramp(tmp_path, mode)
-    image = square_pixels(open_picture(path), 16)
-    assert image.shape == (3, 16, 16) and image.dtype == torch.uint8
-    if mode in ("1", "P"):  # dithered
-        assert image[:, :, :4].float().mean() < 60 < 200 < image[:, :, -4:].float().mean()
-    else:
-        assert (image.int() - torch.from_numpy(ramp).int()).abs().max() <= 4
-
-
-def test_what_is_transparent_becomes_white(tmp_path):
-    picture = Image.new("RGBA", (4, 4), (10, 20, 30, 255))
-    picture.putpixel((0, 0), (200, 0, 0, 0))
-    picture.save(tmp_path / "image.png")
-    image = square_pixels(open_picture(tmp_path / "image.png"), 4)
-    assert image[:, 0, 0].tolist() == [255, 255, 255]
-    assert image[:, 1, 1].tolist() == [10, 20, 30]
-
-
-def test_fit_square_crops_the_centre_without_needless_resampling():
-    wide = np.zeros((4, 8, 3), np.uint8)
-    wide[:, 2:6] = 200
-    assert (np.array(fit_square(Image.fromarray(wide), 4)) == 200).all()
-    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    assert (np.array(fit_square(Image.fromarray(noise), 32)) == noise).all()
-
-
-def test_large_pictures_get_the_centre_crop_of_adm(photos):
-    picture = Image.fromarray(np.concatenate(photos, axis=1)[:, :1031])  # 427 high
-    halved = picture.resize((515, 213), Image.Resampling.BOX)
-    expected = halved.resize((round(515 * 128 / 213), 128), Image.Resampling.BICUBIC)
-    left = (expected.width - 128) // 2
-    expected = np.array(expected.crop((left, 0, left + 128, 128)))
-    assert (np.array(fit_square(picture, 128)) == expected).all()
-
-
-@pytest.mark.parametrize("size", [(7, 300), (300, 7), (64, 65), (513, 512), (1, 1)])
-@pytest.mark.parametrize("wanted", [8, 32, 100])
-def test_any_picture_fits_any_size(size, wanted):
-    assert fit_square(Image.new("RGB", size), wanted).size == (wanted, wanted)
-
-
 @pytest.fixture
 def both_paths(photo_folder):
     """The same images in memory and on disk."""
@@ -203,12 +151,12 @@ def test_a_data_set_can_be_sent_to_workers_of_any_kind(both_paths):
     assert len(pickle.loads(pickle.dumps(from_disk))) == 48  # as macOS and Windows start them
 
 
+@pytest.mark.slow
 def test_a_program_ends_while_its_workers_read(photo_folder):
     program = f"""
 import torch
-from sphere_mini.datasets import load_data
-from sphere_mini.errors import ReadError
-from sphere_mini.presets import make_recipe
+from sphere_mini.data.sets import load_data
+from sphere_mini.recipe import make_recipe
 
 fields = dict(data_dir={str(photo_folder)!r}, in_memory_gb=0.0, workers=1, batch_size=8)
 data, _ = load_data(make_recipe("folder", **fields), torch.device("cpu"))
@@ -222,16 +170,79 @@ raise RuntimeError("our own mistake")
 
 
 def test_no_cifar_image_is_in_the_tests():
-    assert {path.suffix for path in DATA.iterdir()} == {".json", ".safetensors"}
+    found = {path.suffix for path in DATA.iterdir() if path.is_file()}
+    assert found == {".json", ".py", ".safetensors"}
     assert "/data/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
-def test_a_reader_that_dies_while_it_hands_a_batch_over_is_one_sentence(monkeypatch, photo_folder):
-    def hand_over(loader):
-        raise ConnectionResetError(104, "Connection reset by peer")
+def test_a_killed_worker_is_one_sentence_at_the_next_batch(both_paths):
+    _, from_disk = both_paths
+    batches = from_disk.batches([torch.arange(8)] * 99)
+    next(batches)
+    worker = active_children()[0]
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()  # here nothing is raised: it may be the middle of a step
+    with pytest.raises(ReadError, match="ended by the system.*; take fewer") as error:
+        list(batches)
+    assert error.value.flags == "--set workers=1"
 
-    monkeypatch.setattr("sphere_mini.data.with_own_signals", hand_over)
-    source = [(str(path), 0) for path in sorted(photo_folder.rglob("*.jpg"))[:2]]
-    files = ImageFiles(source, ("a",), 16, workers=1, device=torch.device("cpu"))
-    with pytest.raises(ReadError, match="ended by the system"):
-        list(files.batches([torch.tensor([0, 1])]))
+
+@pytest.mark.slow
+def test_a_run_whose_worker_is_killed_finishes_its_step(tmp_path):
+    write_images(tmp_path / "data" / "a", 8)
+    write_images(tmp_path / "data" / "b", 8, first=8)
+    folder = tmp_path / "run"
+    flags = ("--set", "in_memory_gb=0", "--set", "workers=2", "--data-dir", tmp_path / "data")
+    flags += ("--steps", 100000, "--save-every", 100000, "--out", folder)
+    # most of the time it is in the middle of a step, where it must not be interrupted
+    process = launch(SLOW_STEPS, ROOT / "train.py", *TRAIN[1:], *flags)
+    while not (folder / "metrics.jsonl").exists() and process.poll() is None:
+        time.sleep(0.05)
+    listed = ["pgrep", "-P", str(process.pid)]
+    children = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and err.count("\n") == 1
+    last = int(re.findall(r"step (\d+) is done", out)[-1]) + 1
+    assert "was ended by the system, mostly to save memory; take fewer; then go on with " in err
+    assert f"`python train.py --resume {folder} --set workers=1`; {last:,} steps are saved" in err
+    assert saved_step(folder) == last == rows(folder)[-1]["step"]
+    assert not any(os.path.exists(f"/proc/{child}") for child in children)  # none is left
+
+
+def test_a_damaged_image_in_mid_run_loses_no_step(tmp_path):
+    write_images(tmp_path / "data" / "a", 12)
+    write_images(tmp_path / "data" / "b", 12, first=12)
+    bad = tmp_path / "data" / "a" / "3.jpg"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:300])
+    folder = tmp_path / "my run"
+    flags = ("--set", "in_memory_gb=0", "--set", "workers=1", "--seed", 2)
+    flags += ("--data-dir", tmp_path / "data", "--steps", 30, "--save-every", 1000)
+    done = run(*TRAIN, *flags, "--out", folder)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "mend it or put another picture in its place" in done.stderr
+    assert f"`python train.py --resume '{folder}'`" in done.stderr
+    steps = len(rows(folder))
+    assert saved_step(folder) == steps and f"{steps:,} steps are saved" in done.stderr
+    bad.unlink()
+    done = run("train.py", "--resume", folder)
+    assert done.returncode == 2 and "or others in their places" in done.stderr
+    shutil.copy(tmp_path / "data" / "a" / "5.jpg", bad)
+    done = run("train.py", "--resume", folder)
+    assert done.returncode == 0, done.stderr
+    assert saved_step(folder) == 30
+
+
+def test_a_damaged_image_in_a_sample_picture_costs_the_picture_alone(tmp_path):
+    write_images(tmp_path / "data" / "a", 20)
+    write_images(tmp_path / "data" / "b", 20)
+    bad = tmp_path / "data" / "a" / "0.jpg"  # pictures show the first image
+    bad.write_bytes(bad.read_bytes()[:300])
+    flags = ("--data-dir", tmp_path / "data", "--set", "in_memory_gb=0", "--set", "workers=0")
+    flags += ("--set", "held_out=0", "--steps", 1, "--out", tmp_path / "run")
+    done = run(*TRAIN, *flags)
+    assert done.returncode == 0, done.stderr
+    assert f"warning: there is no picture of step 1: {bad} cannot be read" in done.stdout
+    assert saved_step(tmp_path / "run") == 1
+    assert list((tmp_path / "run" / "samples").iterdir()) == []

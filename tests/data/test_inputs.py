@@ -1,11 +1,14 @@
-"""What callers pass as labels: all kinds of numbers and names, and what is none."""
+"""What callers pass as labels and classes: all kinds of numbers and names, and what is none."""
+
+import os
+import re
 
 import numpy as np
 import pytest
 import torch
 
 from sphere_mini import SphereConfig, UserError
-from sphere_mini.data.inputs import as_labels
+from sphere_mini.data.inputs import as_labels, class_number, has_plain_numbers
 
 FOUR = SphereConfig(num_classes=4, class_names=("a", "b", "c", "d"))
 ONE = [1, np.int64(1), np.uint8(1), np.array(1), torch.tensor(1), "b", np.str_("b"), [1]]
@@ -42,3 +45,39 @@ def test_shares_of_embeddings_of_any_precision():
     shares = torch.eye(5)[[1, 2]]
     for y in (shares, shares.double(), shares.half()):
         assert torch.equal(as_labels(y, FOUR), shares)
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "number"),
+    [
+        (("1", "2", "11"), "2", 1),
+        (("1", "2", "11"), "0", None),  # as a number it would be the class 1
+        (("cat", "dog"), "1", 1),
+        (("cat", "dog"), "dog", 1),
+        (("cat", "7"), "0", None),
+        (("+1", "-1"), "1", None),
+        (("+1", "-1"), "-1", 1),
+        (("0.5", "1.5"), "0", None),
+        (("2 stars", "3 stars"), "1", None),
+        (("2 stars", "3 stars"), "2 stars", 0),
+        (("class1", "class2"), "1", None),
+        (("n01440764", "n01443537"), "1", 1),  # no number of a class, whatever it says
+        (("b", "caf\u00e9"), "cafe\u0301", 1),  # as macOS writes it
+        (("b", os.fsdecode(b"caf\xe9")), "caf\\udce9", 1),  # as it is printed
+        ((), "1", 1),
+    ],
+)
+def test_a_name_comes_before_a_number(names, text, number):
+    size = dict(image_size=8, patch_size=4, width=16, num_heads=2)
+    config = SphereConfig(num_classes=len(names) or 2, class_names=names, **size)
+    if number is not None:
+        assert class_number(text, config) == number
+        return
+    with pytest.raises(UserError, match=re.escape(f"no class '{text}'; give {', '.join(names)}")):
+        class_number(text, config)
+
+
+def test_numbers_that_may_be_meant():
+    for name in ("1", "+1", "0.5", "2 stars", "class3", "x10", "year 2000"):
+        assert not has_plain_numbers(["cat", name])
+    assert has_plain_numbers(["cat", "n01440764"])

@@ -2,7 +2,6 @@
 
 import os
 
-from sphere_mini.data.inputs import holds_number
 from sphere_mini.errors import composed, is_utf8, printable
 
 
@@ -18,10 +17,3 @@ def test_what_cannot_be_printed_is_a_code():
 
 def test_bytes_that_are_no_utf8():
     assert is_utf8("水") and not is_utf8(os.fsdecode(b"caf\xe9"))
-
-
-def test_numbers_that_may_be_meant():
-    for name in ("1", "+1", "0.5", "2 stars", "class3", "x10"):
-        assert holds_number(name, 10)
-    for name in ("cat", "n01440764", "x11"):
-        assert not holds_number(name, 10)

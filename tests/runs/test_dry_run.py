@@ -49,7 +49,7 @@ def test_a_folders_images_are_counted_where_it_is(photo_folder):
     [
         (("--dataset", "folder", "--data-dir", "nowhere"), "--data-dir takes a folder of images"),
         (("--data-dir", "nowhere"), "for your own images use --dataset folder"),
-        (("--image-size", 16), "the digits are 8 by 8 pixels"),
+        (("--image-size", 16), "8 by 8 pixels"),
     ],
 )
 def test_what_a_run_would_refuse_is_refused(flags, words):
