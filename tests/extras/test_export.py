@@ -131,3 +131,53 @@ def test_without_a_script(tmp_path):
     assert files_of(tmp_path) == first
     with pytest.raises(UserError, match="of other weights or settings"):
         export_images(random_model(1, num_classes=2), tmp_path, [1], 3, **ONE_STEP)
+
+
+def test_a_saved_images_command_draws_the_same_class(tmp_path):
+    names = tuple(str(k) for k in range(1, 12))
+    model = random_model(num_classes=11, class_names=names)
+    model.save_pretrained(tmp_path / "run")
+    done = run("sample.py", tmp_path / "run", "--save-images", tmp_path / "a", "--per-class", 1)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "a" / "class0003-seed00000003.png"
+    command = shlex.split(Image.open(path).text["command"])
+    assert command[command.index("--class") + 1] == "4" == names[3]
+    flags = [str(tmp_path / "run") if word == "RUN" else word for word in command[2:]]
+    again = run("sample.py", *flags, "--save-images", tmp_path / "b")
+    assert again.returncode == 0, again.stderr
+    assert "; class0000 is 1, class0001 is 2, class0002 is 3, class0003 is 4, " in done.stdout
+    (drawn,) = (tmp_path / "b").iterdir()
+    assert Image.open(drawn).tobytes() == Image.open(path).tobytes()
+
+
+def test_a_class_whose_name_begins_like_a_flag(tmp_path):
+    model = random_model(num_classes=2, class_names=("-x", "two words"))
+    model.save_pretrained(tmp_path / "run")
+    run("sample.py", tmp_path / "run", "--save-images", tmp_path / "a", "--per-class", 1)
+    for path in sorted((tmp_path / "a").iterdir()):
+        flags = shlex.split(Image.open(path).text["command"])[3:]
+        again = run("sample.py", tmp_path / "run", *flags, "--save-images", tmp_path / "b")
+        assert again.returncode == 0, again.stderr
+    drawn = sorted((tmp_path / "b").iterdir())
+    assert len(drawn) == 2
+    for path in drawn:  # numbered among the classes of the command, here one
+        seed = path.name[-12:]
+        (first,) = (tmp_path / "a").glob(f"*{seed}")
+        assert Image.open(first).tobytes() == Image.open(path).tobytes()
+
+
+def test_images_of_classes_that_are_not_utf8_are_completed(tmp_path):
+    model = random_model(num_classes=2, class_names=("b", os.fsdecode(b"caf\xe9")))
+    model.save_pretrained(tmp_path / "run")
+    flags = ("--per-class", 2, "--num-steps", 1)
+    for _ in range(2):
+        done = run("sample.py", tmp_path / "run", "--save-images", tmp_path / "a", *flags)
+        assert done.returncode == 0, done.stderr
+        drawn = sorted((tmp_path / "a").iterdir())
+        assert len(drawn) == 4
+        drawn[-1].unlink()
+    command = shlex.split(Image.open(drawn[1]).text["command"])
+    again = run("sample.py", tmp_path / "run", *command[3:], "--save-images", tmp_path / "c")
+    assert again.returncode == 0, again.stderr
+    (same,) = (tmp_path / "c").iterdir()
+    assert Image.open(same).tobytes() == Image.open(drawn[1]).tobytes()
