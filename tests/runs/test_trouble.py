@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import DIGITS_MODEL, ROOT, run, run_process
+from conftest import DIGITS_MODEL, ROOT, run
 from folder_images import TRAIN, write_images
 from short_runs import SLOW_STEPS, TINY_NETWORK, launch, rows, saved_step, without_root
 
@@ -78,7 +78,7 @@ def test_a_damaged_image_in_a_picture_alone_costs_the_picture(tmp_path):
     assert list((tmp_path / "run" / "samples").iterdir()) == []
 
 
-@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("damaged", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_that_cannot_be_written_is_not_resumed(damaged, tmp_path):
     folder = tmp_path / "run"
     tiny = (*TINY_NETWORK.split(), "--save-every", 1)
@@ -112,7 +112,7 @@ def test_a_run_folder_that_is_not_utf8_is_refused_before_training(tmp_path):
 
 def test_a_log_file_gets_one_line_a_log_step(tmp_path):
     flags = ("--steps", 6, "--log-every", 2, "--out", tmp_path / "run")
-    done = run_process("train.py", *TINY_NETWORK.split(), *flags)
+    done = run("train.py", *TINY_NETWORK.split(), *flags)
     assert "\r" not in done.stdout + done.stderr and done.stderr == ""
     lines = [line for line in done.stdout.splitlines() if line.startswith("step ")]
     assert [line.split(":")[0] for line in lines] == [f"step {k} of 6" for k in (2, 4, 6)]
