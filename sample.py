@@ -6,140 +6,124 @@ interpolate, manipulate, crossover, evaluate; each has flags of its own, which
 of the weights as text, so that it can be made again.
 """
 
-import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 import sphere_mini
-from sphere_mini import SphereEncoder
-from sphere_mini.cli import (
-    PATHS,
-    Parser,
-    add_crossover_flags,
-    add_evaluate_flags,
-    add_generate_flags,
-    add_interpolate_flags,
-    add_manipulate_flags,
-    add_reconstruct_flags,
-    add_scale_flag,
-    check_generate_flags,
-    check_seed,
-    class_numbers,
-    label_tensor,
-    loop_options,
-    run_script,
-)
-from sphere_mini.data.grids import GRID_COLUMNS, MIN_FRAME, save_animation
+from sphere_mini.cli import Parser, add_flags, check_seed, class_numbers, loop_options, run_script
+from sphere_mini.data.grids import GRID_COLUMNS, MIN_FRAME, image_grid, save_animation, save_picture
+from sphere_mini.data.picture_files import open_picture, square_pixels
 from sphere_mini.distributed import connect, rank
-from sphere_mini.errors import require, shortened
+from sphere_mini.errors import require
 from sphere_mini.evaluation import Report, evaluate, facts_of, figures, usual_num_images
 from sphere_mini.evaluation.draws import class_rows, grid_labels
-from sphere_mini.evaluation.features import NUMBERED_BELOW
+from sphere_mini.evaluation.features import EXTRACTORS, NUMBERED_BELOW
 from sphere_mini.evaluation.metrics import psnr
 from sphere_mini.evaluation.training_images import find_prior
 from sphere_mini.extras.export import export_images, unlike_numbers
-from sphere_mini.extras.tasks import read_images, save_grid, smallest_side, step_names
-from sphere_mini.files import free_path, writing
+from sphere_mini.files import claim_path, free_path, writing
+from sphere_mini.model import SphereEncoder
 from sphere_mini.sampling import stitch
 
-Task = Callable[[SphereEncoder, argparse.Namespace], Any]
-AddFlags = Callable[[argparse.ArgumentParser], None]
+MIN_TILE = 96  # pixels a side of an image in a picture, at least: large enough to see
+LOOP = "--num-steps --guidance --guidance-place --noise --schedule"
+SCORES = "--num-reference --judge --num-images --repeats"
+SEVERAL = dict(nargs="+")
 
 
-def parse_args(argv: list[str]) -> argparse.Namespace:
+def parse_args(argv: list[str]) -> Namespace:
     """The command line; without a task it is `generate`."""
     parser = Parser(prog="sample.py", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="run folder, model folder or hf://owner/name")
     tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True, parser_class=Parser)
-
-    def add_task(name: str, function: Task, add_flags: AddFlags, about: str) -> None:
-        task = tasks.add_parser(name, help=about, prog=f"sample.py RUN {name}")
+    for name, (function, flags) in TASKS.items():
+        about = function.__doc__.splitlines()[0]
+        task = tasks.add_parser(name, help=about, description=about, prog=f"sample.py RUN {name}")
         task.set_defaults(function=function)
-        add_flags(task)
-        if function is not evaluate_model:
-            note = "picture, must not exist (default: in pictures/, numbered)"
-            task.add_argument("--out", metavar="PNG", help=note)
-            add_scale_flag(task)
-        note = "auto, or a device of this machine by name"
-        task.add_argument("--device", default="auto", help=note)
-
-    about = "samples, one row a class"
-    add_task("generate", generate_pictures, add_generate_flags, about)
-    about = "images beside their reconstructions"
-    add_task("reconstruct", reconstruct_pictures, add_reconstruct_flags, about)
-    about = "a path between two seeds, or a grid among four"
-    add_task("interpolate", interpolate_pictures, add_interpolate_flags, about)
-    about = "an image drawn towards other classes, or without any towards what the model knows"
-    add_task("manipulate", manipulate_pictures, add_manipulate_flags, about)
-    about = "two images stitched together and refined, step by step"
-    add_task("crossover", crossover_pictures, add_crossover_flags, about)
-    about = "how good the model is: scores, memorised images, coverage of the sphere"
-    add_task("evaluate", evaluate_model, add_evaluate_flags, about)
-    words = with_task(argv, list(tasks.choices))
-    return parser.parse_args(words)
-
-
-def with_task(argv: list[str], tasks: list[str]) -> list[str]:
-    """The words of the command line with `generate` put in where no task is named."""
+        flags += " --out --device" if name == "evaluate" else " --out --scale --device"
+        add_flags(task, flags.split(), CHANGES.get(name, {}))
     help_flags = ["-h", "--help"]
-    if not argv or argv[0] in help_flags:
-        return argv
-    run, *rest = argv
-    require(not run.startswith("-"), "RUN comes first, then a task and its flags")
-    if rest and rest[0] in tasks + help_flags:
-        return argv
-    return [run, "generate", *rest]
+    if argv and argv[0] not in help_flags:
+        require(not argv[0].startswith("-"), "RUN comes first, then a task and its flags")
+        if not argv[1:] or argv[1] not in [*TASKS, *help_flags]:
+            argv = [argv[0], "generate", *argv[1:]]
+    return parser.parse_args(argv)
 
 
-def generate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
-    """Samples as a grid, as trajectories, or as single files."""
+def main() -> None:
+    """Read the arguments, load the model and run the task."""
+    args = parse_args(sys.argv[1:])
+    args.command = shlex.join(["python", "sample.py", *sys.argv[1:]])
+    if "seed" in args:
+        for seed in args.seed if isinstance(args.seed, list) else [args.seed]:
+            check_seed(seed)
+    if args.out:  # what is wrong with it should not cost the wait for the picture
+        problem = f"{args.out} exists already; choose another --out, nothing is written over"
+        require(not os.path.isfile(args.out), problem)
+    if args.out and args.task != "evaluate":
+        is_png = Path(args.out).suffix == ".png"
+        require(is_png, f"--out takes a name that ends in .png, not {args.out}")
+    scale = getattr(args, "scale", None)
+    require(scale is None or scale > 0, f"--scale must be above 0, not {scale}")
+    device = connect(args.device)
+    model = SphereEncoder.from_pretrained(args.run).to(device)
+    if "fitted" in getattr(args, "prior", ""):
+        args.fitted = find_prior(args.run, model)  # all ranks together
+    is_shared = args.task == "evaluate" or getattr(args, "save_images", None)
+    if rank() == 0 or is_shared:  # a picture is the work of one rank
+        args.function(model, args)
 
-    check_seed(args.seed)
-    check_generate_flags(args)
+
+def generate(model: SphereEncoder, args: Namespace) -> None:
+    """Samples, one row a class."""
+    count = args.per_class
+    require(count is None or count > 0, f"--per-class must be above 0, not {count}")
+    one_value = len(args.num_steps) == 1
     labels = class_numbers(model.config, args)
     if args.save_images:
+        problem = "--trajectory makes a picture and --save-images single images; choose one"
+        require(not args.trajectory, problem)
+        require(one_value, "--save-images takes one value of --num-steps")
+        require(not args.out, "--save-images writes into its own folder; leave out --out")
         return save_images(model, labels, args)
     labels = labels or grid_labels(model)
     options = {"seed": args.seed} | loop_options(args)
+    captions = None
     if args.trajectory:
-        count = args.per_class or 1
+        require(one_value, "--trajectory takes one value of --num-steps")
+        count = count or 1
         rows, names = class_rows(model, labels, count, args.num_steps, every_step=True, **options)
-        steps_of_images = [image for row in rows for image in row.unbind(1)]  # (T, 3, H, W) each
+        rows = [image for row in rows for image in row.unbind(1)]  # (T, 3, H, W) each
         names = [name for name in names for _ in range(count)]
         captions = [step_names(args.num_steps[0])] * len(names)
-        save_grid(steps_of_images, names, captions, model, args)
     else:
-        count = args.per_class or GRID_COLUMNS
-        rows, names = class_rows(model, labels, count, args.num_steps, **options)
-        save_grid(rows, names, None, model, args)
+        rows, names = class_rows(model, labels, count or GRID_COLUMNS, args.num_steps, **options)
+    save_grid(rows, names, captions, model, args)
 
 
-def save_images(model: SphereEncoder, labels: list[int], args: argparse.Namespace) -> None:
+def save_images(model: SphereEncoder, labels: list[int], args: Namespace) -> None:
     """Single files, N of every class; a second start completes the folder."""
-
     labels = labels or list(range(model.config.num_classes))
-    folder = Path(args.save_images)
     count = args.per_class or GRID_COLUMNS
     options = {"num_steps": args.num_steps[0]} | loop_options(args)
+    folder = Path(args.save_images)
     total = export_images(model, folder, labels, count, args.seed, **options)
-    unlike = shortened(unlike_numbers(model.config, labels))
-    print(f"{total:,} images are in {folder}" + (unlike and f"; {unlike}"))
+    print(f"{total:,} images are in {folder}{unlike_numbers(model.config, labels)}")
 
 
-def reconstruct_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
-    """One row an image: itself and its reconstruction under each class, with the PSNR."""
-
-    labels = class_numbers(model.config, args) or [None]
+def reconstruct(model: SphereEncoder, args: Namespace) -> None:
+    """Images beside their reconstructions, with the PSNR."""
     real = read_images(args.images, model)
     columns = [real]
     captions = [["input"] for _ in real]
-    for label in labels:
+    for label in class_numbers(model.config, args) or [None]:
         y = None if label is None else [label] * len(real)
         again = sphere_mini.reconstruct(model, real, y).cpu()
         columns.append(again)
@@ -150,29 +134,25 @@ def reconstruct_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
     save_grid(list(rows), names, captions, model, args)
 
 
-def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
-    """A path as a strip and an animation, or a grid."""
-
-    for seed in args.seed:
-        check_seed(seed)
+def interpolate(model: SphereEncoder, args: Namespace) -> None:
+    """A path between two seeds, also as an animation, or a grid among four."""
     is_grid = len(args.seed) == 4
     require(not (is_grid and args.path), "a grid among four seeds is bilinear; leave out --path")
-    given = len(args.classes) or len(args.seed)
-    problem = f"there are {given} and {len(args.seed)}"
-    require(given == len(args.seed), f"--class takes one class per seed; {problem}")
-    y = label_tensor(class_numbers(model.config, args))
-    path = args.path or PATHS[0]
+    given = f"there are {len(args.classes)} and {len(args.seed)}"
+    fits = len(args.classes) in (0, len(args.seed))
+    require(fits, f"--class takes one class per seed; {given}")
+    y = class_numbers(model.config, args) or None
+    path = args.path or "spherical"
     count = args.frames
     options = loop_options(args)
     images = sphere_mini.interpolate(model, y, args.seed, count, path, args.num_steps, **options)
     images = images.cpu()
-    rows = images.split(count)
     ends = args.classes or [f"seed {seed}" for seed in args.seed]
     names = [f"{ends[0]} → {ends[1]}"]
     if is_grid:  # corners, at the left of the first and of the last row
         names += [""] * (count - 1)
         names[-1] = f"{ends[2]} → {ends[3]}"
-    picture = save_grid(rows, names, None, model, args)
+    picture = save_grid(images.split(count), names, None, model, args)
     if not is_grid:
         animation = free_path(picture.with_suffix(".gif"))
         with writing(animation):
@@ -180,49 +160,39 @@ def interpolate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None
         print(f"animation: {animation}")
 
 
-def manipulate_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
-    """One row a class: the image and every step towards it."""
-
-    check_seed(args.seed)
+def manipulate(model: SphereEncoder, args: Namespace) -> None:
+    """An image drawn towards classes, or without any towards what the model knows."""
     labels = class_numbers(model.config, args)
     names = [model.config.class_name(label) for label in labels] or [""]
     count = len(names)
     x = read_images([args.image], model).expand(count, -1, -1, -1)  # (B, 3, H, W)
-    y = label_tensor(labels)
     options = {"seeds": [args.seed] * count, "every_step": True} | loop_options(args)
+    y = labels or None
     steps = sphere_mini.manipulate(model, x, y, args.num_steps, args.strength, **options)
-    steps = steps.cpu()  # (T, B, 3, H, W)
-    rows = torch.cat([x[None], steps]).unbind(1)
+    rows = torch.cat([x[None], steps.cpu()]).unbind(1)  # (1 + T, 3, H, W) each
     captions = [["input", *step_names(args.num_steps)]] * count
     save_grid(rows, names, captions, model, args)
 
 
-def crossover_pictures(model: SphereEncoder, args: argparse.Namespace) -> None:
-    """Both images, what they are stitched to, and every step."""
-
-    check_seed(args.seed)
-    paths = args.images
-    if args.swap:
-        paths = paths[::-1]
+def crossover(model: SphereEncoder, args: Namespace) -> None:
+    """Two images stitched together and refined, step by step."""
+    paths = args.images[::-1] if args.swap else args.images
     a, b = read_images(paths, model).split(1)
-    options = loop_options(args)
-    options["num_steps"] = args.num_steps
-    options["strength"] = args.strength
-    options["seeds"] = [args.seed]
+    options = {"num_steps": args.num_steps, "strength": args.strength, "seeds": [args.seed]}
+    options |= loop_options(args)
     steps = sphere_mini.crossover(model, a, b, args.stitch, every_step=True, **options)
-    before = torch.cat([a, b, stitch(a, b, args.stitch)])  # (3, 3, H, W)
-    row = torch.cat([before, steps[:, 0].cpu()])
+    row = torch.cat([a, b, stitch(a, b, args.stitch), steps[:, 0].cpu()])  # (3 + T, 3, H, W)
     captions = ["first", "second", "stitched", *step_names(args.num_steps)]
     save_grid([row], [""], [captions], model, args)
 
 
-def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
-    """Measure all that the flags ask for, print it, and write each figure as soon as it is known.
+def evaluate_model(model: SphereEncoder, args: Namespace) -> None:
+    """How good the model is: scores, memorised images, coverage of the sphere.
 
-    The folder gets scores.json, the tables in scores.md, and two pictures.
+    Each figure is written as soon as it is known: to scores.json; then the tables to scores.md, and
+    two pictures.
     """
-
-    ways = figures.sampling_options(args)
+    samplers = figures.sampling_options(args)
     folder = figures.figures_folder(args.out, args.run)
     reference = figures.make_reference(model, args)
     num_images = args.num_images
@@ -241,7 +211,7 @@ def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
     def save(report: Report) -> None:
         figures.write_text(path, report.as_json())
 
-    report = evaluate(model, reference, ways, num_images, args.seed, args.repeats, save)
+    report = evaluate(model, reference, samplers, num_images, args.seed, args.repeats, save)
     if rank() > 0:
         return
     print(f"\n{report.table()}")
@@ -253,24 +223,69 @@ def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
     print("what each figure says: docs/numbers.md")
 
 
-def main() -> None:
-    """Read the arguments, load the model and run the task."""
-    args = parse_args(sys.argv[1:])
-    args.command = shlex.join(["python", "sample.py", *sys.argv[1:]])
-    scale = getattr(args, "scale", None)
-    require(scale is None or scale > 0, f"--scale must be above 0, not {scale}")
-    if args.out:  # a name that is taken should not cost the wait for the picture
-        problem = f"{args.out} exists already; choose another --out, nothing is written over"
-        require(not os.path.isfile(args.out), problem)
+def read_images(paths: Sequence[str], model: SphereEncoder) -> Tensor:
+    """Image files as the model's size wants them: (B, 3, H, W) in [0, 1], their centre squares."""
+    size = model.config.image_size
+    return torch.stack([square_pixels(open_picture(path), size) for path in paths]) / 255
 
-    device = connect(args.device)
-    model = sphere_mini.SphereEncoder.from_pretrained(args.run).to(device)
-    if "fitted" in getattr(args, "prior", ()):
-        args.fitted = find_prior(args.run, model)  # all ranks together
-    is_shared = args.task == "evaluate" or getattr(args, "save_images", None)
-    if rank() > 0 and not is_shared:
-        return  # a picture is the work of one process
-    args.function(model, args)
+
+def save_grid(
+    rows: Sequence[Tensor],
+    names: Sequence[str],
+    captions: Sequence[Sequence[str]] | None,
+    model: SphereEncoder,
+    args: Namespace,
+) -> Path:
+    """Save a task's picture, as `image_grid` makes it, with what is needed to make it again."""
+    picture = image_grid(rows, names, captions, smallest_side(MIN_TILE, model, args))
+    facts = {"command": args.command, "weights": model.weights_hash()}
+    if "seed" in args:
+        facts["seed"] = args.seed
+    path = claim_path(args.out, Path("pictures", f"{Path(args.run).name}-{args.task}.png"))
+    with writing(path):
+        save_picture(picture, path, facts)
+    print(f"picture: {path}")
+    return path
+
+
+def smallest_side(usual: int, model: SphereEncoder, args: Namespace) -> int:
+    """Pixels a side of an image in a picture, at least: `usual`, or what --scale says."""
+    return usual if args.scale is None else args.scale * model.config.image_size
+
+
+def step_names(num_steps: int) -> list[str]:
+    """What stands under the images of a loop."""
+    return [f"step {k + 1}" for k in range(num_steps)]
+
+
+TASKS = {  # what does it, and its flags
+    "generate": (generate, f"{LOOP} --prior --seed --class --per-class --trajectory --save-images"),
+    "reconstruct": (reconstruct, "images --class"),
+    "interpolate": (interpolate, f"{LOOP} --prior --seed --class --frames --path"),
+    "manipulate": (manipulate, f"image {LOOP} --seed --class --strength"),
+    "crossover": (crossover, f"images {LOOP} --seed --stitch --swap --strength"),
+    "evaluate": (evaluate_model, f"{LOOP} --prior --seed --dataset --data-dir --features {SCORES}"),
+}
+CHANGES = {  # options of flags, where they are not as in `FLAGS`
+    "generate": {"--num-steps": SEVERAL | dict(default=[4])},
+    "interpolate": {"--seed": SEVERAL | dict(default=[0, 1], help="two, or four for a grid")},
+    "manipulate": {"--num-steps": dict(default=10)},
+    "crossover": {
+        "images": dict(nargs=2),
+        "--num-steps": dict(default=10),
+        "--strength": dict(default=0.25),
+    },
+    "evaluate": {
+        "--num-steps": SEVERAL | dict(default=[1, 4]),
+        "--guidance": SEVERAL | dict(default=[1.0]),
+        "--guidance-place": SEVERAL | dict(default=["both"]),
+        "--noise": SEVERAL | dict(default=["shared"]),
+        "--schedule": SEVERAL | dict(default=["fixed"]),
+        "--prior": SEVERAL | dict(default=["uniform"]),
+        "--features": dict(choices=EXTRACTORS),
+        "--out": dict(metavar="FOLDER", help="for the figures (default: RUN)"),
+    },
+}
 
 
 if __name__ == "__main__":

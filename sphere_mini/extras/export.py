@@ -2,21 +2,20 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from PIL import Image
 
 from ..config import NUM_SEEDS, SphereConfig
 from ..data.grids import save_picture, to_uint8
 from ..data.inputs import has_plain_numbers
 from ..distributed import gather, rank_chunks
-from ..errors import printable, reading, require
+from ..errors import printable, reading, require, shortened
 from ..files import writing
 from ..model import SphereEncoder
-from ..sampling import StartPoints, generate
+from ..sampling import generate
 
 BATCH = 100  # images drawn at once; fixed, so that a second start gives the same bytes
 
@@ -44,17 +43,25 @@ def export_images(
     and carries as text the command that draws it. sampling: num_steps, guidance, guidance_place,
     share_noise, decay, all of them, as in `generate`. Batches and bytes depend on the arguments
     alone: after an interruption the same call completes the folder, and whole batches are not drawn
-    again. Under torchrun each process makes its share. `UserError` where a file cannot be written,
-    or is there of other weights or settings.
+    again. Under torchrun each rank makes its share. `UserError` where a file cannot be written, or
+    is there of other weights or settings.
     """
     last = seed + per_class * max(len(labels), 1) - 1
     require(last < NUM_SEEDS, f"the last seed would be {last}, above 2^32 - 1; take a smaller one")
-    images = planned_images(model, folder, labels, per_class, seed, sampling)
+    images = list(planned_images(model, folder, labels, range(seed, last + 1), sampling))
     batches = [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
     for batch in rank_chunks(batches, "images", BATCH):
         missing = [image for image in batch if not is_saved(image)]
-        if missing:
-            draw_and_save(model, batch, sampling)
+        if not missing:
+            continue
+        y = None if batch[0].label is None else [image.label for image in batch]
+        drawn = to_uint8(generate(model, y, seeds=[image.seed for image in batch], **sampling))
+        for image, pixels in zip(batch, drawn, strict=True):
+            temporary = image.path.with_suffix(".tmp")  # what has its name is whole
+            with writing(image.path):
+                image.path.parent.mkdir(parents=True, exist_ok=True)
+                save_picture(Image.fromarray(pixels), temporary, image.facts)
+                os.replace(temporary, image.path)
     gather([])  # wait for the others
     return len(images)
 
@@ -63,60 +70,45 @@ def planned_images(
     model: SphereEncoder,
     folder: Path,
     labels: Sequence[int],
-    per_class: int,
-    seed: int,
+    seeds: Sequence[int],
     sampling: dict[str, Any],
-) -> list[SingleImage]:
+) -> Iterator[SingleImage]:
     """All images of the folder, the classes in turn."""
     weights = model.weights_hash()
-    flags = command_flags(**sampling)
-    images = []
-    for k in range(per_class * max(len(labels), 1)):
-        own_seed = seed + k
+    flags = command_flags(sampling)
+    for k, seed in enumerate(seeds):
         label = None
-        name = f"seed{own_seed:08d}.png"
+        name = f"seed{seed:08d}.png"
         command = "python sample.py RUN"
         if labels:
             label = labels[k % len(labels)]
             name = f"class{label:04d}-{name}"
-            command += f" {class_flag(model.config.class_name(label))}"
-        command += f" --seed {own_seed} --per-class 1 {flags}"
-        facts = {"command": command, "weights": weights, "seed": str(own_seed)}
-        images.append(SingleImage(folder / name, own_seed, label, facts))
-    return images
+            class_name = model.config.class_name(label)
+            joint = "=" if class_name.startswith("-") else " "  # so that it is not taken for a flag
+            command += f" --class{joint}{shlex.quote(class_name)}"
+        command += f" --seed {seed} --per-class 1 {flags}"
+        facts = {"command": printable(command), "weights": weights, "seed": str(seed)}
+        yield SingleImage(folder / name, seed, label, facts)
 
 
-def unlike_numbers(config: SphereConfig, labels: Sequence[int]) -> list[str]:
-    """What the numbers in files' names stand for, where they might be taken for classes' names."""
-    if has_plain_numbers(config.class_names):
-        return []
-    names = {label: config.class_name(label) for label in labels}
-    return [f"class{label:04d} is {name}" for label, name in names.items() if name != str(label)]
-
-
-def class_flag(name: str) -> str:
-    """The flag of sample.py that selects a class by its name, even if that begins with "-"."""
-    joint = "=" if name.startswith("-") else " "
-    return f"--class{joint}{shlex.quote(name)}"
-
-
-def command_flags(
-    num_steps: int,
-    guidance: float,
-    guidance_place: str,
-    share_noise: bool,
-    decay: bool,
-    start: StartPoints | None = None,
-) -> str:
+def command_flags(sampling: dict[str, Any]) -> str:
     """The arguments of `generate` as flags of sample.py."""
-    flags = f"--num-steps {num_steps} --guidance {guidance:g} --guidance-place {guidance_place}"
-    if not share_noise:
+    flags = "--num-steps {num_steps} --guidance {guidance:g} --guidance-place {guidance_place}"
+    flags = flags.format(**sampling)
+    if not sampling["share_noise"]:
         flags += " --noise fresh"
-    if decay:
+    if sampling["decay"]:
         flags += " --schedule decay"
-    if start is not None:
+    if sampling.get("start"):
         flags += " --prior fitted"
     return flags
+
+
+def unlike_numbers(config: SphereConfig, labels: Sequence[int]) -> str:
+    """What files' numbers stand for, where they might be taken for classes' names; "" elsewhere."""
+    if has_plain_numbers(config.class_names, config.num_classes):
+        return ""
+    return "; " + shortened([f"class{k:04d} is {config.class_name(k)}" for k in labels])
 
 
 def is_saved(image: SingleImage) -> bool:
@@ -124,28 +116,6 @@ def is_saved(image: SingleImage) -> bool:
     if not os.path.exists(image.path):
         return False
     with reading(image.path), Image.open(image.path) as picture:
-        same = picture.text == {name: printable(fact) for name, fact in image.facts.items()}
-    problem = f"{image.path} is there, of other weights or settings"
-    require(same, f"{problem}; choose another folder for --save-images")
+        same = picture.text == image.facts
+    require(same, f"{image.path} is of other weights or settings; choose another folder")
     return True
-
-
-def draw_and_save(
-    model: SphereEncoder, batch: Sequence[SingleImage], sampling: dict[str, Any]
-) -> None:
-    """Draw a batch and write its files."""
-    seeds = [image.seed for image in batch]
-    labels = [image.label for image in batch if image.label is not None]
-    y = torch.tensor(labels) if labels else None
-    drawn = to_uint8(generate(model, y, seeds=seeds, **sampling))
-    for image, pixels in zip(batch, drawn, strict=True):
-        save_single(Image.fromarray(pixels), image)
-
-
-def save_single(picture: Image.Image, image: SingleImage) -> None:
-    """Write one file under another name first, so that what has its name is whole."""
-    temporary = image.path.with_suffix(".tmp")
-    with writing(image.path):
-        image.path.parent.mkdir(parents=True, exist_ok=True)
-        save_picture(picture, temporary, image.facts)
-        os.replace(temporary, image.path)

@@ -6,7 +6,6 @@ distribution fitted to the encoded training images, and spherifies.
 """
 
 import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..data.images import ImageFiles, ImageSet, evenly_spaced, require_fit, to_model_range
-from ..errors import UserError, reading, require
+from ..errors import reading, require
 from ..files import PRIOR_FILE, write_safely
 from ..model import SphereEncoder
 from ..sphere import spherify
 
 RANK = 64  # axes kept of each class's covariance, at most
-MOST_IMAGES = 20_000  # that a prior is fitted to, fewer where their latents would exceed ...
-MOST_NUMBERS = 2**28  # ... so many numbers (1 GiB); the prior itself has no more either
+MOST_IMAGES = 20_000  # that a prior is fitted to, at most
+MOST_NUMBERS = 2**28  # of their latents together, and of the prior: 1 GiB each, at most
 BATCH = 125  # images encoded at once
 
 
@@ -45,9 +44,8 @@ class FittedPrior:
 
         y: (B,) labels; (B, classes + 1) float shares mix the classes' points; None: all images'.
         """
-        last = len(self.mean) - 1
         if y is None:
-            y = torch.full((len(e),), last, device=e.device)
+            y = torch.full((len(e),), len(self.mean) - 1, device=e.device)
         if y.is_floating_point():
             labels = y.sum(0).nonzero().flatten().tolist()
             mixed = [y[:, k, None] * self._before_spherify(e, k) for k in labels]
@@ -73,22 +71,17 @@ class FittedPrior:
 def load_prior(folder: Path, model: SphereEncoder) -> FittedPrior | None:
     """The prior in a model's folder; None without one, or where it was fitted to other weights.
 
-    One that is damaged counts as none, with a warning: uniform points do without it.
+    `UserError` where the file is damaged.
     """
     path = folder / PRIOR_FILE
     if not path.exists():
         return None
-    try:
-        with reading(path), safe_open(path, "pt") as file:
-            weights = file.metadata()["weights"]
-            mean = file.get_tensor("mean").float()
-            axes = file.get_tensor("axes").float()
-    except UserError as error:
-        warnings.warn(f"{error}; until then there is no fitted prior", stacklevel=2)
-        return None
-    if weights != model.weights_hash():
-        return None  # the run has gone on since
-    return FittedPrior(mean, axes, weights)
+    with reading(path), safe_open(path, "pt") as file:
+        weights = file.metadata()["weights"]
+        mean = file.get_tensor("mean").float()
+        axes = file.get_tensor("axes").float()
+    is_of_model = weights == model.weights_hash()  # or the run has gone on since
+    return FittedPrior(mean, axes, weights) if is_of_model else None
 
 
 @torch.no_grad()
@@ -100,42 +93,26 @@ def fit_prior(model: SphereEncoder, data: ImageSet | ImageFiles, rank: int = RAN
     """
     config = model.config
     require_fit(data, config)
-    same = not config.class_names or config.class_names == tuple(data.class_names)
+    same = config.class_names in ((), tuple(data.class_names))
     require(same, "these images' classes are not the model's; take those that it was trained on")
-    require(len(data) > 1, "a prior takes at least two images")
     dim = math.prod(config.latent_shape)
     rank = min(rank, dim)
-    numbers = (config.num_classes + 1) * (rank + 1) * dim
-    problem = f"a fitted prior of {config.num_classes} classes and {dim:,} dimensions is too large"
-    require(numbers <= MOST_NUMBERS, f"{problem}; fit one of a smaller rank")
-    v, y = encode_spread(model, data, most=min(MOST_IMAGES, MOST_NUMBERS // dim))
-    means = []
-    axes = []
+    size = (config.num_classes + 1) * (rank + 1) * dim
+    require(size <= MOST_NUMBERS, f"a prior of {size:,} numbers is too large; take a smaller rank")
+    encoded = []
+    rows = evenly_spaced(len(data), min(MOST_IMAGES, MOST_NUMBERS // dim))
+    for images, y in data.batches(rows.split(BATCH)):
+        encoded.append((encode_under_own_class(model, images, y).flatten(1), y.cpu()))
+    v, y = [torch.cat(parts) for parts in zip(*encoded, strict=True)]  # (n, L) and (n,)
+    fitted = []
     for label in range(config.num_classes + 1):
         of_class = v[y == label]
-        if len(of_class) < 2:  # the last row, all images', among them
+        if len(of_class) < 2 or not config.num_classes:  # the last row, all images', among them
             of_class = v
-        mean, main_axes = fit_normal(of_class, rank)
-        means.append(mean)
-        axes.append(main_axes)
-    return FittedPrior(
-        mean=torch.stack(means).half().float(),  # as its file keeps it
-        axes=torch.stack(axes).half().float(),
-        weights=model.weights_hash(),
-    )
-
-
-def encode_spread(
-    model: SphereEncoder, data: ImageSet | ImageFiles, most: int
-) -> tuple[Tensor, Tensor]:
-    """Points (n, L) of evenly spaced images, each encoded under its class, and labels (n,)."""
-    points = []
-    labels = []
-    rows = evenly_spaced(len(data), most)
-    for images, y in data.batches(rows.split(BATCH)):
-        points.append(encode_under_own_class(model, images, y).flatten(1))
-        labels.append(y.cpu() if model.config.num_classes else torch.zeros_like(y.cpu()))
-    return torch.cat(points), torch.cat(labels)
+        fitted.append(fit_normal(of_class, rank))
+    # in half precision, as its file keeps it
+    mean, axes = [torch.stack(parts).half().float() for parts in zip(*fitted, strict=True)]
+    return FittedPrior(mean, axes, model.weights_hash())
 
 
 def encode_under_own_class(model: SphereEncoder, images: Tensor, y: Tensor) -> Tensor:
@@ -150,5 +127,4 @@ def fit_normal(v: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     mean = v.mean(0)
     _, deviations, directions = torch.linalg.svd((v - mean) / len(v) ** 0.5, full_matrices=False)
     axes = deviations[:rank, None] * directions[:rank]
-    missing = rank - len(axes)
-    return mean, F.pad(axes, (0, 0, 0, missing))
+    return mean, F.pad(axes, (0, 0, 0, rank - len(axes)))

@@ -1,12 +1,16 @@
 """The scripts as a user runs them: every mistake is one sentence."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from conftest import DIGITS_MODEL, ROOT, run, run_process
+from folder_images import TRAIN, write_images
 from PIL import Image
-from short_runs import TINY
+from short_runs import TINY, TINY_NETWORK, config
 
 
 @pytest.fixture
@@ -146,8 +150,8 @@ MISTAKES = [  # command, what the one sentence says
     ("sample.py DIGITS --seed 99999999999999999999", "--seed must be"),
     ("sample.py DIGITS --out SCENE/picture", "ends in .png"),
     ("sample.py DIGITS paint", "unrecognized arguments: paint"),
-    ("sample.py DIGITS --classes 10", "no class '10'; give 0, 1, 2"),
-    ("sample.py DIGITS --classes cat", "no class 'cat'"),
+    ("sample.py DIGITS --class 10", "no class '10'; give 0, 1, 2"),
+    ("sample.py DIGITS --class cat", "no class 'cat'"),
     ("sample.py DIGITS --guidance -1", "guidance must be 0 or more"),
     ("sample.py DIGITS --guidance-place moon", "latent"),
     ("sample.py DIGITS --num-steps 0", "num_steps must be at least 1"),
@@ -185,9 +189,44 @@ def test_processes_end_with_the_right_code(tmp_path):
     done = run_process("train.py", "--out", tmp_path / "run")
     assert (done.returncode, done.stderr.count("\n"), done.stdout.count("\n")) == (2, 1, 1)
     code = f"import sys\nsys.path.append({str(ROOT)!r})\n"
-    code += "from sphere_mini.command_line import run_script\nrun_script(lambda: 1 / 0)"
+    code += "from sphere_mini.cli import run_script\nrun_script(lambda: 1 / 0)"
     (tmp_path / "broken.py").write_text(code)
     done = run_process(tmp_path / "broken.py")
     assert (
         done.returncode == 1 and "ZeroDivisionError" in done.stderr and "Traceback" in done.stderr
     )
+
+
+def test_names_that_are_too_long(tmp_path):
+    long = "x" * 260
+    flags = (*TINY_NETWORK.split(), "--steps", 1)
+    for command, problem in (
+        (("train.py", *flags, "--out", long), "cannot be made (File name too long)"),
+        (("train.py", "--resume", long), "there is no folder"),
+        (("train.py", "--init-from", long), "there is no folder"),
+        (("sample.py", long), "there is no folder"),
+        (("sample.py", DIGITS_MODEL, "--save-images", long, "--per-class", 1), "File name too"),
+        (("sample.py", DIGITS_MODEL, "--out", f"{long}.png"), "cannot be written (File name too"),
+    ):
+        done = run(*command, cwd=tmp_path)
+        assert done.returncode == 2 and problem in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_classes_that_the_terminal_cannot_show(encoding, tmp_path):
+    names = ("Łódź", os.fsdecode(b"caf\xe9"))
+    for k, name in enumerate(names):
+        write_images(tmp_path / "data" / name, 40, k)
+    command = [sys.executable, ROOT / "train.py", *TRAIN[1:], "--data-dir", tmp_path / "data"]
+    command += ["--steps", 1, "--out", tmp_path / "run"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([*map(str, command)], capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert b"d\\u017a" in done.stdout and b"caf\\udce9" in done.stdout
+    assert config(tmp_path / "run")["class_names"] == sorted(names)
+
+
+def test_advice_quotes_paths_with_spaces(tmp_path):
+    folder = tmp_path / "my run"
+    done = run("train.py", *TINY_NETWORK.split(), "--steps", 1, "--out", folder)
+    assert f"`python sample.py '{folder}'`" in done.stdout

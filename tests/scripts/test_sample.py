@@ -1,24 +1,21 @@
 """sample.py's tasks, as a user runs them."""
 
+import os
 import shlex
-import subprocess
-import sys
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from conftest import DIGITS_MODEL, ROOT, load_picture, random_model, run
-from PIL import Image, ImageOps
+from conftest import DIGITS_MODEL, ROOT, load_picture, random_model, run, run_process
+from PIL import Image
 from sklearn.datasets import load_digits
 
-from sphere_mini import cli as task_flags
-from sphere_mini import generate, manipulate, reconstruct, sampling
-from sphere_mini import recipe as presets
-from sphere_mini.data import images as data
+import sample as script
+from sphere_mini import UserError, generate, manipulate, reconstruct
 from sphere_mini.data.grids import to_uint8
 from sphere_mini.data.picture_files import open_picture, square_pixels
-from sphere_mini.evaluation.features import EXTRACTORS
-from sphere_mini.extras import prior
+from sphere_mini.recipe import make_recipe
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +49,13 @@ TASKS = {  # a task, and flags each of which changes its picture
         "--num-steps 1 4",
         "--noise fresh",
         "--schedule decay",
+        "--guidance 3",
+        "--guidance 3 --guidance-place pixel",
+        "--guidance 3 --guidance-place latent",
+        "--prior fitted",
+        "--seed 9",
+        "--class 8 3",
+        "--per-class 3",
         "--trajectory",
     ],
     "reconstruct PICTURES/3.png": ["PICTURES/8.png", "--class 3", "--class 3 8", "--scale 2"],
@@ -59,7 +63,7 @@ TASKS = {  # a task, and flags each of which changes its picture
         "--frames 3",
         "--path linear",
         "--seed 2 3",
-        "--classes 4 9",
+        "--class 4 9",
         "--num-steps 1",
         "--seed 0 1 2 3",
         "--class 4 9 --guidance 3",
@@ -105,7 +109,7 @@ def test_each_flag_changes_the_picture(task, pictures, tmp_path):
 
 
 def test_a_picture_can_be_made_again_from_its_text(tmp_path, digits_model):
-    first = draw(tmp_path / "a.png", "--classes", "3", "--per-class", 2, "--seed", 6)
+    first = draw(tmp_path / "a.png", "--class", "3", "--per-class", 2, "--seed", 6)
     with Image.open(tmp_path / "a.png") as image:
         text = image.text
     assert text["seed"] == "6" and text["weights"] == digits_model.weights_hash()
@@ -125,7 +129,7 @@ def test_the_hash_tells_weights_apart():
 
 
 def test_rows_of_a_trajectory_are_the_steps(tmp_path, digits_model):
-    sample("--classes", 3, "--num-steps", 3, "--trajectory", "--out", tmp_path / "a.png")
+    sample("--class", 3, "--num-steps", 3, "--trajectory", "--out", tmp_path / "a.png")
     steps = to_uint8(generate(digits_model, torch.tensor([3]), 3, seeds=[0], every_step=True)[:, 0])
     with Image.open(tmp_path / "a.png") as image:
         pixels = np.array(image)
@@ -192,34 +196,6 @@ def test_scale_is_the_size_of_an_images_pixel(scale, side, tmp_path):
         assert animation.size == ((192, 192) if scale is None else (side, side))
 
 
-@pytest.mark.parametrize("task", ["manipulate --num-steps 2", "reconstruct"])
-def test_flags_may_stand_before_or_after_the_image(task, tmp_path, pictures):
-    image = str(pictures / "3.png")
-    orders = (["--class", "4", image], [image, "--class", "4"], ["--classes", "4", image])
-    drawn = []
-    for k, words in enumerate(orders):
-        name, *flags = task.split()
-        drawn.append(draw(tmp_path / f"{k}.png", name, *flags, *words).tobytes())
-    assert len(set(drawn)) == 1
-
-
-def test_an_image_among_classes_goes_before_their_flag():
-    given = "RUN reconstruct a.png --class Bag B.JPG 2 --out new.png --class 3 c.webp"
-    moved = "RUN reconstruct a.png B.JPG --class Bag 2 --out new.png c.webp --class 3"
-    assert " ".join(task_flags.images_before_classes(given.split())) == moved
-
-
-def test_a_negative_of_what_the_model_knows_is_noticed(tmp_path, pictures):
-    real = Image.open(pictures / "3.png")
-    ImageOps.invert(real.convert("L")).save(tmp_path / "negative.png")
-    flags = ("reconstruct", pictures / "3.png", tmp_path / "negative.png", pictures / "photo.jpg")
-    lines = sample(*flags, "--out", tmp_path / "a.png").splitlines()
-    told = f"images have a dark background, unlike {tmp_path / 'negative.png'}; try the negative"
-    assert len([line for line in lines if "background" in line]) == 1 and told in lines[0]
-    said = sample("reconstruct", pictures / "3.png", "--out", tmp_path / "b.png")
-    assert "background" not in said
-
-
 def test_images_of_any_size_and_mode(tmp_path, pictures):
     names = [pictures / name for name in ("photo.jpg", "flower.png", "3.png")]
     image = draw(tmp_path / "a.png", "reconstruct", *names)
@@ -231,7 +207,7 @@ def test_images_of_any_size_and_mode(tmp_path, pictures):
 
 def test_an_animation_goes_there_and_back(tmp_path):
     stdout = sample(
-        "interpolate", "--frames", 5, "--classes", 1, 0, "--out", tmp_path / "new" / "a.png"
+        "interpolate", "--frames", 5, "--class", 1, 0, "--out", tmp_path / "new" / "a.png"
     )
     assert str(tmp_path / "new" / "a.gif") in stdout
     with Image.open(tmp_path / "new" / "a.gif") as animation:
@@ -246,12 +222,19 @@ def test_an_animation_goes_there_and_back(tmp_path):
     assert [path.name for path in (tmp_path / "grid").iterdir()] == ["a.png"]
 
 
+@pytest.mark.parametrize("task", script.TASKS)
+def test_help_lists_the_flags_of_a_task(task):
+    done = run("sample.py", "RUN", task, "--help")
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: sample.py RUN {task}")
+    assert all(flag in done.stdout for flag in ("--out", "--device"))
+
+
 def test_no_room_for_a_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "PIL.Image.Image.save", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "no space left"))
     )
     for flags in (("--out", tmp_path / "a.png"), ("--save-images", tmp_path / "images")):
-        failed = run("sample.py", DIGITS_MODEL, "--classes", 3, "--per-class", 1, *flags)
+        failed = run("sample.py", DIGITS_MODEL, "--class", 3, "--per-class", 1, *flags)
         assert failed.returncode == 2 and "cannot be written (no space left)" in failed.stderr
 
 
@@ -273,7 +256,7 @@ MISTAKES = [
     ("interpolate --seed 1", "two seeds, or four"),
     ("interpolate --seed 1 -2", "--seed must be"),
     ("interpolate --seed 1 2 3 4 --path linear", "leave out --path"),
-    ("interpolate --classes 3", "one class per seed"),
+    ("interpolate --class 3", "one class per seed"),
     ("--trajectory --num-steps 1 2", "--trajectory takes one value of --num-steps"),
     ("--save-images NEW/images --num-steps 1 2", "--save-images takes one value of --num-steps"),
     ("--save-images NEW/images --trajectory", "choose one"),
@@ -305,49 +288,12 @@ def test_mistakes_are_one_sentence_and_write_nothing(flags, message, pictures, t
 
 
 @pytest.mark.parametrize(
-    "flags", ["generate --classes 1", "interpolate --classes 1 2", "manipulate 3.png --class 1"]
+    "flags", ["generate --class 1", "interpolate --class 1 2", "manipulate 3.png --class 1"]
 )
 def test_classes_for_an_unconditional_model(flags, pictures, tmp_path):
     random_model(num_classes=0).save_pretrained(tmp_path / "model")
     failed = run("sample.py", tmp_path / "model", *flags.split(), cwd=pictures)
     assert failed.returncode == 2 and "this model has no classes" in failed.stderr
-
-
-def test_the_flags_choices_are_those_of_the_package():
-    assert task_flags.GUIDANCE_PLACES == sampling.GUIDANCE_PLACES
-    assert task_flags.PATHS == sampling.PATHS
-    assert task_flags.STITCHES == data.STITCHES
-    assert task_flags.PRIORS == prior.PRIORS
-    assert list(task_flags.FEATURES) == list(EXTRACTORS)
-    assert task_flags.SETS is presets.SETS
-
-
-@pytest.mark.parametrize(
-    "words", [["--help"], ["RUN", "generate", "--help"], ["RUN", "evaluate", "--help"]]
-)
-def test_help_answers_before_torch_is_loaded(words):
-    code = "import atexit, sys, sample; atexit.register(lambda: print('torch' in sys.modules)); "
-    command = [sys.executable, "-c", code + "sample.parse_args(sys.argv[1:])", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.startswith("usage: "), done.stderr
-    assert done.stdout.splitlines()[-1] == "False"
-
-
-def picture(tmp_path, *flags, name="picture.png"):
-    done = run("sample.py", DIGITS_MODEL, *flags, "--device", "cpu", "--out", tmp_path / name)
-    assert done.returncode == 0, done.stderr
-    return load_picture(tmp_path / name)
-
-
-def test_each_flag_of_sampling_changes_the_picture(tmp_path):
-    base = picture(tmp_path, name="base.png")
-    assert picture(tmp_path, name="same.png").tobytes() == base.tobytes()
-    guided = ["--guidance", 3]
-    changed = [["--num-steps", 1], ["--seed", 9], guided, [*guided, "--guidance-place", "pixel"]]
-    changed += [[*guided, "--guidance-place", "latent"], ["--classes", *"1234567890"]]
-    pictures = [picture(tmp_path, *flags, name=f"{k}.png") for k, flags in enumerate(changed)]
-    assert len({p.tobytes() for p in [base, *pictures]}) == 7
-    assert picture(tmp_path, "--per-class", 3, name="narrow.png").width < base.width
 
 
 def test_classes_by_number_and_by_name(tmp_path):
@@ -356,7 +302,7 @@ def test_classes_by_number_and_by_name(tmp_path):
     pictures = {}
     for name in ("dog", "1", "owl"):
         done = run(
-            "sample.py", tmp_path / "model", "--classes", name, "--out", tmp_path / f"{name}.png"
+            "sample.py", tmp_path / "model", "--class", name, "--out", tmp_path / f"{name}.png"
         )
         assert done.returncode == 0, done.stderr
         pictures[name] = load_picture(tmp_path / f"{name}.png").tobytes()
@@ -376,6 +322,33 @@ def test_the_task_generate_may_be_named_or_left_out(tmp_path):
 
 def test_many_classes_without_names_are_shown_by_number(tmp_path):
     random_model(num_classes=20).save_pretrained(tmp_path / "model")
-    for flags in ((), ("--classes", 5, 12)):
+    for flags in ((), ("--class", 5, 12)):
         done = run("sample.py", tmp_path / "model", *flags, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+
+
+def test_accepted_seeds_give_different_images(digits_model):
+    y = torch.tensor([3, 3, 3])
+    images = generate(digits_model, y, 1, seeds=[0, 1, 2**32 - 1])
+    assert len({image.numpy().tobytes() for image in images}) == 3
+    for beyond in (2**32, -1, 0.5):
+        with pytest.raises(UserError, match=r"0 \.\.\. 2\^32 - 1"):
+            generate(digits_model, y[:1], 1, seeds=[beyond])
+    flags = ("--class", 3, "--per-class", 1, "--seed")
+    done = run("sample.py", DIGITS_MODEL, *flags, 2**32, "--out", "never.png")
+    assert done.returncode == 2 and "2^32 - 1" in done.stderr
+    flags = ("--class", 3, "--per-class", 3, "--save-images", "never", "--seed", 2**32 - 2)
+    done = run("sample.py", DIGITS_MODEL, *flags)
+    assert done.returncode == 2 and f"the last seed would be {2**32}, above" in done.stderr
+    assert not (ROOT / "never").exists()
+    with pytest.raises(UserError, match=r"seed must be below 2\^32"):
+        make_recipe("digits", seed=2**32)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(ROOT / "examples" / "digits" / "3.png", tmp_path / name)
+    flags = ("reconstruct", tmp_path / name, "--out", tmp_path / "out.png")
+    done = run_process("sample.py", DIGITS_MODEL, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "caf\\udce9.png" in Image.open(tmp_path / "out.png").text["command"]

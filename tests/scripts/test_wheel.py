@@ -20,7 +20,7 @@ BUILT_FROM = ("sphere_mini", "tests", "notebooks", "benchmarks")  # the wheel ta
 BUILT_FROM_FILES = ("pyproject.toml", "README.md", "LICENSE", "train.py", "sample.py")
 SHORTER = {"steps=1000": "steps=20", "num_images=1000": "num_images=100"}
 OWN_IMAGES = """
-from sphere_mini.data import ImageSet
+from sphere_mini.data.images import ImageSet
 
 pixels = torch.randint(256, (12, 3, 16, 16), dtype=torch.uint8)
 data = ImageSet(pixels, torch.arange(12) % 2, ("cat", "dog"))
