@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
+from plots import LOOKS, Size
 from torch import Tensor
 
-from sphere_mini.evaluation.plots import LOOKS, STYLE, Size, to_picture
+from sphere_mini.evaluation.plots import STYLE, to_picture
 from sphere_mini.sphere import random_point
 
 CIRCLE_POINTS = 7

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from PIL import Image
+from plots import tradeoff
 
 from sphere_mini.data.grids import count_steps
-from sphere_mini.evaluation.plots import tradeoff
 
 NAMES = {
     "plain": "plain, one prior",

@@ -108,7 +108,6 @@ def train_digits(**fields: float) -> dict[str, Any]:
 
 def train_model(recipe: Recipe, data: ImageSet) -> SphereEncoder:
     """The averaged weights after a whole run."""
-    recipe = recipe.resolved(len(data))
     state = new_state(recipe, data)
     for _ in train(state, recipe, data):
         pass

@@ -75,7 +75,6 @@ def train_changed(change: dict[str, float], seed: int) -> Row:
     weight = fields.pop("sliced_wasserstein", 0.0)
     recipe = make_recipe("digits", **fields)
     digits = load_digit_images(recipe.image_size, CPU)
-    recipe = recipe.resolved(len(digits))
     state = new_state(recipe, digits)
     if weight:
         add_sliced_wasserstein(state.loss_module, weight)

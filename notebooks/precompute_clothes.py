@@ -1,4 +1,4 @@
-"""Scores of the clothes model over the ways of sampling, for notebook 5.
+"""Scores of the clothes model over samplers, for notebook 5.
 
 `python precompute_clothes.py` fills results/refinement.json. It takes Fashion-MNIST, downloaded or
 placed in data/fashion_mnist, and keeps there what the feature network sees in it.
@@ -22,7 +22,6 @@ from sphere_mini.evaluation.features import KEYS
 from sphere_mini.evaluation.judge import load_judge
 from sphere_mini.evaluation.scores import look_at
 from sphere_mini.recipe import make_recipe
-from sphere_mini.sampling import GUIDANCE_PLACES
 
 SCORED = 2000  # samples
 REPEATS = 3  # of them, each with seeds of its own
@@ -30,7 +29,7 @@ FOLDER = RESULTS.parents[1] / "data" / "fashion_mnist"
 
 
 def refinement() -> None:
-    """Ways to go round the loop, and strengths and places of guidance. 20 minutes on 2 CPU cores.
+    """Numbers of steps, kinds of noise, and guidance. 20 minutes on 2 CPU cores.
 
     Besides nine minutes on one core, once, for the features of 50,000 training images.
     """
@@ -42,21 +41,21 @@ def refinement() -> None:
         changes.append(dict(num_steps=num_steps, schedule="decay"))
         changes.append(dict(num_steps=num_steps, noise="fresh", schedule="decay"))
     for guidance in (1.5, 2.5):
-        changes += [dict(guidance=guidance, place=place) for place in GUIDANCE_PLACES]
+        changes += [dict(guidance=guidance, place=place) for place in ("latent", "pixel", "both")]
     tasks = [usual | change for change in changes]
-    run_all(score_way, tasks, RESULTS / "refinement.json")
+    run_all(score_sampler, tasks, RESULTS / "refinement.json")
 
 
-def score_way(
+def score_sampler(
     num_steps: int, noise: str, schedule: str, guidance: float, place: str
 ) -> dict[str, float]:
-    """Scores of one way of sampling clothes: means, and standard deviations over the repeats."""
+    """Scores of one sampler of clothes: means, and standard deviations over the repeats."""
     model, _, _ = load_clothes()
     reference = clothes_reference()
-    way = Sampler(num_steps, guidance, place, noise == "shared", schedule == "decay")
+    sampler = Sampler(num_steps, guidance, place, noise == "shared", schedule == "decay")
     repeats = []
     for repeat in range(REPEATS):
-        draws = Draws(model, way, first_seed=repeat * SCORED, count=SCORED)
+        draws = Draws(model, sampler, first_seed=repeat * SCORED, count=SCORED)
         features, recognised = look_at(draws, reference)
         scores = score_features(features[0])
         scores["agreement"] = recognised.float().mean().item()

@@ -17,6 +17,7 @@ from sphere_mini.evaluation.metrics import judge_digits, psnr
 from sphere_mini.extras.prior import fit_prior
 from sphere_mini.model import SphereEncoder
 from sphere_mini.recipe import make_recipe
+from sphere_mini.sampling import StartPoints
 
 SEEDS = range(3)
 ALL_DIGITS = 1797
@@ -53,17 +54,17 @@ def train_spread(num_images: int, **fields: Any) -> Row:
     real = digits.images / 255
     found["psnr"] = psnr(reconstruct(model, real), real).mean().item()
     for num_steps in NUM_STEPS:
-        found |= of_steps(score_digits(model, num_steps, "uniform"), num_steps)
-    model.prior = fit_prior(model, training)
-    fitted = score_digits(model, 1, "fitted")
+        found |= of_steps(score_digits(model, num_steps), num_steps)
+    prior = fit_prior(model, training)
+    fitted = score_digits(model, 1, prior.points)
     return found | {f"{name}_fitted": value for name, value in fitted.items()}
 
 
-def score_digits(model: SphereEncoder, num_steps: int, prior: str) -> Row:
+def score_digits(model: SphereEncoder, num_steps: int, start: StartPoints | None = None) -> Row:
     """What the judge says of samples; their distance alone where no class was asked for."""
     y = torch.arange(JUDGED) % 10
     asked = y if model.config.num_classes else None
-    images = generate(model, asked, num_steps, seeds=range(JUDGED), prior=prior)
+    images = generate(model, asked, num_steps, seeds=range(JUDGED), start=start)
     found = judge_digits(images, y)
     if asked is None:
         return {"frechet": found["frechet"]}

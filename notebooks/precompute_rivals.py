@@ -29,7 +29,7 @@ from sphere_mini.evaluation import Reference
 from sphere_mini.evaluation.features import fidelity
 from sphere_mini.evaluation.metrics import judge_digits, nearness, psnr
 from sphere_mini.recipe import Recipe, make_recipe
-from sphere_mini.training import init_state, train
+from sphere_mini.training import new_state, train
 
 CPU = torch.device("cpu")
 CLOTHES = "fashion_mnist"
@@ -45,14 +45,14 @@ LR = {"flow": 3.2e-2, "vae": 8e-3}  # per 256 images, chosen by the trials, for 
 RIVALS = FOLDER.parent / "runs" / "rivals"  # weights and pictures
 
 
-class Way(NamedTuple):
-    """A way of drawing: `steps` of a model's sampler, `guidance` 1 for none."""
+class Sampler(NamedTuple):
+    """How a model draws: in so many `steps`, with `guidance`, 1 for none."""
 
     steps: int
     guidance: float = 1.0
 
     def facts(self, model: str) -> Row:
-        """The way, and the passes of a whole network that an image takes.
+        """The sampler, and the passes of a whole network that an image takes.
 
         The first step of a sphere encoder, and a VAE's only one, take half of it: the decoder.
         """
@@ -62,15 +62,20 @@ class Way(NamedTuple):
         return {"steps": self.steps, "guidance": self.guidance, "passes": passes}
 
 
-WAYS = {
-    "sphere": [Way(1), Way(2), Way(4), Way(6), Way(1, 1.5), Way(4, 1.5)],
-    "shipped": [Way(1), Way(2), Way(4), Way(6), Way(1, 1.5), Way(4, 1.5)],
-    "vae": [Way(1)],
-    "flow": [Way(1), Way(2), Way(4), Way(10), Way(25), Way(50), Way(4, 1.5), Way(10, 1.5)],
+def unguided(*numbers: int) -> list[Sampler]:
+    """A sampler without guidance for each number of steps."""
+    return [Sampler(steps) for steps in numbers]
+
+
+SAMPLERS = {
+    "sphere": [*unguided(1, 2, 4, 6), Sampler(1, 1.5), Sampler(4, 1.5)],
+    "shipped": [*unguided(1, 2, 4, 6), Sampler(1, 1.5), Sampler(4, 1.5)],
+    "vae": unguided(1),
+    "flow": [*unguided(1, 2, 4, 10, 25, 50), Sampler(4, 1.5), Sampler(10, 1.5)],
 }
-DIGIT_WAYS = {
-    "sphere": [Way(steps) for steps in (1, 2, 4, 6, 8)],
-    "flow": [Way(steps) for steps in (1, 2, 3, 5, 10, 20, 50, 100)],
+DIGIT_SAMPLERS = {
+    "sphere": unguided(1, 2, 4, 6, 8),
+    "flow": unguided(1, 2, 3, 5, 10, 20, 50, 100),
 }
 
 
@@ -113,9 +118,9 @@ def compare_digits(model: str, minutes: float, seed: int) -> Row:
     trained, found = train_for(model, recipe, data, minutes)
     y = classes(DRAWN_DIGITS)
     found["draws"] = []
-    for way in DIGIT_WAYS[model]:
-        scores = judge_digits(drawn(trained, way, y) / 255, y)
-        found["draws"].append(way.facts(model) | scores)
+    for sampler in DIGIT_SAMPLERS[model]:
+        scores = judge_digits(drawn(trained, sampler, y) / 255, y)
+        found["draws"].append(sampler.facts(model) | scores)
     return found
 
 
@@ -124,8 +129,8 @@ def try_rival(model: str, minutes: float, lr: float, seed: int, beta: float = 0.
     reference = clothes_reference()
     recipe = make_recipe(CLOTHES, seed=seed, lr=lr)
     trained, found = train_for(model, recipe, reference.data, minutes, beta)
-    way = Way(1) if model == "vae" else Way(10)
-    images = drawn(trained, way, classes(DRAWN))
+    sampler = Sampler(1) if model == "vae" else Sampler(10)
+    images = drawn(trained, sampler, classes(DRAWN))
     return found | score(images, classes(DRAWN), reference)
 
 
@@ -150,14 +155,14 @@ def compare(model: str, minutes: float = 0.0, beta: float = 0.0, seed: int = 0) 
     if model != "flow":
         found["psnr"] = held_out_likeness(trained, reference.held_out)
     found["draws"] = []
-    for way in WAYS[model]:
+    for sampler in SAMPLERS[model]:
         since = time.process_time()
-        images = drawn(trained, way, y)
+        images = drawn(trained, sampler, y)
         seconds = time.process_time() - since
-        facts = way.facts(model) | {"images_per_s": DRAWN / seconds}
+        facts = sampler.facts(model) | {"images_per_s": DRAWN / seconds}
         found["draws"].append(facts | score(images, y, reference))
-        if way.guidance == 1:
-            keep_shown(images[:SHOWN], f"{model}-{way.steps}")
+        if sampler.guidance == 1:
+            keep_shown(images[:SHOWN], f"{model}-{sampler.steps}")
     return found
 
 
@@ -174,16 +179,16 @@ def train_for(
     model: str, recipe: Recipe, data: ImageSet, minutes: float, beta: float = 0.0
 ) -> tuple[SphereEncoder | Rival, Row]:
     """The averaged weights after so many minutes of one core, and facts of the training."""
-    config = recipe.sphere_config(data.class_names)
 
     def training(steps: int) -> tuple[SphereEncoder | Rival, Iterator]:
         """The weights' average, and the steps that make it."""
-        run = replace(recipe, steps=steps).resolved(len(data))
+        run = replace(recipe, steps=steps)
         if model == "sphere":
-            state = init_state(run, config, CPU)
+            state = new_state(run, data)
             return state.ema, train(state, run, data)
-        rival, average = new_rival(model, config, beta, recipe.seed)
-        return average, train_rival(rival, average, run, data)
+        config = run.sphere_config(data.class_names)
+        rival, average = new_rival(model, config, beta, run.seed)
+        return average, train_rival(rival, average, run.resolved(len(data)), data)
 
     _, endless = training(PACE)
     steps = steps_in(minutes, endless)
@@ -204,17 +209,17 @@ def classes(num_images: int) -> Tensor:
 
 
 @torch.no_grad()
-def drawn(model: SphereEncoder | Rival, way: Way, y: Tensor) -> Tensor:
+def drawn(model: SphereEncoder | Rival, sampler: Sampler, y: Tensor) -> Tensor:
     """Samples, uint8 (B, 3, 28, 28), of classes y (B,), each batch from a seed of its own."""
     batches = []
     for seed, labels in enumerate(y.split(BATCH)):
         if isinstance(model, SphereEncoder):
             seeds = range(seed * BATCH, seed * BATCH + len(labels))
-            images = generate(model, labels, way.steps, way.guidance, seeds=seeds)
+            images = generate(model, labels, sampler.steps, sampler.guidance, seeds=seeds)
         elif isinstance(model, ViTVAE):
             images = model.generate(labels, seed)
         else:
-            images = model.generate(labels, way.steps, way.guidance, seed)
+            images = model.generate(labels, sampler.steps, sampler.guidance, seed)
         batches.append(quantise(images))
     return torch.cat(batches)
 

@@ -10,10 +10,11 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
+from plots import LOOKS, Look, Size, draw_cloud
 from torch import Tensor
 
 from sphere_mini.data.images import evenly_spaced
-from sphere_mini.evaluation.plots import LOOKS, STYLE, Look, Size, draw_cloud, to_picture
+from sphere_mini.evaluation.plots import STYLE, to_picture
 from sphere_mini.sphere import angle_between, slerp
 
 ARC_POINTS = 30
@@ -74,7 +75,7 @@ def globes(roads: dict[str, tuple[Tensor, Tensor]], pole: Tensor, size: Size) ->
             draw_globe(axes)
             stops = torch.stack([decoded, encoded], dim=1).flatten(0, 1)  # in order
             places = to_globe(stops, pole, encoded[0], encoded[-1])
-            draw_way(axes, places)
+            draw_arcs(axes, places)
             draw_stops(axes, places[::2], LOOKS[1], "decoded")
             draw_stops(axes, places[1::2], LOOKS[0], "encoded")
             number_stops(axes, places[1::2], LOOKS[0].colour)
@@ -126,7 +127,7 @@ def number_stops(axes: Any, places: Tensor, colour: str) -> None:
         axes.text(x, y, z - 0.14, str(k + 1), color=colour, fontsize=13, ha="center")
 
 
-def draw_way(axes: Any, stops: Tensor) -> None:
+def draw_arcs(axes: Any, stops: Tensor) -> None:
     """Great arcs from each stop (n, 3) to the next."""
     t = torch.linspace(0, 1, ARC_POINTS)
     for start, end in zip(stops, stops[1:], strict=False):

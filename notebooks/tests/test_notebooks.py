@@ -301,3 +301,8 @@ def test_teachers_page_shows_a_picture_of_it(path):
     assert f"]({path.name})" in page and f"](pictures/{path.stem}.png)" in page
     shown = Image.open(path.parent / "pictures" / f"{path.stem}.png").convert("RGB")
     assert np.array_equal(shown, pictures_of(path)[teachers_page.SHOWN[path.stem]])
+
+
+def test_teachers_page_fits_in_120_columns():
+    page = (ROOT / "notebooks" / "README.md").read_text()
+    assert max(len(line) for line in page.splitlines()) <= 120

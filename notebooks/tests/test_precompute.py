@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lessons import CHECKPOINT, load_clothes, strip
+from precompute_rivals import Sampler
 
 from sphere_mini.data.images import ImageSet
 from sphere_mini.evaluation import Reference
@@ -62,7 +63,7 @@ def test_results_are_those_of_precompute(figure, monkeypatch):
         monkeypatch.setattr(program, "DIGITS_STEPS", 2)
     monkeypatch.setattr(precompute, "SPHERE_STEPS", {"digits": 2})
     monkeypatch.setattr(precompute_rivals, "steps_in", lambda minutes, some_steps: 2)
-    monkeypatch.setattr(precompute_rivals, "DIGIT_WAYS", {"flow": [precompute_rivals.Way(1)]})
+    monkeypatch.setattr(precompute_rivals, "DIGIT_SAMPLERS", {"flow": [Sampler(1)]})
     task = tasks[0]
     row = next(row for row in rows if task.items() <= row.items())
     assert set(row) == {*task, *run(**task), "seconds"}
@@ -78,8 +79,8 @@ def test_rivals_on_clothes_are_those_of_precompute(figure, clothes, monkeypatch,
     monkeypatch.setattr(precompute_rivals, "RESULTS", tmp_path)
     monkeypatch.setattr(precompute_rivals, "RIVALS", tmp_path / "weights")
     monkeypatch.setattr(precompute_rivals, "fidelity", fidelity_of_few)
-    ways = [precompute_rivals.Way(2), precompute_rivals.Way(2, 1.5)]
-    monkeypatch.setattr(precompute_rivals, "WAYS", {"flow": ways})
+    samplers = {"flow": [Sampler(2), Sampler(2, 1.5)]}
+    monkeypatch.setattr(precompute_rivals, "SAMPLERS", samplers)
     task = tasks[0]
     row = next(row for row in rows if task.items() <= row.items())
     found = run(**task)
@@ -108,11 +109,9 @@ def fidelity_of_few(fake, real):
 
 
 def test_passes_count_whole_networks():
-    passes = {
-        model: precompute_rivals.Way(4).facts(model)["passes"] for model in ("flow", "sphere")
-    }
+    passes = {model: Sampler(4).facts(model)["passes"] for model in ("flow", "sphere")}
     assert passes == {"flow": 4, "sphere": 3.5}  # a decoder, then three times both ends
-    assert precompute_rivals.Way(1, 1.5).facts("sphere")["passes"] == 1
+    assert Sampler(1, 1.5).facts("sphere")["passes"] == 1
 
 
 @pytest.mark.parametrize(
