@@ -61,17 +61,18 @@ class SphereConfig:
         for name in POSITIVE:
             value = getattr(self, name)
             require(value > 0, f"{name} must be above 0, not {value}")
-        at_least_0 = self.num_classes >= 0 and self.mixer_depth >= 0
-        require(at_least_0, "num_classes and mixer_depth must be 0 or more")
+        for name in ("num_classes", "mixer_depth"):
+            require(getattr(self, name) >= 0, f"{name} must be 0 or more")
         size = self.image_size
         patch = self.patch_size
         below = size - size % patch
         problem = f"image size {size} is not divisible by patch size {patch}; try {below + patch}"
         require(size % patch == 0, problem)
         require(size > patch, f"image size {size} must be at least two patches of {patch}")
-        multiple = 4 * self.num_heads
-        problem = f"width {self.width} must be a multiple of {multiple}, 4 times num_heads"
-        require(self.width % multiple == 0, problem)
+        problem = (
+            f"width {self.width} must be a multiple of {4 * self.num_heads}, 4 times num_heads"
+        )
+        require(self.width % (4 * self.num_heads) == 0, problem)
         problem = f"alpha_max_deg must lie between 0 and 90, not {self.alpha_max_deg}"
         require(0 < self.alpha_max_deg < 90, problem)
         problem = f"pixel_head must be conv or linear, not {self.pixel_head!r}"

@@ -15,15 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 
 from .config import SphereConfig
-from .data.images import (
-    ImageFiles,
-    ImageSet,
-    as_images,
-    batch_indices,
-    rank_batches,
-    require_fit,
-    to_model_range,
-)
+from .data.images import ImageSet, as_images, batch_indices, rank_batches, to_model_range
 from .distributed import autocast, gradient_sync, mean_over_ranks, rank_shard, world_size
 from .losses import LossWeights, StepNoise, draw_step_noise, sphere_losses
 from .model import SphereEncoder
@@ -90,7 +82,7 @@ class LossModule(nn.Module):
         return sphere_losses(self.model, x, y, noise, weights, perceptual)
 
 
-def new_state(recipe: Recipe, data: ImageSet | ImageFiles | Dataset) -> TrainState:
+def new_state(recipe: Recipe, data: ImageSet | Dataset) -> TrainState:
     """A fresh model for these images by the recipe's seed, with EMA and AdamW, on their device."""
     data = as_images(data, recipe)
     return init_state(recipe, recipe.sphere_config(data.class_names), data.device)
@@ -193,16 +185,15 @@ def set_learning_rates(state: TrainState, recipe: Recipe) -> float:
 def train(
     state: TrainState,
     recipe: Recipe,
-    data: ImageSet | ImageFiles | Dataset,
+    data: ImageSet | Dataset,
     perceptual: Perceptual | None = None,
 ) -> Iterator[dict[str, Tensor | float]]:
-    """The training loop: a recipe's remaining steps, yielding what `train_step` returns, and
-    `data_s`, the seconds that it waited for images. Callers log and save between steps.
+    """The training loop: a recipe's remaining steps. Callers log and save between two of them.
 
-    data: see `as_images`. perceptual: None for the recipe's own.
+    Yields what `train_step` returns, and `data_s`, the seconds that it waited for images. data: see
+    `as_images`. perceptual: None for the recipe's own.
     """
-    data = as_images(data, recipe)
-    require_fit(data, state.model.config)
+    data = as_images(data, recipe, state.model.config)
     recipe = recipe.resolved(len(data))
     if perceptual is None:
         perceptual = load_perceptual(recipe.perceptual, state.model.device)

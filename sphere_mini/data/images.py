@@ -158,16 +158,20 @@ def leave_process_group(worker: int) -> None:
         os.setsid()
 
 
-def as_images(data: ImageSet | ImageFiles | Dataset, recipe: Recipe) -> ImageSet | ImageFiles:
-    """Images to train on by a recipe, of any of the three kinds.
+def as_images(
+    data: ImageSet | Dataset, recipe: Recipe, config: SphereConfig | None = None
+) -> ImageSet | ImageFiles:
+    """Images to train on by a recipe; `UserError` where they do not fit a given network.
 
     Items of torch's `Dataset` are (picture, label), as in `ImageFiles`, and are asked for anew in
     each epoch. Its `classes` name the classes; without them labels are ignored.
     """
-    if isinstance(data, ImageSet | ImageFiles):
-        return data
-    names = tuple(getattr(data, "classes", ()))
-    return ImageFiles(data, names, recipe.image_size, recipe.workers, pick_device())
+    if not isinstance(data, ImageSet | ImageFiles):
+        names = tuple(getattr(data, "classes", ()))
+        data = ImageFiles(data, names, recipe.image_size, recipe.workers, pick_device())
+    if config is not None:
+        require_fit(data, config)
+    return data
 
 
 def rank_batches(

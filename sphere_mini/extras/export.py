@@ -106,7 +106,7 @@ def command_flags(sampling: dict[str, Any]) -> str:
 
 def unlike_numbers(config: SphereConfig, labels: Sequence[int]) -> str:
     """What files' numbers stand for, where they might be taken for classes' names; "" elsewhere."""
-    if has_plain_numbers(config.class_names, config.num_classes):
+    if has_plain_numbers(config.class_names):
         return ""
     return "; " + shortened([f"class{k:04d} is {config.class_name(k)}" for k in labels])
 

@@ -313,7 +313,7 @@ def test_what_a_dataset_may_not_give(digits):
         next(train(state, recipe, normalised))
     shifted = ImageSet(digits.images, digits.labels, NAMES)
     shifted.labels = digits.labels + 10
-    with pytest.raises(UserError, match="a label is 1., and those of 10 classes lie in 0 ... 9"):
+    with pytest.raises(UserError, match="labels must lie in 0 ... 9, and one is 1"):
         next(train(state, recipe, Pairs(shifted, as_picture)))
 
 
