@@ -76,13 +76,9 @@ def composed(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """A text in which what cannot be printed, line ends and bytes that are no UTF-8, are codes."""
-    return "".join(letter if letter.isprintable() else code_of(letter) for letter in text)
-
-
-def code_of(letter: str) -> str:
-    """A letter as its code, in ASCII, such as \\u6c34."""
-    return letter.encode("unicode_escape").decode()
+    """A text with escapes for what cannot be printed: line ends, and bytes that are no UTF-8."""
+    codes = {letter: letter.encode("unicode_escape").decode() for letter in set(text)}
+    return "".join(letter if letter.isprintable() else codes[letter] for letter in text)
 
 
 def is_utf8(text: str) -> bool:

@@ -15,6 +15,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ConvNeXt_Small_Weights, convnext_small
+from torchvision.transforms.functional import normalize
 
 from .errors import UserError
 
@@ -33,8 +34,7 @@ CONVNEXT_FILE = "convnext_small-0c510722.pth"
 CONVNEXT_SIZE = 224  # pixels that the network wants exactly
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of images in [0, 1], by channel
 IMAGENET_STD = (0.229, 0.224, 0.225)
-NO_DOWNLOAD = "--perceptual efficientnet or none, which need no download"
-NO_DOWNLOAD += " (in Python make_recipe(..., perceptual='efficientnet'))"
+NO_DOWNLOAD = "--perceptual efficientnet or none (in Python perceptual='efficientnet')"
 T = TypeVar("T")
 
 
@@ -123,21 +123,19 @@ class LPIPSAndConvNeXt(LPIPS):
         convnext = fetched(partial(convnext_small, weights=weights), CONVNEXT_FILE)
         super().__init__(pretrained)
         self.convnext = convnext.requires_grad_(False).eval()
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
 
     def features(self, x: Tensor) -> list[Tensor]:
         images = (x.float() + 1) / 2  # in [0, 1]
         size = (CONVNEXT_SIZE, CONVNEXT_SIZE)
         images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
-        logits = self.convnext((images - self.mean) / self.std).float()
+        logits = self.convnext(normalize(images, IMAGENET_MEAN, IMAGENET_STD)).float()
         return [*super().features(x), logits]
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
         *stages_a, logits_a = a
         *stages_b, logits_b = b
-        lpips = super().distance(stages_a, stages_b)
-        return (1.0 * lpips + 0.1 * F.mse_loss(logits_a, logits_b)) / 1.1
+        on_stages = super().distance(stages_a, stages_b)
+        return (1.0 * on_stages + 0.1 * F.mse_loss(logits_a, logits_b)) / 1.1
 
 
 NETWORKS = {"efficientnet": EfficientNetLite, "lpips": LPIPS, "lpips+convnext": LPIPSAndConvNeXt}

@@ -106,9 +106,10 @@ def command_flags(sampling: dict[str, Any]) -> str:
 
 def unlike_numbers(config: SphereConfig, labels: Sequence[int]) -> str:
     """What files' numbers stand for, where they might be taken for classes' names; "" elsewhere."""
-    if has_plain_numbers(config.class_names):
-        return ""
-    return "; " + shortened([f"class{k:04d} is {config.class_name(k)}" for k in labels])
+    names = {k: config.class_name(k) for k in labels}
+    unlike = [f"class{k:04d} is {name}" for k, name in names.items() if name != str(k)]
+    is_plain = not unlike or has_plain_numbers(config.class_names)
+    return "" if is_plain else f"; {shortened(unlike)}"
 
 
 def is_saved(image: SingleImage) -> bool:

@@ -309,7 +309,7 @@ def test_a_dataset_trains_the_same_weights_as_its_images_in_memory(form, digits)
 def test_what_a_dataset_may_not_give(digits):
     state, recipe = fresh(digits, steps=1, workers=0)
     normalised = Pairs(digits, lambda image: image / 127.5 - 1)
-    with pytest.raises(UserError, match=r"tensors \(3, H, W\) .* leave out a transform"):
+    with pytest.raises(UserError, match=r"tensors \(3, H, W\) .* leave out transforms"):
         next(train(state, recipe, normalised))
     shifted = ImageSet(digits.images, digits.labels, NAMES)
     shifted.labels = digits.labels + 10
