@@ -38,11 +38,11 @@ from sphere_mini.cli import (
 from sphere_mini.data.grids import GRID_COLUMNS, MIN_FRAME, save_animation
 from sphere_mini.distributed import connect, rank
 from sphere_mini.errors import require, shortened
-from sphere_mini.evaluation import Report, evaluate, facts_of, figures, usual_num_images
+from sphere_mini.evaluation import Report, command, evaluate, facts_of, usual_num_images
+from sphere_mini.evaluation.command import find_prior
 from sphere_mini.evaluation.draws import class_rows, grid_labels
 from sphere_mini.evaluation.features import NUMBERED_BELOW
 from sphere_mini.evaluation.metrics import psnr
-from sphere_mini.evaluation.training_images import find_prior
 from sphere_mini.extras.export import export_images, unlike_numbers
 from sphere_mini.extras.tasks import read_images, save_grid, smallest_side, step_names
 from sphere_mini.files import free_path, writing
@@ -222,9 +222,9 @@ def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
     The folder gets scores.json, the tables in scores.md, and two pictures.
     """
 
-    ways = figures.sampling_options(args)
-    folder = figures.figures_folder(args.out, args.run)
-    reference = figures.make_reference(model, args)
+    samplers = command.sampling_options(args)
+    folder = command.figures_folder(args.out, args.run)
+    reference = command.make_reference(model, args)
     num_images = args.num_images
     if num_images is None:
         num_images = usual_num_images(model, reference)
@@ -239,15 +239,15 @@ def evaluate_model(model: SphereEncoder, args: argparse.Namespace) -> None:
     path = free_path(folder / "scores.json")
 
     def save(report: Report) -> None:
-        figures.write_text(path, report.as_json())
+        command.write_text(path, report.as_json())
 
-    report = evaluate(model, reference, ways, num_images, args.seed, args.repeats, save)
+    report = evaluate(model, reference, samplers, num_images, args.seed, args.repeats, save)
     if rank() > 0:
         return
     print(f"\n{report.table()}")
-    pictures = figures.write_report(report, folder, args.command, path.name)
+    pictures = command.write_report(report, folder, args.command, path.name)
     print()
-    for sentence in figures.advice_on(report, pictures[0]):
+    for sentence in command.advice_on(report, pictures[0]):
         print(f"note: {sentence}")
     print(f"written to {folder}: {path.name}, the tables in scores.md, {' and '.join(pictures)}")
     print("what each figure says: docs/numbers.md")

@@ -26,7 +26,7 @@ from sphere_mini.data.grids import quantise
 from sphere_mini.data.images import ImageSet, to_model_range
 from sphere_mini.data.sets import load_digit_images
 from sphere_mini.evaluation import Reference
-from sphere_mini.evaluation.features import fidelity
+from sphere_mini.evaluation.features import extract, fidelity
 from sphere_mini.evaluation.metrics import judge_digits, nearness, psnr
 from sphere_mini.recipe import Recipe, make_recipe
 from sphere_mini.training import init_state, train
@@ -221,7 +221,7 @@ def drawn(model: SphereEncoder | Rival, way: Way, y: Tensor) -> Tensor:
 
 def score(images: Tensor, y: Tensor, reference: Reference) -> dict[str, float]:
     """Fréchet distance, precision, recall, agreement and memorised share of uint8 samples."""
-    layers = reference.extract(images.split(BATCH))
+    layers = extract(reference.extractor, images.split(BATCH))
     features = layers[0]
     real = reference.training_features
     found = fidelity([features], real)

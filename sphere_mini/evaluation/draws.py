@@ -1,7 +1,7 @@
-"""Ways of sampling, and the samples that are scored together."""
+"""Samplers, whose samples are scored, and rows of samples that are shown."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,15 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.grids import count_steps, quantise
-from ..distributed import rank_chunks
+from ..data.grids import count_steps
 from ..errors import require
 from ..extras.prior import FittedPrior
 from ..model import SphereEncoder
 from ..sampling import generate, guidance_weights
-from .reference import BATCH
-from .requests import Row, require_finite
 
+Row = dict[str, Any]  # figures and facts by name: a row of a table
+BATCH = 125  # images in work at once
 GRID_ROWS = 10
 
 
@@ -37,22 +36,15 @@ class Sampler:
 
     def __post_init__(self) -> None:
         require(self.num_steps >= 1, f"num_steps must be at least 1, not {self.num_steps}")
-        guidance_weights(self.guidance, self.guidance_place)  # complains of what is out of range
+        guidance_weights(self.guidance, self.guidance_place)  # raises for values out of range
 
     def simplified(self, num_classes: int) -> "Sampler":
-        """The same images for a model of so many classes, with what changes nothing at its default.
-
-        One step has no noise to share or to decay, and no latent to guide; two have one noise.
-        """
+        """The same images for a model of so many classes, with idle settings at their defaults."""
         idle = {}
-        never_guides = self.num_steps == 1 and self.guidance_place == "latent"
-        if self.guidance == 1 or num_classes == 0 or never_guides:
-            idle["guidance"] = 1.0
-            idle["guidance_place"] = "both"
-        if self.num_steps < 3:
-            idle["share_noise"] = True
-        if self.num_steps < 2:
-            idle["decay"] = False
+        if self.guidance == 1 or num_classes == 0:
+            idle |= dict(guidance=1.0, guidance_place="both")
+        if self.num_steps == 1:
+            idle |= dict(share_noise=True, decay=False)
         return dataclasses.replace(self, **idle)
 
     def options(self) -> dict[str, Any]:
@@ -61,48 +53,29 @@ class Sampler:
         prior = options.pop("prior")
         return options | {"start": prior.points if prior else None}
 
+    def draw(self, model: SphereEncoder, first_seed: int, rows: Tensor) -> Tensor:
+        """The samples number `rows` (B,): (B, 3, H, W) in [0, 1]; `UserError` unless finite.
+
+        Number k has the seed first_seed + k; the classes take turns.
+        """
+        num_classes = model.config.num_classes
+        y = rows % num_classes if num_classes else None
+        seeds = [first_seed + row for row in rows.tolist()]
+        images = generate(model, y, seeds=seeds, **self.options())
+        problem = "this model draws images that are not numbers; take an earlier checkpoint"
+        require(bool(images.isfinite().all()), problem)
+        return images
+
     def columns(self) -> Row:
         """The settings as columns of a table."""
-        noise = "shared" if self.share_noise else "fresh"
-        schedule = "decay" if self.decay else "fixed"
         return {
             "steps": self.num_steps,
             "guidance": float(self.guidance),
             "place": self.guidance_place,
-            "noise": noise,
-            "schedule": schedule,
+            "noise": "shared" if self.share_noise else "fresh",
+            "schedule": "decay" if self.decay else "fixed",
             "prior": "fitted" if self.prior else "uniform",
         }
-
-
-@dataclass
-class Draws:
-    """The samples that are scored together: one for each of `count` seeds from `first_seed` on."""
-
-    model: SphereEncoder
-    sampler: Sampler
-    first_seed: int
-    count: int
-
-    @property
-    def labels(self) -> Tensor | None:
-        """Labels (count,), all classes alike; None without classes."""
-        num_classes = self.model.config.num_classes
-        if num_classes == 0:
-            return None
-        return torch.arange(self.count) % num_classes
-
-    def images(self, rows: Tensor) -> Tensor:
-        """The samples number `rows` (B,): (B, 3, H, W) in [0, 1]; `UserError` unless finite."""
-        y = None if self.labels is None else self.labels[rows]
-        seeds = [self.first_seed + row for row in rows.tolist()]
-        return require_finite(generate(self.model, y, seeds=seeds, **self.sampler.options()))
-
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's share of all samples: their numbers (B,), and uint8 (B, 3, H, W)."""
-        what = f"samples of {count_steps(self.sampler.num_steps)}"
-        for rows in rank_chunks(torch.arange(self.count).split(BATCH), what, BATCH):
-            yield rows, quantise(self.images(rows))
 
 
 def grid_labels(model: SphereEncoder) -> list[int | None]:
@@ -131,15 +104,14 @@ def class_rows(
     names = []
     for num_steps in steps:
         for r, label in enumerate(labels):
-            first = seed
+            name = model.config.class_name(label)
+            first = seed + r * columns
             y = None
-            if label is None:
-                first = seed + r * columns
-            else:
+            if label is not None:
+                first = seed
                 y = torch.full((columns,), label)
             seeds = range(first, first + columns)
             rows.append(generate(model, y, num_steps, seeds=seeds, **sampling))
-            name = model.config.class_name(label)
             if len(steps) > 1:
                 name = " · ".join(filter(None, [name, count_steps(num_steps)]))
             names.append(name)

@@ -3,7 +3,6 @@
 It never sees a sample in training, and shares no weights with the models that it judges.
 """
 
-import copy
 import json
 from pathlib import Path
 
@@ -25,6 +24,12 @@ LEAST_STEPS = 300  # of a small set: fewer would leave its batch norms where the
 BATCH = 256
 PEAK_LR = 6e-3
 SMOOTHING = 0.05  # of the labels
+
+
+def convolution(channels: int, width: int) -> tuple[nn.Module, ...]:
+    """A 3×3 convolution, batch norm and ReLU."""
+    convolved = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+    return convolved, nn.BatchNorm2d(width), nn.ReLU()
 
 
 class Judge(nn.Module):
@@ -59,15 +64,11 @@ class Judge(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write `judge.safetensors`, in half precision, into a model's folder."""
-        tensors = copy.deepcopy(self).half().state_dict()
+        tensors = {}
+        for name, value in self.state_dict().items():
+            tensors[name] = value.half() if value.is_floating_point() else value
         facts = {"class_names": json.dumps(self.class_names)}
         write_safely(folder / JUDGE_FILE, lambda path: save_file(tensors, path, facts))
-
-
-def convolution(channels: int, width: int) -> tuple[nn.Module, ...]:
-    """A 3×3 convolution, batch norm and ReLU."""
-    convolved = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-    return convolved, nn.BatchNorm2d(width), nn.ReLU()
 
 
 def load_judge(folder: Path, class_names: tuple[str, ...]) -> Judge | None:
@@ -76,11 +77,10 @@ def load_judge(folder: Path, class_names: tuple[str, ...]) -> Judge | None:
     if not path.exists():
         return None
     with reading(path), safe_open(path, "pt") as file:
-        known = tuple(json.loads(file.metadata()["class_names"]))
-        judge = Judge(known)
+        judge = Judge(tuple(json.loads(file.metadata()["class_names"])))
         judge.load_state_dict(load_file(path))
-    problem = f"{path} judges other classes than the model's"
-    require(known == class_names, f"{problem}; remove it")
+    same = judge.class_names == class_names
+    require(same, f"{path} judges other classes than the model's; remove it")
     return judge.eval()
 
 
@@ -97,7 +97,7 @@ def fit_judge(data: ImageSet | ImageFiles, flip: bool = True, seed: int = 0) -> 
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps)
     rows = (batch_indices(step, BATCH, len(data), seed) for step in range(steps))
-    silent = True if rank() > 0 else None  # None: where there is no terminal
+    silent = rank() > 0 or None  # None: where there is no terminal
     for images, y in tqdm(data.batches(rows), "judge", steps, leave=False, disable=silent):
         judge.to(images.device)
         flipped = (torch.rand(len(images)) < (0.5 if flip else 0.0)).to(images.device)

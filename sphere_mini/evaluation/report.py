@@ -1,6 +1,7 @@
 """How good a model is, in the field's own terms: `evaluate`, its report, and tables as text."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,34 +9,31 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..data.images import require_fit
 from ..errors import require
 from ..model import SphereEncoder
-from .coverage import score_coverage
-from .draws import Sampler
+from .draws import Row, Sampler
 from .reference import Reference
-from .requests import Row, check_request, facts_of
-from .scores import score_reconstructions, score_samples
+from .scores import score_coverage, score_reconstructions, score_samples
 
-DEFAULT_SAMPLERS = (Sampler(num_steps=1), Sampler(num_steps=4))
-FORMATS = {  # of a number, by how its column's name begins; the first that fits
-    "agreement": ".1%",
-    "memorised": ".1%",
-    "guidance": "g",
-    "IS": ".2f",
-    "F": ".2f",  # Fréchet distances
-    "rF": ".2f",
-    "K": ".4f",  # kernel distances
-    "PSNR": ".1f",
-    "angle": ".4f",
-    "mean": ".4f",
-    "dimension": ".0f",
-    "": ".3f",
+LEAST_IMAGES = 10  # precision and recall look at the third neighbour, memorised at more
+USUAL_IMAGES = 50_000  # samples of a row, by the field's convention
+USUAL_MULTIPLE = 50  # samples of a class are a multiple of it (Flowers: 102 times 500)
+USUAL_DIGITS = 1000  # samples where the digits are the reference
+FORMATS = {  # of numbers, by the first letters of their column's name
+    ".1%": ("agreement", "memorised"),
+    "g": ("guidance",),
+    ".2f": ("IS", "F", "rF"),  # Fréchet distances
+    ".4f": ("K", "angle", "mean_norm"),  # kernel distances
+    ".1f": ("PSNR",),
+    ".0f": ("dimension",),
+    ".3f": ("",),
 }
 
 
 @dataclass
 class Report:
-    """All figures of one evaluation, as rows whose columns have names; each row holds its facts.
+    """All figures of one evaluation, as rows whose columns have names; each row holds the facts.
 
     facts: what all rows share. samples: a row for each sampler. reconstruction: one row.
     coverage: all training images and, with classes, the mean class and the worst. closest: the
@@ -56,40 +54,37 @@ class Report:
 
     def as_json(self) -> str:
         """All rows as JSON."""
-        parts = {
-            "samples": self.samples,
-            "reconstruction": self.reconstruction,
-            "coverage": self.coverage,
-        }
-        return json.dumps(parts, indent=1)
-
-
-def keep_nothing(report: Report) -> None:
-    """The default of `evaluate`'s `save`."""
+        parts = ("samples", "reconstruction", "coverage")
+        return json.dumps({part: getattr(self, part) for part in parts}, indent=1)
 
 
 def evaluate(
     model: SphereEncoder,
     reference: Reference,
-    samplers: Sequence[Sampler] = DEFAULT_SAMPLERS,
+    samplers: Sequence[Sampler] = (Sampler(num_steps=1), Sampler(num_steps=4)),
     num_images: int | None = None,
     seed: int = 0,
     repeats: int = 1,
-    save: Callable[[Report], None] = keep_nothing,
+    save: Callable[[Report], Any] = lambda report: None,
 ) -> Report:
     """Score a model's samples, each sampler in turn, its reconstructions, and its coverage.
 
     num_images: samples of a row, of all classes alike; None: `usual_num_images`. seed: of the first
-    sample, the next ones count up. repeats: how many times num_images are drawn. Ways that give the
-    same images are scored once. save: called after each part with the report so far, to keep it.
+    sample, the next ones count up. repeats: how many times num_images are drawn. Samplers that give
+    the same images are scored once. save: called after each part with the report so far.
 
-    Under torchrun all processes call it and share the work; rank 0 alone gets the figures.
-    `UserError`: a value out of range, too few images, or images or classes that are not the
-    model's.
+    Under torchrun all ranks call it and share the work. `UserError`: a value out of range, too few
+    images, or images or classes that are not the model's.
     """
-    num_images = check_request(model, reference, num_images, seed, repeats)
+    check_fit(model, reference)
+    if num_images is None:
+        num_images = usual_num_images(model, reference)
+    require(repeats > 0 and len(samplers) > 0, "scores take at least one sampler, and one repeat")
+    problem = f"scores take at least {LEAST_IMAGES} samples and training images"
+    require(min(num_images, len(reference.rows)) >= LEAST_IMAGES, problem)
     report = Report(facts_of(model, reference))
-    for sampler in distinct_samplers(samplers, model.config.num_classes):
+    simplified = [sampler.simplified(model.config.num_classes) for sampler in samplers]
+    for sampler in dict.fromkeys(simplified):  # each once
         row, report.closest = score_samples(model, reference, sampler, num_images, seed, repeats)
         report.samples.append(report.facts | row)
         save(report)
@@ -102,13 +97,39 @@ def evaluate(
     return report
 
 
-def distinct_samplers(samplers: Sequence[Sampler], num_classes: int) -> list[Sampler]:
-    """Samplers without settings that change nothing, each once; `UserError` where there is none."""
-    if isinstance(samplers, Sampler):
-        samplers = [samplers]
-    require(len(samplers) > 0, "evaluate takes at least one sampler of sampling")
-    simplified = [sampler.simplified(num_classes) for sampler in samplers]
-    return list(dict.fromkeys(simplified))
+def check_fit(model: SphereEncoder, reference: Reference) -> None:
+    """`UserError` where the reference's images or classes are not the model's."""
+    require_fit(reference.data, model.config)
+    names = model.config.class_names
+    same = not names or names == reference.data.class_names
+    whose = reference.name or "the reference"
+    problem = f"this model's {len(names)} classes are not those of {whose}"
+    require(same, f"{problem}; take the images that it was trained on")
+
+
+def usual_num_images(model: SphereEncoder, reference: Reference) -> int:
+    """Samples of a row, of all classes alike: 50,000 or a little more; for the digits 1,000.
+
+    As many as the reference has where that is too small for a Fréchet distance.
+    """
+    if reference.holds_digits:
+        return USUAL_DIGITS
+    num_classes = max(model.config.num_classes, 1)
+    if reference.why_no_distance(USUAL_IMAGES):
+        return num_classes * math.ceil(len(reference.rows) / num_classes)
+    multiple = num_classes * USUAL_MULTIPLE
+    return multiple * math.ceil(USUAL_IMAGES / multiple)
+
+
+def facts_of(model: SphereEncoder, reference: Reference) -> dict[str, str]:
+    """What stands beside every figure: weights, features, reference, and the threshold."""
+    facts = {"weights": model.weights_hash(), "features": reference.features}
+    facts["reference"] = f"{len(reference.rows):,} training images"
+    if reference.name:
+        facts["reference"] += f" of {reference.name}"
+    if reference.judge is not None:
+        facts["judge"] = "a small network"
+    return facts | {"memorised below": reference.threshold.fact}
 
 
 def table(rows: Sequence[Row], hidden: Iterable[str] = ()) -> str:
@@ -117,16 +138,10 @@ def table(rows: Sequence[Row], hidden: Iterable[str] = ()) -> str:
     lines = [names]
     for row in rows:
         lines.append([cell(name, row[name]) for name in names])
-    columns = zip(*lines, strict=True)
-    widths = [max(len(text) for text in column) for column in columns]
+    widths = [max(len(text) for text in column) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(table_line(line, widths) for line in lines)
-
-
-def table_line(texts: Sequence[str], widths: Sequence[int]) -> str:
-    """One line of a Markdown table, its cells filled up to the columns' widths."""
-    filled = [text.ljust(width) for text, width in zip(texts, widths, strict=True)]
-    return "| " + " | ".join(filled) + " |"
+    filled = [" | ".join(map(str.ljust, line, widths)) for line in lines]
+    return "\n".join(f"| {line} |" for line in filled)
 
 
 def cell(name: str, value: Any) -> str:
@@ -137,13 +152,5 @@ def cell(name: str, value: Any) -> str:
             return mean
         return f"{mean} ± {cell(name, float(np.std(value, ddof=1)))}"
     if isinstance(value, float):
-        return format(value, number_format(name))
+        return format(value, next(form for form in FORMATS if name.startswith(FORMATS[form])))
     return str(value)
-
-
-def number_format(name: str) -> str:
-    """How the numbers of this column are written."""
-    for start, number in FORMATS.items():
-        if name.startswith(start):
-            return number
-    return FORMATS[""]
