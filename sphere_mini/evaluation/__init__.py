@@ -6,8 +6,7 @@ print(report.table())
 
 from .draws import Sampler
 from .reference import MOST_HELD_OUT, Reference
-from .report import Report, evaluate, facts_of, table, usual_num_images
-from .scores import score_coverage, score_reconstructions, score_samples
+from .report import Report, evaluate, facts_of, usual_num_images
 
 __all__ = [
     "MOST_HELD_OUT",
@@ -16,9 +15,5 @@ __all__ = [
     "Sampler",
     "evaluate",
     "facts_of",
-    "score_coverage",
-    "score_reconstructions",
-    "score_samples",
-    "table",
     "usual_num_images",
 ]

@@ -15,16 +15,9 @@ from ..data.sets import load_data
 from ..distributed import first_on_node, rank
 from ..errors import reading, require
 from ..extras.prior import FittedPrior, fit_prior, load_prior
-from ..files import (
-    CONFIG_FILE,
-    HUB_PREFIX,
-    free_path,
-    local_folder,
-    warn_on_write_error,
-    writing,
-)
+from ..files import CONFIG_FILE, HUB_PREFIX, free_path, local_folder, warn_on_write_error, writing
 from ..model import SphereEncoder
-from ..recipe import OWN, SETS, Recipe, make_recipe
+from ..recipe import OWN, Recipe, make_recipe
 from .draws import Sampler
 from .judge import Judge, fit_judge, load_judge
 from .reference import MOST_HELD_OUT, Reference
@@ -58,14 +51,10 @@ def find_recipe(
     require(bool(dataset), problem)
     if dataset == training.get("dataset"):
         data_dir = data_dir or training.get("data_dir")
+    fields = dict(image_size=config.image_size, patch_size=config.patch_size, held_out=0.0)
+    fields |= {name: training[name] for name in ("held_out", "flip") if name in training}
     return make_recipe(
-        dataset,
-        data_dir=data_dir or "",
-        image_size=config.image_size,
-        patch_size=config.patch_size,
-        conditional=config.num_classes > 0,
-        held_out=training.get("held_out", 0.0),
-        flip=training.get("flip", SETS[dataset].fields.get("flip", True)),
+        dataset, data_dir=data_dir or "", conditional=config.num_classes > 0, **fields
     )
 
 
@@ -73,12 +62,11 @@ def make_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
     """The training images of the model, or those that the flags name, and their judge."""
     recipe = find_recipe(args.run, model.config, args.dataset, args.data_dir)
     data, held_out = first_on_node(lambda: load_data(recipe, model.device, MOST_HELD_OUT))
-    features = args.features or ("pixels" if recipe.dataset == "digits" else "efficientnet")
     name = f"{recipe.dataset} {recipe.data_dir}".strip()
     folder = recipe.data_root
     if recipe.dataset == OWN:  # nothing is written among one's own pictures
         folder = Path(args.out or args.run)
-    reference = Reference(data, held_out, features, name, folder, args.num_reference)
+    reference = Reference(data, held_out, args.features, name, folder, args.num_reference)
     check_fit(model, reference)
     judge = load_judge(local_folder(args.run), data.class_names)
     if judge is None and args.judge:
@@ -110,7 +98,7 @@ def keep(fitted: Judge | FittedPrior, run: str) -> None:
 
 
 def figures_folder(out: str | None, run: str) -> Path:
-    """Where figures go, `out` or the model's folder `run`; `UserError` if nothing can be written."""
+    """Where figures go, `out` or the model's folder; `UserError` where it cannot be written to."""
     on_hub = run.startswith(HUB_PREFIX) and not out
     require(not on_hub, "give a folder for the figures of this model: --out")
     folder = Path(out or run)

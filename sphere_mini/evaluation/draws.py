@@ -1,15 +1,15 @@
 """Samplers, whose samples are scored, and rows of samples that are shown."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..data.grids import count_steps
+from ..data.images import evenly_spaced
 from ..errors import require
 from ..extras.prior import FittedPrior
 from ..model import SphereEncoder
@@ -22,10 +22,7 @@ GRID_ROWS = 10
 
 @dataclass(frozen=True)
 class Sampler:
-    """Settings of sampling: the arguments of `generate` that a row of scores is about.
-
-    `UserError` where one of them is out of range.
-    """
+    """Arguments of `generate` that a row of scores is about; `UserError` where out of range."""
 
     num_steps: int = 4
     guidance: float = 1.0
@@ -38,29 +35,20 @@ class Sampler:
         require(self.num_steps >= 1, f"num_steps must be at least 1, not {self.num_steps}")
         guidance_weights(self.guidance, self.guidance_place)  # raises for values out of range
 
-    def simplified(self, num_classes: int) -> "Sampler":
-        """The same images for a model of so many classes, with idle settings at their defaults."""
-        idle = {}
-        if self.guidance == 1 or num_classes == 0:
-            idle |= dict(guidance=1.0, guidance_place="both")
-        if self.num_steps == 1:
-            idle |= dict(share_noise=True, decay=False)
-        return dataclasses.replace(self, **idle)
-
     def options(self) -> dict[str, Any]:
-        """The arguments of `generate`."""
-        options = dict(vars(self))
-        prior = options.pop("prior")
-        return options | {"start": prior.points if prior else None}
+        """The settings as `generate` names them."""
+        options = dict(vars(self), start=self.prior and self.prior.points)
+        del options["prior"]
+        return options
 
     def draw(self, model: SphereEncoder, first_seed: int, rows: Tensor) -> Tensor:
-        """The samples number `rows` (B,): (B, 3, H, W) in [0, 1]; `UserError` unless finite.
+        """Samples (B, 3, H, W) in [0, 1], of numbers `rows` (B,), in class k modulo classes.
 
-        Number k has the seed first_seed + k; the classes take turns.
+        Their seeds count up from first_seed. `UserError` unless they are finite.
         """
         num_classes = model.config.num_classes
         y = rows % num_classes if num_classes else None
-        seeds = [first_seed + row for row in rows.tolist()]
+        seeds = (first_seed + rows).tolist()
         images = generate(model, y, seeds=seeds, **self.options())
         problem = "this model draws images that are not numbers; take an earlier checkpoint"
         require(bool(images.isfinite().all()), problem)
@@ -81,10 +69,7 @@ class Sampler:
 def grid_labels(model: SphereEncoder) -> list[int | None]:
     """The classes to show, at most ten and evenly spaced; ten times None without classes."""
     num_classes = model.config.num_classes
-    if num_classes == 0:
-        return [None] * GRID_ROWS
-    labels = np.linspace(0, num_classes - 1, min(num_classes, GRID_ROWS))
-    return [round(label) for label in labels]
+    return evenly_spaced(num_classes, GRID_ROWS).tolist() if num_classes else [None] * GRID_ROWS
 
 
 def class_rows(
@@ -102,17 +87,13 @@ def class_rows(
     """
     rows = []
     names = []
-    for num_steps in steps:
-        for r, label in enumerate(labels):
-            name = model.config.class_name(label)
-            first = seed + r * columns
-            y = None
-            if label is not None:
-                first = seed
-                y = torch.full((columns,), label)
-            seeds = range(first, first + columns)
-            rows.append(generate(model, y, num_steps, seeds=seeds, **sampling))
-            if len(steps) > 1:
-                name = " · ".join(filter(None, [name, count_steps(num_steps)]))
-            names.append(name)
+    for num_steps, (r, label) in product(steps, enumerate(labels)):
+        first = seed + (r * columns if label is None else 0)
+        y = None if label is None else torch.full((columns,), label)
+        seeds = range(first, first + columns)
+        rows.append(generate(model, y, num_steps, seeds=seeds, **sampling))
+        parts = [model.config.class_name(label)]
+        if len(steps) > 1:
+            parts.append(count_steps(num_steps))
+        names.append(" · ".join(filter(None, parts)))
     return rows, names

@@ -48,10 +48,7 @@ class EfficientNetFeatures(nn.Module):
 
 
 def load_extractor(name: str, device: torch.device) -> Extractor:
-    """The extractor of a name in `EXTRACTORS`, for images on any device.
-
-    `UserError` where its weights cannot be fetched.
-    """
+    """The extractor of a name in `EXTRACTORS`; `UserError` where its weights cannot be fetched."""
     if name == "pixels":
         return pixel_features
     if name == "efficientnet":
@@ -67,9 +64,9 @@ def load_extractor(name: str, device: torch.device) -> Extractor:
 
 @torch.no_grad()
 def extract(extractor: Callable, batches: Iterable) -> list[Tensor]:
-    """What an extractor, or another function, makes of all ranks' batches: (n, ...) for each output.
+    """What an extractor makes of all ranks' batches: (n, ...) for each of its outputs, on the CPU.
 
-    Under torchrun each rank gives its own share of the batches (`rank_chunks`), and all get all.
+    batches: this rank's share (`rank_chunks`), such as uint8 images (B, 3, H, W).
     """
     seen = []  # for each batch its outputs
     for batch in batches:
@@ -85,11 +82,11 @@ def kernel_distance(fake: Tensor, real: Tensor) -> float:
 
 
 def fidelity(fake: list[Tensor], real: Tensor) -> dict[str, float]:
-    """Scores of samples, as from `extract`, against real features (m, F).
+    """Scores of samples' features and logits, as from `extract`, against real features (m, F).
 
-    FID: Fréchet distance, where there are at least as many images as features. With logits also IS,
-    the Inception score. KID: kernel distance, with logits and wherever FID is missing. `precision`:
-    share of samples among the real images, `recall`: of real images among the samples.
+    FID: Fréchet distance, of at least as many images as features. KID: kernel distance, with logits
+    and wherever FID is missing. IS: Inception score, with logits. `precision`: share of samples
+    among the real images. `recall`: share of real images among the samples.
     """
     features, *logits = fake  # (n, F)
     found = {}
@@ -97,14 +94,15 @@ def fidelity(fake: list[Tensor], real: Tensor) -> dict[str, float]:
     if has_fid:
         found["FID"] = frechet_distance(features, real)
     if logits:
-        inception = metric_isc.isc_features_to_metric(logits[0])
-        found["IS"] = inception[metric_isc.KEY_METRIC_ISC_MEAN]
+        scores = metric_isc.isc_features_to_metric(logits[0])
+        found["IS"] = scores[metric_isc.KEY_METRIC_ISC_MEAN]
     if logits or not has_fid:
         found["KID"] = kernel_distance(features, real)
     some_fake = features[evenly_spaced(len(features), MOST_COMPARED)]
     some_real = real[evenly_spaced(len(real), MOST_COMPARED)]
-    options = dict(save_cpu_ram=True, verbose=False)
-    shares = metric_prc.prc_features_to_metric(some_fake, some_real, **options)
+    shares = metric_prc.prc_features_to_metric(
+        some_fake, some_real, save_cpu_ram=True, verbose=False
+    )
     found["precision"] = shares[metric_prc.KEY_METRIC_PRECISION]
     found["recall"] = shares[metric_prc.KEY_METRIC_RECALL]
     return found

@@ -3,6 +3,7 @@
 It never sees a sample in training, and shares no weights with the models that it judges.
 """
 
+import copy
 import json
 from pathlib import Path
 
@@ -64,9 +65,7 @@ class Judge(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write `judge.safetensors`, in half precision, into a model's folder."""
-        tensors = {}
-        for name, value in self.state_dict().items():
-            tensors[name] = value.half() if value.is_floating_point() else value
+        tensors = copy.deepcopy(self).half().state_dict()
         facts = {"class_names": json.dumps(self.class_names)}
         write_safely(folder / JUDGE_FILE, lambda path: save_file(tensors, path, facts))
 
@@ -85,10 +84,9 @@ def load_judge(folder: Path, class_names: tuple[str, ...]) -> Judge | None:
 
 
 def fit_judge(data: ImageSet | ImageFiles, flip: bool = True, seed: int = 0) -> Judge:
-    """Train a judge on labelled images, four epochs, more of a small set; minutes on a CPU core.
+    """Train a judge on labelled images; minutes on a CPU core.
 
-    flip: whether mirrored images show the same class. Its weights are rounded to half precision, as
-    its file keeps them.
+    flip: whether mirrored images show the same class.
     """
     require(len(data.class_names) > 1, "a judge takes images of two classes or more")
     torch.manual_seed(seed)
@@ -107,4 +105,4 @@ def fit_judge(data: ImageSet | ImageFiles, flip: bool = True, seed: int = 0) -> 
         loss.backward()
         optimizer.step()
         schedule.step()
-    return judge.half().float().eval()
+    return judge.half().float().eval()  # rounded, as its file is

@@ -42,7 +42,7 @@ class Reference:
     """Training images that samples are compared with, and held-out ones, if there are any.
 
     data: training images, of which at most `most` are used, drawn once. held_out: images that were
-    not trained on. features: a name in `EXTRACTORS`; None: pixels for images of 8 px, else
+    not trained on. features: a name in `EXTRACTORS`; None: pixels for the digits, else
     efficientnet. name: what the figures call the data. folder: where features that took a network
     are kept for the next time. judge: measures samples' agreement with their class (the digits have
     one). `UserError` for no data, or features of another name.
@@ -61,10 +61,9 @@ class Reference:
     def __post_init__(self) -> None:
         count = min(self.most, len(self.data))
         require(count > 0, f"a reference takes at least one training image, not {count}")
-        if self.features is None:
-            self.features = "pixels" if self.data.image_size == DIGIT_SIDE else "efficientnet"
-        problem = f"there are no features {self.features!r}; choose from {', '.join(EXTRACTORS)}"
-        require(self.features in EXTRACTORS, problem)
+        self.features = self.features or ("pixels" if self.holds_digits else "efficientnet")
+        known = ", ".join(EXTRACTORS)
+        require(self.features in EXTRACTORS, f"there are no features but {known}")
 
     @cached_property
     def rows(self) -> Tensor:
@@ -153,8 +152,8 @@ def read_features(path: Path) -> Tensor | None:
 def fingerprint(data: ImageSet | ImageFiles, rows: Tensor) -> str:
     """Twelve hexadecimal digits that tell these images of a set from others.
 
-    Of images in memory every pixel counts, of files on the disk every name, size and time, and the
-    pixels of a thousand. (torchvision's sets are known by the thousand alone: they do not change.)
+    They depend on every pixel of images in memory; of files on every name, size and time, and on
+    the pixels of a thousand (of torchvision's sets, which do not change, on these alone).
     """
     digest = hashlib.sha256()
     if isinstance(data, ImageFiles):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data.images import require_fit
 from ..errors import require
 from ..model import SphereEncoder
 from .draws import Row, Sampler
@@ -70,11 +69,9 @@ def evaluate(
     """Score a model's samples, each sampler in turn, its reconstructions, and its coverage.
 
     num_images: samples of a row, of all classes alike; None: `usual_num_images`. seed: of the first
-    sample, the next ones count up. repeats: how many times num_images are drawn. Samplers that give
-    the same images are scored once. save: called after each part with the report so far.
-
-    Under torchrun all ranks call it and share the work. `UserError`: a value out of range, too few
-    images, or images or classes that are not the model's.
+    sample, the next ones count up. repeats: how many times num_images are drawn. save: called after
+    each part with the report so far. Under torchrun all ranks call it and share the work.
+    `UserError`: a value out of range, too few images, or those of other classes or another size.
     """
     check_fit(model, reference)
     if num_images is None:
@@ -83,8 +80,7 @@ def evaluate(
     problem = f"scores take at least {LEAST_IMAGES} samples and training images"
     require(min(num_images, len(reference.rows)) >= LEAST_IMAGES, problem)
     report = Report(facts_of(model, reference))
-    simplified = [sampler.simplified(model.config.num_classes) for sampler in samplers]
-    for sampler in dict.fromkeys(simplified):  # each once
+    for sampler in samplers:
         row, report.closest = score_samples(model, reference, sampler, num_images, seed, repeats)
         report.samples.append(report.facts | row)
         save(report)
@@ -99,12 +95,14 @@ def evaluate(
 
 def check_fit(model: SphereEncoder, reference: Reference) -> None:
     """`UserError` where the reference's images or classes are not the model's."""
-    require_fit(reference.data, model.config)
-    names = model.config.class_names
-    same = not names or names == reference.data.class_names
+    config = model.config
+    data = reference.data
+    names = config.class_names or data.class_names
+    same = names == data.class_names and config.num_classes in (0, len(names))
     whose = reference.name or "the reference"
-    problem = f"this model's {len(names)} classes are not those of {whose}"
-    require(same, f"{problem}; take the images that it was trained on")
+    problem = f"{whose} has not the model's {config.num_classes} classes and {config.image_size} px"
+    fits = same and data.image_size == config.image_size
+    require(fits, f"{problem}; take the images that it was trained on")
 
 
 def usual_num_images(model: SphereEncoder, reference: Reference) -> int:

@@ -51,12 +51,12 @@ def score_samples(
         index, ratio = nearness(fake[0], real)
         memorised = ratio < reference.threshold.below
         scores["memorised"].append(memorised.float().mean().item())
-    row = sampler.columns() | {"images": num_images, "seeds": f"{seed} to {end - 1}"} | scores
+    row = sampler.columns() | {"images": num_images, "seeds": f"{seed} to {end - 1}"} | dict(scores)
     closest = ratio.argsort()[:GRID_COLUMNS]
     [(training, _)] = reference.data.batches([reference.rows[index[closest]]])
-    rows = [sampler.draw(model, first, closest).cpu(), training.cpu() / 255]
+    pairs = [sampler.draw(model, first, closest).cpu(), training.cpu() / 255]
     captions = [[f"{value:.2f}" for value in ratio[closest].tolist()], [""] * len(closest)]
-    return row, image_grid(rows, ["samples, nearness", "training"], captions)
+    return row, image_grid(pairs, ["samples, nearness", "training"], captions)
 
 
 def look_at(
@@ -74,15 +74,13 @@ def look_at(
 
     what = f"samples of {count_steps(sampler.num_steps)}"
     seen = extract(look, rank_chunks(torch.arange(count).split(BATCH), what, BATCH))
-    if judges:
-        return seen[:-1], seen[-1]
-    return seen, None
+    return (seen[:-1], seen[-1]) if judges else (seen, None)
 
 
 def judged(
     model: SphereEncoder, reference: Reference, features: Tensor, recognised: Tensor | None
 ) -> Row:
-    """What a judge says of samples: the reference's own, else of digits theirs."""
+    """What judges say of samples: of digits `judge_digits`, and the reference's own."""
     values = {}
     if model.config.num_classes > 0 and reference.holds_digits and reference.features == "pixels":
         labels = torch.arange(len(features)) % model.config.num_classes
