@@ -235,7 +235,7 @@ def score(images: Tensor, y: Tensor, reference: Reference) -> dict[str, float]:
         "precision": found["precision"],
         "recall": found["recall"],
         "agreement": torch.cat(recognised).float().mean().item(),
-        "memorised": (ratio < reference.threshold.below).float().mean().item(),
+        "memorised": (ratio < reference.threshold[0]).float().mean().item(),
     }
 
 

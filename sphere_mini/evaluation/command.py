@@ -25,14 +25,15 @@ from .report import Report, check_fit
 
 
 def sampling_options(args: argparse.Namespace) -> list[Sampler]:
-    """Every combination of the flags' values."""
+    """Every combination of the flags' values, once; without guidance its place does not matter."""
     loop = (args.num_steps, args.guidance, args.guidance_place, args.noise, args.schedule)
     samplers = []
     for num_steps, guidance, place, noise, schedule, prior in product(*loop, args.prior):
         fitted = args.fitted if prior == "fitted" else None
+        place = "both" if guidance == 1 else place
         settings = (num_steps, guidance, place, noise == "shared", schedule == "decay", fitted)
         samplers.append(Sampler(*settings))
-    return samplers
+    return list(dict.fromkeys(samplers))
 
 
 def find_recipe(

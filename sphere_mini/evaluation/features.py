@@ -68,9 +68,7 @@ def extract(extractor: Callable, batches: Iterable) -> list[Tensor]:
 
     batches: this rank's share (`rank_chunks`), such as uint8 images (B, 3, H, W).
     """
-    seen = []  # for each batch its outputs
-    for batch in batches:
-        seen.append([output.cpu() for output in extractor(batch)])
+    seen = [[output.cpu() for output in extractor(batch)] for batch in batches]
     return [torch.cat(output) for output in zip(*gather(seen), strict=True)]
 
 
@@ -90,19 +88,17 @@ def fidelity(fake: list[Tensor], real: Tensor) -> dict[str, float]:
     """
     features, *logits = fake  # (n, F)
     found = {}
-    has_fid = min(len(features), len(real)) >= features.shape[1]
-    if has_fid:
+    if min(len(features), len(real)) >= features.shape[1]:
         found["FID"] = frechet_distance(features, real)
     if logits:
         scores = metric_isc.isc_features_to_metric(logits[0])
         found["IS"] = scores[metric_isc.KEY_METRIC_ISC_MEAN]
-    if logits or not has_fid:
+    if logits or "FID" not in found:
         found["KID"] = kernel_distance(features, real)
     some_fake = features[evenly_spaced(len(features), MOST_COMPARED)]
     some_real = real[evenly_spaced(len(real), MOST_COMPARED)]
-    shares = metric_prc.prc_features_to_metric(
-        some_fake, some_real, save_cpu_ram=True, verbose=False
-    )
+    options = dict(save_cpu_ram=True, verbose=False)
+    shares = metric_prc.prc_features_to_metric(some_fake, some_real, **options)
     found["precision"] = shares[metric_prc.KEY_METRIC_PRECISION]
     found["recall"] = shares[metric_prc.KEY_METRIC_RECALL]
     return found

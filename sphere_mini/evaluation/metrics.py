@@ -123,10 +123,7 @@ def pair_cosines(v: Tensor) -> np.ndarray:
 
 
 def cosine_law(dim: int) -> Any:
-    """scipy's exact law of the cosine between uniform points in `dim` dimensions.
-
-    The density of their angle is proportional to sin^(dim-2).
-    """
+    """scipy's law of the cosine between uniform points; their angles' density is ~ sin^(dim-2)."""
     return stats.beta((dim - 1) / 2, (dim - 1) / 2, loc=-1, scale=2)
 
 

@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,13 +27,6 @@ MOST_HELD_OUT = 10_000  # images that were not trained on, where a script reads 
 FINGERPRINTED = 1000  # images, spread evenly, that tell a set from another one
 DIGIT_SIDE = 8  # pixels
 DIGIT_NAMES = tuple("0123456789")
-
-
-class Threshold(NamedTuple):
-    """The nearness below which a sample counts as memorised, and in words where that is from."""
-
-    below: float
-    fact: str
 
 
 @dataclass(eq=False)
@@ -67,7 +59,7 @@ class Reference:
 
     @cached_property
     def rows(self) -> Tensor:
-        """Numbers of the training images that are the reference, sorted, drawn once and for all."""
+        """Numbers of the training images that are the reference, sorted; always the same."""
         order = np.random.default_rng(0).permutation(len(self.data))
         return torch.from_numpy(np.sort(order[: self.most]))
 
@@ -88,11 +80,10 @@ class Reference:
     def why_no_distance(self, num_images: int) -> str:
         """Why so many samples have no Fréchet distance to this reference; "" where they have."""
         dims = {"pixels": self.data.image_size**2, "efficientnet": 1280, "inception": 2048}
-        least = dims[self.features]
         count = min(num_images, len(self.rows))
-        if count >= least:
+        if count >= dims[self.features]:
             return ""
-        problem = f"the Fréchet distance, which takes {least:,} images and not {count:,}"
+        problem = f"the Fréchet distance, which takes {dims[self.features]:,} images, not {count:,}"
         return f"{problem}; the kernel distance (KD) stands instead"
 
     @cached_property
@@ -106,13 +97,10 @@ class Reference:
         return self.features_of("held-out", self.held_out, torch.arange(len(self.held_out)))
 
     @cached_property
-    def threshold(self) -> Threshold:
-        """The nearness below which a sample counts as memorised, from images not trained on.
-
-        Where all images were trained on, each one's nearness to the others says what is usual.
-        """
+    def threshold(self) -> tuple[float, str]:
+        """The nearness below which a sample counts as memorised, and in words where it is from."""
         training = self.training_features
-        if self.held_out is None:
+        if self.held_out is None:  # then each image's nearness to the others says what is usual
             kind = "training images to others"
             _, ratio = nearness(training, training, others=True)
         else:
@@ -120,15 +108,15 @@ class Reference:
             _, ratio = nearness(self.held_out_features, training)
         below, duplicates = memorised_below(ratio)
         images = f"{len(ratio) - duplicates:,} {kind} ({duplicates:,} near-duplicates left out)"
-        return Threshold(below, f"{below:.3f}, the nearness of 1% of {images}")
+        return below, f"{below:.3f}, the nearness of 1% of {images}"
 
     def features_of(self, split: str, data: ImageSet | ImageFiles, rows: Tensor) -> Tensor:
         """Features (len(rows), F) of a set's images: from `folder`, or computed and kept there.
 
         split: "training" or "held-out", for the name of the file.
         """
-        path = None  # pixels are quicker than a file of them
-        if self.folder is not None and self.features != "pixels":
+        keep = self.folder is not None and self.features != "pixels"
+        if keep:
             name = f"features-{self.features}-{split}-{len(rows)}-{fingerprint(data, rows)}"
             path = Path(self.folder) / f"{name}.safetensors"
             features = from_rank_0(lambda: read_features(path))
@@ -136,7 +124,7 @@ class Reference:
                 return features
         chunks = rank_chunks(rows.split(BATCH), f"features of {split} images", BATCH)
         features = extract(self.extractor, (images for images, _ in data.batches(chunks)))[0]
-        if path is not None and rank() == 0:
+        if keep and rank() == 0:
             with warn_on_write_error(path.name):
                 write_safely(path, lambda temporary: save_file({"features": features}, temporary))
         return features

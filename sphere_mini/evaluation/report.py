@@ -18,7 +18,6 @@ from .scores import score_coverage, score_reconstructions, score_samples
 LEAST_IMAGES = 10  # precision and recall look at the third neighbour, memorised at more
 USUAL_IMAGES = 50_000  # samples of a row, by the field's convention
 USUAL_MULTIPLE = 50  # samples of a class are a multiple of it (Flowers: 102 times 500)
-USUAL_DIGITS = 1000  # samples where the digits are the reference
 FORMATS = {  # of numbers, by the first letters of their column's name
     ".1%": ("agreement", "memorised"),
     "g": ("guidance",),
@@ -99,10 +98,10 @@ def check_fit(model: SphereEncoder, reference: Reference) -> None:
     data = reference.data
     names = config.class_names or data.class_names
     same = names == data.class_names and config.num_classes in (0, len(names))
-    whose = reference.name or "the reference"
-    problem = f"{whose} has not the model's {config.num_classes} classes and {config.image_size} px"
     fits = same and data.image_size == config.image_size
-    require(fits, f"{problem}; take the images that it was trained on")
+    problem = f"these images have not the model's {config.num_classes} classes"
+    advice = "take those that it was trained on"
+    require(fits, f"{problem}, or not its {config.image_size} px; {advice}")
 
 
 def usual_num_images(model: SphereEncoder, reference: Reference) -> int:
@@ -111,7 +110,7 @@ def usual_num_images(model: SphereEncoder, reference: Reference) -> int:
     As many as the reference has where that is too small for a Fréchet distance.
     """
     if reference.holds_digits:
-        return USUAL_DIGITS
+        return 1000
     num_classes = max(model.config.num_classes, 1)
     if reference.why_no_distance(USUAL_IMAGES):
         return num_classes * math.ceil(len(reference.rows) / num_classes)
@@ -127,7 +126,7 @@ def facts_of(model: SphereEncoder, reference: Reference) -> dict[str, str]:
         facts["reference"] += f" of {reference.name}"
     if reference.judge is not None:
         facts["judge"] = "a small network"
-    return facts | {"memorised below": reference.threshold.fact}
+    return facts | {"memorised below": reference.threshold[1]}
 
 
 def table(rows: Sequence[Row], hidden: Iterable[str] = ()) -> str:

@@ -40,6 +40,7 @@ def score_samples(
     count up from `seed`.
     """
     real = reference.training_features
+    below, _ = reference.threshold
     scores = defaultdict(list)
     end = seed + repeats * num_images
     for first in range(seed, end, num_images):
@@ -49,8 +50,7 @@ def score_samples(
         for name, value in judged(model, reference, fake[0], recognised).items():
             scores[name].append(value)
         index, ratio = nearness(fake[0], real)
-        memorised = ratio < reference.threshold.below
-        scores["memorised"].append(memorised.float().mean().item())
+        scores["memorised"].append((ratio < below).float().mean().item())
     row = sampler.columns() | {"images": num_images, "seeds": f"{seed} to {end - 1}"} | dict(scores)
     closest = ratio.argsort()[:GRID_COLUMNS]
     [(training, _)] = reference.data.batches([reference.rows[index[closest]]])
@@ -112,16 +112,15 @@ def score_reconstructions(model: SphereEncoder, reference: Reference, num_images
         name = score_name("FID", reference.features, len(features))
         row[f"r{name}"] = frechet_distance(features, reference.training_features)
     row["PSNR"] = in_decibels.mean().item()
-    row["PSNR of mean image"] = mean_image_psnr(reference)
-    if reference.held_out is None:
-        return row
-    return row | score_held_out(model, reference)
-
-
-def mean_image_psnr(reference: Reference) -> float:
-    """PSNR in dB of `MEAN_OF` training images that all come back as their mean."""
     [(images, _)] = reference.data.batches([reference.some_rows(MEAN_OF)])
-    images = images.cpu()
+    row["PSNR of mean image"] = mean_image_psnr(images.cpu())
+    if reference.held_out is not None:
+        row |= score_held_out(model, reference)
+    return row
+
+
+def mean_image_psnr(images: Tensor) -> float:
+    """PSNR in dB of images uint8 (n, 3, H, W) that all come back as their mean."""
     mean = images.sum(0).double() / len(images) / 255  # (3, H, W)
     in_decibels = [psnr(mean.expand(some.shape), some / 255) for some in images.split(BATCH)]
     return torch.cat(in_decibels).mean().item()
@@ -172,15 +171,13 @@ def score_coverage(
 
 def class_coverage(v: Tensor, labels: Tensor, model: SphereEncoder) -> list[Row]:
     """How uniform the points of each class are: the mean class, and the worst by its angles."""
-    classes = {}
+    rows = []
     for label, count in enumerate(labels.bincount().tolist()):
         if count > 1:
-            classes[label] = {"images": count} | coverage(v[labels == label])
-    if not classes:
+            facts = {"points": f"worst class, {model.config.class_name(label)}", "images": count}
+            rows.append(facts | coverage(v[labels == label]))
+    if not rows:
         return []
-    worst = max(classes, key=lambda k: classes[k]["angle_ks"] / classes[k]["angle_ks_uniform"])
-    mean = {"points": "mean class"}
-    for name in classes[worst]:
-        mean[name] = float(np.mean([row[name] for row in classes.values()]))
-    mean["images"] = round(mean["images"])
-    return [mean, {"points": f"worst class, {model.config.class_name(worst)}"} | classes[worst]]
+    worst = max(rows, key=lambda row: row["angle_ks"] / row["angle_ks_uniform"])
+    mean = {name: float(np.mean([row[name] for row in rows])) for name in list(worst)[1:]}
+    return [{"points": "mean class"} | mean | {"images": round(mean["images"])}, worst]

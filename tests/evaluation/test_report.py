@@ -11,13 +11,11 @@ from sphere_mini.evaluation import (
     Reference,
     Sampler,
     evaluate,
-    score_coverage,
-    score_reconstructions,
-    score_samples,
-    table,
     usual_num_images,
 )
 from sphere_mini.evaluation.metrics import coverage
+from sphere_mini.evaluation.report import table
+from sphere_mini.evaluation.scores import score_coverage, score_reconstructions, score_samples
 from sphere_mini.sphere import spherify
 
 COUNT = 70  # a distance of 64 pixels takes as many images
@@ -38,7 +36,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def reference():
-    return Reference(image_set(), image_set(40, seed=1))
+    return Reference(image_set(), image_set(40, seed=1), "pixels")
 
 
 @pytest.fixture(scope="module")
@@ -126,21 +124,9 @@ def test_every_figure_is_saved_as_soon_as_it_is_known(model, reference):
     assert seen == [(1, 0, 0), (2, 0, 0), (2, 1, 0), (2, 1, 3)]
 
 
-def test_samplers_that_give_the_same_images_are_scored_once(model, reference):
-    same = [
-        Sampler(num_steps=1),
-        Sampler(num_steps=1, decay=True, share_noise=False),
-        Sampler(num_steps=1, guidance_place="pixel"),
-    ]
-    report = evaluate(model, reference, same, num_images=COUNT)
-    assert [row["steps"] for row in report.samples] == [1]
-    drawn = [generate(model, torch.tensor([1]), seeds=[5], **sampler.options()) for sampler in same]
-    assert all(torch.equal(images, drawn[0]) for images in drawn)
-
-
 def test_without_classes_and_held_out_images():
     plain = random_model(num_classes=0)
-    report = evaluate(plain, Reference(image_set(), name="noise"), num_images=COUNT)
+    report = evaluate(plain, Reference(image_set(), None, "pixels", name="noise"), num_images=COUNT)
     assert [row["points"] for row in report.coverage] == ["all"]
     assert report.facts["reference"] == "200 training images of noise"
     assert "training images to others" in report.facts["memorised below"]
@@ -152,15 +138,16 @@ def test_a_copied_training_image_is_found(model):
     drawn = generate(model, torch.tensor([0]), 1, seeds=[0])
     data = image_set()
     data.images[17] = (drawn[0] * 255).floor().to(torch.uint8)
-    row, _ = score_samples(model, Reference(data), Sampler(num_steps=1), COUNT)
-    without, _ = score_samples(model, Reference(image_set()), Sampler(num_steps=1), COUNT)
+    row, _ = score_samples(model, Reference(data, None, "pixels"), Sampler(num_steps=1), COUNT)
+    plain = Reference(image_set(), None, "pixels")
+    without, _ = score_samples(model, plain, Sampler(num_steps=1), COUNT)
     assert row["memorised"][0] > without["memorised"][0]
 
 
 def test_the_usual_number_of_images_is_of_all_classes_alike(digits_model):
     digits = Reference(load_digit_images(8, torch.device("cpu")))
     assert usual_num_images(digits_model, digits) == 1000
-    others = Reference(image_set())
+    others = Reference(image_set(), None, "pixels")
     assert usual_num_images(random_model(num_classes=0), others) == 50_000
     assert usual_num_images(random_model(num_classes=102), others) == 51_000
 
@@ -173,8 +160,8 @@ def test_the_usual_number_of_images_is_of_all_classes_alike(digits_model):
         ({"repeats": 0}, "one repeat"),
         ({"samplers": []}, "at least one sampler"),
         ({"reference": Reference(image_set(9))}, "scores take at least 10 samples and training"),
-        ({"reference": Reference(image_set(side=16))}, "images are of 16 px"),
-        ({"reference": Reference(image_set(classes=("a",)))}, "the images have 1 classes"),
+        ({"reference": Reference(image_set(side=16))}, "its 8 px"),
+        ({"reference": Reference(image_set(classes=("a",)))}, "the model's 2 classes"),
     ],
 )
 def test_mistakes_are_one_sentence(options, words, model, reference):
@@ -183,7 +170,7 @@ def test_mistakes_are_one_sentence(options, words, model, reference):
 
 
 def test_mistakes_of_the_arguments_are_found_at_once():
-    with pytest.raises(UserError, match="there are no features 'clip'"):
+    with pytest.raises(UserError, match="no features but pixels"):
         Reference(image_set(), features="clip")
     with pytest.raises(UserError, match="at least one training image"):
         Reference(image_set(0))
