@@ -54,9 +54,9 @@ def score_way(
     way = Sampler(num_steps, guidance, place, noise == "shared", schedule == "decay")
     repeats = []
     for repeat in range(REPEATS):
-        features, recognised = look_at(model, reference, way, repeat * SCORED, SCORED)
+        features, judged = look_at(model, reference, way, repeat * SCORED, SCORED)
         scores = score_features(features[0])
-        scores["agreement"] = recognised.float().mean().item()
+        scores["agreement"] = judged["agreement"]
         repeats.append(scores)
     found = {}
     for name in repeats[0]:

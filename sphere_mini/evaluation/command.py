@@ -117,10 +117,8 @@ def write_report(report: Report, folder: Path, command: str, figures: str) -> li
     log = folder / "scores.md"
     facts = {"command": command, "all figures": figures} | report.facts
     lines = [f"- {name}: {fact}" for name, fact in facts.items()]
-    text = "\n".join([*lines, "", report.table(), ""])
-    if log.exists():
-        text = log.read_text(encoding="utf-8") + "\n" + text
-    write_text(log, text)
+    before = log.read_text(encoding="utf-8") + "\n" if log.exists() else ""
+    write_text(log, before + "\n".join([*lines, "", report.table(), ""]))
     written = []
     for name, picture in (("closest", report.closest), ("sphere", report.sphere)):
         path = free_path(folder / f"{name}.png")
@@ -138,11 +136,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def advice_on(report: Report, closest: str) -> Iterator[str]:
-    """Which figures are easily misread, in words. closest: the file of the closest pairs."""
+    """Which figures are easily misread. closest: the file of the closest pairs."""
     last = report.samples[-1]
-    again = report.reconstruction[0]
-    mean = again["PSNR of mean image"]
-    yield f"PSNR of reconstructions {again['PSNR']:.1f} dB; all as their mean image {mean:.1f}"
     if np.mean(last["precision"]) > 0.3 and np.mean(last["recall"]) < 0.02:
         yield "some precision with almost no recall is what blurred samples give"
     if np.mean(last["memorised"]) > 0:

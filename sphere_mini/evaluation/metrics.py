@@ -59,9 +59,8 @@ def frechet_distance(a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> float:
 def nearness(a: Tensor, b: Tensor, others: bool = False) -> tuple[Tensor, Tensor]:
     """For each row of features a (n, F) its nearest row of b (m, F), (n,), and how near, (n,).
 
-    Nearness is the distance divided by the mean distance of the next `NEIGHBOURS` - 1: about 0.9
-    where nothing is alike, 0 for a copy, whatever the scale (the criterion of Carlini et al.,
-    2023). others: a is b, and each row looks for another one.
+    Nearness is the distance over the mean distance of the next `NEIGHBOURS` - 1 (Carlini et al.,
+    2023): about 0.9 where nothing is alike, 0 for a copy. others: a is b; each row finds another.
     """
     indices = []
     ratios = []
@@ -78,8 +77,8 @@ def nearness(a: Tensor, b: Tensor, others: bool = False) -> tuple[Tensor, Tensor
 def memorised_below(held_out: Tensor) -> tuple[float, int]:
     """The nearness below which a sample counts as memorised, and the number of near-duplicates.
 
-    held_out: (n,) nearness of images that were not trained on. Those that lie far below the others
-    (`FENCE`) are near-duplicates of training images and left out; of the rest 1% lie below.
+    held_out: (n,) nearness of images that were not trained on. Of these 1% lie below, but for
+    near-duplicates of training images, which lie far below the others (`FENCE`).
     """
     first, third = held_out.quantile(torch.tensor([0.25, 0.75]))
     clean = held_out[held_out >= first - FENCE * (third - first)]

@@ -26,7 +26,6 @@ STYLE = {
     "legend.edgecolor": "none",
     "legend.fontsize": 12,
 }
-SIZE = (12, 4.5)  # of the figure, in hundreds of pixels
 MOST_IN_VIEW = 2000  # points of a cloud that are drawn
 VIEW_LIMITS = (-3, 3)  # of a cloud's axes, in standard deviations of uniform points
 
@@ -40,11 +39,7 @@ def to_picture(figure: Figure) -> Image.Image:
 
 
 def sphere_figure(v: Tensor, labels: Tensor) -> Image.Image:
-    """How latents v (n, N, D) with classes (n,) cover the sphere, beside as many uniform points.
-
-    Left the angles of disjoint pairs with their law, then both sets of points along the same three
-    random directions.
-    """
+    """How latents v (n, N, D) with classes (n,) cover the sphere, beside as many uniform points."""
     generator = torch.Generator().manual_seed(0)
     uniform = random_point(v.shape, generator).flatten(1)  # (n, L)
     images = v.flatten(1).float()
@@ -52,7 +47,7 @@ def sphere_figure(v: Tensor, labels: Tensor) -> Image.Image:
     directions = torch.randn(dim, 3, generator=generator) / dim**0.5
     some = evenly_spaced(len(v), MOST_IN_VIEW)
     with rc_context(STYLE):
-        figure = Figure(SIZE, layout="constrained")
+        figure = Figure((12, 4.5), layout="constrained")
         draw_angles(figure.add_subplot(1, 3, 1), v)
         axes = figure.add_subplot(1, 3, 2, projection="3d")
         draw_cloud(axes, "uniform", uniform[some] @ directions, color="0.5")
@@ -66,12 +61,10 @@ def draw_angles(axes: Any, v: Tensor) -> None:
     dim = v[0].numel()
     found = np.rad2deg(np.arccos(pair_cosines(v)))
     theta = np.linspace(0, np.pi, 3601)
-    per_radian = cosine_law(dim).pdf(np.cos(theta)) * np.sin(theta)
-    density = per_radian * np.pi / 180
+    density = cosine_law(dim).pdf(np.cos(theta)) * np.sin(theta) * np.pi / 180
     spread = 300 / dim**0.5  # degrees, about five standard deviations of the law
-    name = f"{len(found):,} pairs of latents"
     filled = dict(histtype="stepfilled", color=BLUE, alpha=0.35)
-    axes.hist(found, bins=60, density=True, label=name, **filled)
+    axes.hist(found, 60, density=True, label=f"{len(found):,} pairs of latents", **filled)
     law = f"law for uniform points, L = {dim:,}"
     axes.plot(np.rad2deg(theta), density, color=BLUE, label=law)
     axes.set(xlabel="angle between two points (degrees)", ylabel="density per degree")

@@ -111,10 +111,7 @@ class Reference:
         return below, f"{below:.3f}, the nearness of 1% of {images}"
 
     def features_of(self, split: str, data: ImageSet | ImageFiles, rows: Tensor) -> Tensor:
-        """Features (len(rows), F) of a set's images: from `folder`, or computed and kept there.
-
-        split: "training" or "held-out", for the name of the file.
-        """
+        """Features (len(rows), F) of a set's images: from `folder`, or computed and kept there."""
         keep = self.folder is not None and self.features != "pixels"
         if keep:
             name = f"features-{self.features}-{split}-{len(rows)}-{fingerprint(data, rows)}"
@@ -146,8 +143,7 @@ def fingerprint(data: ImageSet | ImageFiles, rows: Tensor) -> str:
     digest = hashlib.sha256()
     if isinstance(data, ImageFiles):
         if isinstance(data.source, list):
-            for row in rows.tolist():
-                path, _ = data.source[row]
+            for path, _ in (data.source[row] for row in rows.tolist()):
                 facts = os.stat(path)
                 entry = f"{path}|{facts.st_size}|{facts.st_mtime_ns}|"
                 digest.update(entry.encode(errors="replace"))

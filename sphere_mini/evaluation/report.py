@@ -31,11 +31,11 @@ FORMATS = {  # of numbers, by the first letters of their column's name
 
 @dataclass
 class Report:
-    """All figures of one evaluation, as rows whose columns have names; each row holds the facts.
+    """All figures of one evaluation, as rows by name; each row holds the facts, which all share.
 
-    facts: what all rows share. samples: a row for each sampler. reconstruction: one row.
-    coverage: all training images and, with classes, the mean class and the worst. closest: the
-    samples nearest to a training image, of the last sampler. sphere: the encoded training images.
+    samples: a row for each sampler. reconstruction: one row. coverage: all training images and,
+    with classes, the mean class and the worst. closest: the samples nearest to a training image, of
+    the last sampler. sphere: the encoded training images.
     """
 
     facts: dict[str, str]
@@ -83,8 +83,7 @@ def evaluate(
         row, report.closest = score_samples(model, reference, sampler, num_images, seed, repeats)
         report.samples.append(report.facts | row)
         save(report)
-    row = score_reconstructions(model, reference, num_images)
-    report.reconstruction.append(report.facts | row)
+    report.reconstruction = [report.facts | score_reconstructions(model, reference, num_images)]
     save(report)
     rows, report.sphere = score_coverage(model, reference, num_images)
     report.coverage = [report.facts | row for row in rows]
@@ -131,14 +130,14 @@ def facts_of(model: SphereEncoder, reference: Reference) -> dict[str, str]:
 
 def table(rows: Sequence[Row], hidden: Iterable[str] = ()) -> str:
     """Rows of equal keys as an aligned Markdown table, without the hidden columns."""
-    names = [name for name in rows[0] if name not in hidden]
-    lines = [names]
-    for row in rows:
-        lines.append([cell(name, row[name]) for name in names])
-    widths = [max(len(text) for text in column) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    filled = [" | ".join(map(str.ljust, line, widths)) for line in lines]
-    return "\n".join(f"| {line} |" for line in filled)
+    columns = []
+    for name in rows[0]:
+        if name not in hidden:
+            texts = [name, *(cell(name, row[name]) for row in rows)]
+            width = max(len(text) for text in texts)
+            texts.insert(1, "-" * width)
+            columns.append([text.ljust(width) for text in texts])
+    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns, strict=True))
 
 
 def cell(name: str, value: Any) -> str:

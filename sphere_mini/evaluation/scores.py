@@ -44,10 +44,10 @@ def score_samples(
     scores = defaultdict(list)
     end = seed + repeats * num_images
     for first in range(seed, end, num_images):
-        fake, recognised = look_at(model, reference, sampler, first, num_images)
+        fake, judged = look_at(model, reference, sampler, first, num_images)
         for score, value in fidelity(fake, real).items():
             scores[score_name(score, reference.features, num_images)].append(value)
-        for name, value in judged(model, reference, fake[0], recognised).items():
+        for name, value in judged.items():
             scores[name].append(value)
         index, ratio = nearness(fake[0], real)
         scores["memorised"].append((ratio < below).float().mean().item())
@@ -61,35 +61,27 @@ def score_samples(
 
 def look_at(
     model: SphereEncoder, reference: Reference, sampler: Sampler, first_seed: int, count: int
-) -> tuple[list[Tensor], Tensor | None]:
-    """Samples' features as from `extract`, and whether the judge recognises them, (n,) or None."""
-    judges = reference.judge is not None and model.config.num_classes > 0
+) -> tuple[list[Tensor], Row]:
+    """Samples' features as from `extract`, and what judges say of the samples, by name."""
+    num_classes = model.config.num_classes
+    judge = reference.judge if num_classes > 0 else None
 
     def look(rows: Tensor) -> list[Tensor]:
         images = quantise(sampler.draw(model, first_seed, rows))
-        seen = [*reference.extractor(images)]
-        if judges:
-            seen.append(reference.judge.recognises(images, rows % model.config.num_classes))
-        return seen
+        features = [*reference.extractor(images)]
+        return features + [judge.recognises(images, rows % num_classes)] if judge else features
 
+    rows = torch.arange(count)
     what = f"samples of {count_steps(sampler.num_steps)}"
-    seen = extract(look, rank_chunks(torch.arange(count).split(BATCH), what, BATCH))
-    return (seen[:-1], seen[-1]) if judges else (seen, None)
-
-
-def judged(
-    model: SphereEncoder, reference: Reference, features: Tensor, recognised: Tensor | None
-) -> Row:
-    """What judges say of samples: of digits `judge_digits`, and the reference's own."""
-    values = {}
-    if model.config.num_classes > 0 and reference.holds_digits and reference.features == "pixels":
-        labels = torch.arange(len(features)) % model.config.num_classes
-        images = (features + 1).view(-1, 1, DIGIT_SIDE, DIGIT_SIDE) / 2
-        values = judge_digits(images, labels)
-        del values["frechet"]
-    if recognised is not None:
-        values["agreement"] = recognised.float().mean().item()
-    return values
+    seen = extract(look, rank_chunks(rows.split(BATCH), what, BATCH))
+    judged = {}
+    if num_classes > 0 and reference.holds_digits and reference.features == "pixels":
+        images = (seen[0] + 1).view(-1, 1, DIGIT_SIDE, DIGIT_SIDE) / 2
+        judged = judge_digits(images, rows % num_classes)
+        del judged["frechet"]
+    if judge:
+        judged["agreement"] = seen.pop().float().mean().item()
+    return seen, judged
 
 
 def score_reconstructions(model: SphereEncoder, reference: Reference, num_images: int) -> Row:

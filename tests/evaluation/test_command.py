@@ -219,13 +219,10 @@ def test_a_small_folder_is_scored_as_far_as_it_goes(crops):
 
 def test_figures_that_are_easily_misread_are_explained():
     row = {"precision": [0.4, 0.4], "recall": [0.0, 0.01], "memorised": [0.0, 0.0]}
-    again = {"PSNR": 25.0, "PSNR of mean image": 12.34}
-    report = Report({}, samples=[row], reconstruction=[again])
-    quality, blur = advice_on(report, "closest.png")
-    assert "25.0 dB" in quality and "12.3" in quality and "blurred" in blur
+    [blur] = advice_on(Report({}, samples=[row]), "closest.png")
+    assert "blurred" in blur
     sound = row | {"recall": [0.3, 0.3], "memorised": [0.0, 0.01]}
-    report = Report({}, samples=[row, sound], reconstruction=[again])
-    _, copies = advice_on(report, "closest-2.png")
+    [copies] = advice_on(Report({}, samples=[row, sound]), "closest-2.png")
     assert "look at closest-2.png" in copies
 
 
