@@ -66,6 +66,7 @@ def test_scores_say_what_it_recognises(judge, digits):
     assert by_chance.samples[0]["agreement"][0] < 0.5
 
 
+@pytest.mark.slow
 def test_it_learns_from_few_images_too(digits):
     training, held_out = digits
     some = torch.linspace(0, len(training) - 1, 60).long()
@@ -95,7 +96,8 @@ def test_one_class_is_nothing_to_judge(digits):
         fit_judge(alone)
 
 
-def test_the_flag_trains_one_and_keeps_it(tmp_path):
+def test_the_flag_trains_one_and_keeps_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("sphere_mini.evaluation.judge.LEAST_STEPS", 60)
     model = SphereEncoder.from_pretrained(DIGITS_MODEL)
     folder = tmp_path / "run"
     model.save_pretrained(folder, training={"dataset": "digits"})
@@ -107,4 +109,4 @@ def test_the_flag_trains_one_and_keeps_it(tmp_path):
         assert done.returncode == 0, done.stderr
         found.append(json.loads((out / "scores.json").read_text())["samples"][0]["agreement"])
     assert (folder / "judge.safetensors").exists()
-    assert found[1] == found[2] and found[1][0] > 0.5  # of the one that was kept
+    assert found[1] == found[2] != found[0]  # of the one that was kept
