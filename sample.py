@@ -22,11 +22,11 @@ from sphere_mini.data.grids import GRID_COLUMNS, MIN_FRAME, image_grid, save_ani
 from sphere_mini.data.picture_files import open_picture, square_pixels
 from sphere_mini.distributed import connect, rank
 from sphere_mini.errors import require
-from sphere_mini.evaluation import Report, evaluate, facts_of, figures, usual_num_images
+from sphere_mini.evaluation import Report, command, evaluate, facts_of, usual_num_images
+from sphere_mini.evaluation.command import find_prior
 from sphere_mini.evaluation.draws import class_rows, grid_labels
 from sphere_mini.evaluation.features import EXTRACTORS, NUMBERED_BELOW
 from sphere_mini.evaluation.metrics import psnr
-from sphere_mini.evaluation.training_images import find_prior
 from sphere_mini.extras.export import export_images, unlike_numbers
 from sphere_mini.files import claim_path, free_path, writing
 from sphere_mini.model import SphereEncoder
@@ -192,9 +192,9 @@ def evaluate_model(model: SphereEncoder, args: Namespace) -> None:
     Each figure is written as soon as it is known: to scores.json; then the tables to scores.md, and
     two pictures.
     """
-    samplers = figures.sampling_options(args)
-    folder = figures.figures_folder(args.out, args.run)
-    reference = figures.make_reference(model, args)
+    samplers = command.sampling_options(args)
+    folder = command.figures_folder(args.out, args.run)
+    reference = command.make_reference(model, args)
     num_images = args.num_images
     if num_images is None:
         num_images = usual_num_images(model, reference)
@@ -209,15 +209,15 @@ def evaluate_model(model: SphereEncoder, args: Namespace) -> None:
     path = free_path(folder / "scores.json")
 
     def save(report: Report) -> None:
-        figures.write_text(path, report.as_json())
+        command.write_text(path, report.as_json())
 
     report = evaluate(model, reference, samplers, num_images, args.seed, args.repeats, save)
     if rank() > 0:
         return
     print(f"\n{report.table()}")
-    pictures = figures.write_report(report, folder, args.command, path.name)
+    pictures = command.write_report(report, folder, args.command, path.name)
     print()
-    for sentence in figures.advice_on(report, pictures[0]):
+    for sentence in command.advice_on(report, pictures[0]):
         print(f"note: {sentence}")
     print(f"written to {folder}: {path.name}, the tables in scores.md, {' and '.join(pictures)}")
     print("what each figure says: docs/numbers.md")

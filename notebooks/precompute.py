@@ -17,7 +17,7 @@ from sphere_mini import SphereEncoder, generate, reconstruct, spherify
 from sphere_mini.data.grids import quantise
 from sphere_mini.data.images import ImageSet, to_model_range, to_unit_range
 from sphere_mini.data.sets import load_digit_images
-from sphere_mini.evaluation.features import extract, fid, load_extractor
+from sphere_mini.evaluation.features import extract, load_extractor
 from sphere_mini.evaluation.metrics import frechet_distance, judge_digits, psnr
 from sphere_mini.recipe import Recipe, make_recipe
 from sphere_mini.sphere import angle_between, random_point
@@ -248,7 +248,7 @@ def score_patches(images: Tensor, real: ImageSet) -> dict[str, float]:
     real_features = extract(extractor, half_of_real.split(100))[0]
     return {
         "frechet": frechet_distance(as_rows(fake), as_rows(real.images)),
-        "frechet_efficientnet": fid(fake_features, real_features),
+        "frechet_efficientnet": frechet_distance(fake_features, real_features),
         "detail": detail(fake) / detail(real.images),
     }
 

@@ -17,8 +17,6 @@ from torch_fidelity import metric_fid, metric_prc
 from sphere_mini.data.images import evenly_spaced
 from sphere_mini.data.sets import load_data
 from sphere_mini.evaluation import MOST_HELD_OUT, Reference, Sampler
-from sphere_mini.evaluation.draws import Draws
-from sphere_mini.evaluation.features import KEYS
 from sphere_mini.evaluation.judge import load_judge
 from sphere_mini.evaluation.scores import look_at
 from sphere_mini.recipe import make_recipe
@@ -55,10 +53,9 @@ def score_sampler(
     sampler = Sampler(num_steps, guidance, place, noise == "shared", schedule == "decay")
     repeats = []
     for repeat in range(REPEATS):
-        draws = Draws(model, sampler, first_seed=repeat * SCORED, count=SCORED)
-        features, recognised = look_at(draws, reference)
+        features, judged = look_at(model, reference, sampler, repeat * SCORED, SCORED)
         scores = score_features(features[0])
-        scores["agreement"] = recognised.float().mean().item()
+        scores["agreement"] = judged["agreement"]
         repeats.append(scores)
     found = {}
     for name in repeats[0]:
@@ -75,7 +72,10 @@ def score_features(features: Tensor) -> dict[str, float]:
     statistics = metric_fid.fid_features_to_statistics(features)
     distance = metric_fid.fid_statistics_to_metric(statistics, real_statistics(), verbose=False)
     shares = metric_prc.prc_features_to_metric(features, some_real, verbose=False)
-    return {"frechet": distance[KEYS["FID"]], "recall": shares[KEYS["recall"]]}
+    return {
+        "frechet": distance[metric_fid.KEY_METRIC_FID],
+        "recall": shares[metric_prc.KEY_METRIC_RECALL],
+    }
 
 
 @cache

@@ -26,7 +26,7 @@ from sphere_mini.data.grids import quantise
 from sphere_mini.data.images import ImageSet, to_model_range
 from sphere_mini.data.sets import load_digit_images
 from sphere_mini.evaluation import Reference
-from sphere_mini.evaluation.features import fidelity
+from sphere_mini.evaluation.features import extract, fidelity
 from sphere_mini.evaluation.metrics import judge_digits, nearness, psnr
 from sphere_mini.recipe import Recipe, make_recipe
 from sphere_mini.training import new_state, train
@@ -226,7 +226,7 @@ def drawn(model: SphereEncoder | Rival, sampler: Sampler, y: Tensor) -> Tensor:
 
 def score(images: Tensor, y: Tensor, reference: Reference) -> dict[str, float]:
     """Fréchet distance, precision, recall, agreement and memorised share of uint8 samples."""
-    layers = reference.extract(images.split(BATCH))
+    layers = extract(reference.extractor, images.split(BATCH))
     features = layers[0]
     real = reference.training_features
     found = fidelity([features], real)
@@ -240,7 +240,7 @@ def score(images: Tensor, y: Tensor, reference: Reference) -> dict[str, float]:
         "precision": found["precision"],
         "recall": found["recall"],
         "agreement": torch.cat(recognised).float().mean().item(),
-        "memorised": (ratio < reference.threshold.below).float().mean().item(),
+        "memorised": (ratio < reference.threshold[0]).float().mean().item(),
     }
 
 

@@ -27,6 +27,12 @@ PEAK_LR = 6e-3
 SMOOTHING = 0.05  # of the labels
 
 
+def convolution(channels: int, width: int) -> tuple[nn.Module, ...]:
+    """A 3×3 convolution, batch norm and ReLU."""
+    convolved = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+    return convolved, nn.BatchNorm2d(width), nn.ReLU()
+
+
 class Judge(nn.Module):
     """Images uint8 (B, 3, H, W) → logits (B, classes)."""
 
@@ -64,31 +70,23 @@ class Judge(nn.Module):
         write_safely(folder / JUDGE_FILE, lambda path: save_file(tensors, path, facts))
 
 
-def convolution(channels: int, width: int) -> tuple[nn.Module, ...]:
-    """A 3×3 convolution, batch norm and ReLU."""
-    convolved = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-    return convolved, nn.BatchNorm2d(width), nn.ReLU()
-
-
 def load_judge(folder: Path, class_names: tuple[str, ...]) -> Judge | None:
     """The judge in a model's folder, None without one; `UserError` if damaged or of others."""
     path = folder / JUDGE_FILE
     if not path.exists():
         return None
     with reading(path), safe_open(path, "pt") as file:
-        known = tuple(json.loads(file.metadata()["class_names"]))
-        judge = Judge(known)
+        judge = Judge(tuple(json.loads(file.metadata()["class_names"])))
         judge.load_state_dict(load_file(path))
-    problem = f"{path} judges other classes than the model's"
-    require(known == class_names, f"{problem}; remove it")
+    same = judge.class_names == class_names
+    require(same, f"{path} judges other classes than the model's; remove it")
     return judge.eval()
 
 
 def fit_judge(data: ImageSet | ImageFiles, flip: bool = True, seed: int = 0) -> Judge:
-    """Train a judge on labelled images, four epochs, more of a small set; minutes on a CPU core.
+    """Train a judge on labelled images; minutes on a CPU core.
 
-    flip: whether mirrored images show the same class. Its weights are rounded to half precision, as
-    its file keeps them.
+    flip: whether mirrored images show the same class.
     """
     require(len(data.class_names) > 1, "a judge takes images of two classes or more")
     torch.manual_seed(seed)
@@ -97,7 +95,7 @@ def fit_judge(data: ImageSet | ImageFiles, flip: bool = True, seed: int = 0) -> 
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps)
     rows = (batch_indices(step, BATCH, len(data), seed) for step in range(steps))
-    silent = True if rank() > 0 else None  # None: where there is no terminal
+    silent = rank() > 0 or None  # None: where there is no terminal
     for images, y in tqdm(data.batches(rows), "judge", steps, leave=False, disable=silent):
         judge.to(images.device)
         flipped = (torch.rand(len(images)) < (0.5 if flip else 0.0)).to(images.device)
@@ -107,4 +105,4 @@ def fit_judge(data: ImageSet | ImageFiles, flip: bool = True, seed: int = 0) -> 
         loss.backward()
         optimizer.step()
         schedule.step()
-    return judge.half().float().eval()
+    return judge.half().float().eval()  # rounded, as its file is

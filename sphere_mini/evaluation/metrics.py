@@ -1,4 +1,4 @@
-"""Measures of quality: PSNR, Fréchet formula, nearness, coverage, and the judge of the digits."""
+"""Measures of quality: PSNR, Fréchet distance, nearness, coverage, and the judge of the digits."""
 
 import math
 from functools import cache
@@ -39,84 +39,68 @@ def held_out_psnr(model: SphereEncoder, data: ImageSet) -> float:
     return torch.cat(values).mean().item()
 
 
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+def frechet_distance(a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> float:
     """Fréchet distance of Gaussians fitted to features (n, F) and (m, F).
 
     |μa - μb|² + tr(Ca + Cb - 2·√(Ca·Cb)) (Heusel et al., 2017). One row alone is a point: C = 0.
     """
-    cov_a = covariance(a)
-    cov_b = covariance(b)
+    a = np.asarray(a)
+    b = np.asarray(b)
+    cov_a = np.cov(a, rowvar=False, ddof=min(1, len(a) - 1))
+    cov_b = np.cov(b, rowvar=False, ddof=min(1, len(b) - 1))
     values, vectors = np.linalg.eigh(cov_a)
     root_a = vectors * np.sqrt(values.clip(min=0)) @ vectors.T
     # tr √(Ca·Cb) = tr √(√Ca·Cb·√Ca), whose matrix is symmetric: good also where Ca is singular
     squares = np.linalg.eigvalsh(root_a @ cov_b @ root_a)
-    cross = np.sqrt(squares.clip(min=0)).sum()
     means = np.square(a.mean(0) - b.mean(0)).sum()
-    return float(means + np.trace(cov_a + cov_b) - 2 * cross)
-
-
-def covariance(features: np.ndarray) -> np.ndarray:
-    """Covariance (F, F) of features (n, F); 0 of a single row."""
-    if len(features) == 1:
-        return np.zeros((features.shape[1], features.shape[1]))
-    return np.cov(features, rowvar=False)
+    return float(means + np.trace(cov_a + cov_b) - 2 * np.sqrt(squares.clip(min=0)).sum())
 
 
 def nearness(a: Tensor, b: Tensor, others: bool = False) -> tuple[Tensor, Tensor]:
     """For each row of features a (n, F) its nearest row of b (m, F), (n,), and how near, (n,).
 
-    Nearness is the distance divided by the mean distance of the next `NEIGHBOURS` - 1: about 0.9
-    where nothing is alike, 0 for a copy, whatever the scale (the criterion of Carlini et al.,
-    2023). others: a is b, and each row looks for another one.
+    Nearness is the distance over the mean distance of the next `NEIGHBOURS` - 1 (Carlini et al.,
+    2023): about 0.9 where nothing is alike, 0 for a copy. others: a is b; each row finds another.
     """
     indices = []
     ratios = []
-    count = min(NEIGHBOURS, len(b) - others)
     for start in range(0, len(a), CHUNK):
         distances = torch.cdist(a[start : start + CHUNK], b)  # (chunk, m)
         if others:
-            itself = torch.arange(len(distances))
-            distances[itself, start + itself] = torch.inf
-        nearest = distances.topk(count, largest=False)
-        usual = nearest.values[:, 1:].mean(1).clamp(min=TINY)
-        ratios.append(nearest.values[:, 0] / usual)
-        indices.append(nearest.indices[:, 0])
+            distances.diagonal(start).fill_(torch.inf)  # of each row to itself
+        nearest, index = distances.topk(min(NEIGHBOURS, len(b) - others), largest=False)
+        ratios.append(nearest[:, 0] / nearest[:, 1:].mean(1).clamp(min=TINY))
+        indices.append(index[:, 0])
     return torch.cat(indices), torch.cat(ratios)
 
 
 def memorised_below(held_out: Tensor) -> tuple[float, int]:
     """The nearness below which a sample counts as memorised, and the number of near-duplicates.
 
-    held_out: (n,) nearness of images that were not trained on. Those that lie far below the others
-    (`FENCE`) are near-duplicates of training images and left out; of the rest 1% lie below.
+    held_out: (n,) nearness of images that were not trained on. Of these 1% lie below, but for
+    near-duplicates of training images, which lie far below the others (`FENCE`).
     """
     first, third = held_out.quantile(torch.tensor([0.25, 0.75]))
     clean = held_out[held_out >= first - FENCE * (third - first)]
-    duplicates = len(held_out) - len(clean)
-    return clean.quantile(MEMORISED_SHARE).item(), duplicates
+    return clean.quantile(MEMORISED_SHARE).item(), len(held_out) - len(clean)
 
 
 def coverage(v: Tensor) -> dict[str, float]:
-    """How uniform points v (n, N, D) lie on the sphere; n at least 2.
+    """How uniform points v (n, N, D), n > 1, lie on the sphere; `_uniform`: as uniform ones would.
 
     `angle_ks`: Kolmogorov-Smirnov distance of the angles of n/2 disjoint pairs from their law for
-    uniform points. `mean_norm`: length of the mean unit vector. `dimension`: see
-    `effective_dimension`. With `_uniform`: what n uniform points would give on average.
+    uniform points. `mean_norm`: of the mean unit vector. `dimension`: see `effective_dimension`.
     """
-    points = v.flatten(1).double()  # (n, L)
+    dim = v[0].numel()
     cosines = pair_cosines(v)
-    law = cosine_law(points.shape[1])
-    angle_ks = stats.kstest(cosines, law.cdf).statistic  # the same for cosines as for angles
-    # the mean of Kolmogorov's distribution
-    angle_ks_uniform = math.sqrt(math.pi / 2) * math.log(2) / math.sqrt(len(cosines))
-    mean_norm = F.normalize(points, dim=1).mean(0).norm()
     return {
-        "angle_ks": float(angle_ks),
-        "angle_ks_uniform": angle_ks_uniform,
-        "mean_norm": float(mean_norm),
+        "angle_ks": float(stats.kstest(cosines, cosine_law(dim).cdf).statistic),
+        # the mean of Kolmogorov's distribution
+        "angle_ks_uniform": math.sqrt(math.pi / 2) * math.log(2) / math.sqrt(len(cosines)),
+        "mean_norm": F.normalize(v.flatten(1).double(), dim=1).mean(0).norm().item(),
         "mean_norm_uniform": len(v) ** -0.5,
         "dimension": effective_dimension(v),
-        "dimension_uniform": float(points.shape[1]),
+        "dimension_uniform": float(dim),
     }
 
 
@@ -131,19 +115,14 @@ def effective_dimension(v: Tensor) -> float:
 
 def pair_cosines(v: Tensor) -> np.ndarray:
     """Cosines (n // 2,) of the angles between points v (n, ...) of disjoint pairs, drawn once."""
-    generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(len(v), generator=generator)
+    order = torch.randperm(len(v), generator=torch.Generator().manual_seed(0))
     pairs = order[: len(v) // 2 * 2].view(2, -1)
-    points = v.flatten(1).double().cpu()
-    first, second = points[pairs]  # (n // 2, L) each
+    first, second = v.flatten(1).double().cpu()[pairs]  # (n // 2, L) each
     return F.cosine_similarity(first, second, dim=1).numpy()
 
 
 def cosine_law(dim: int) -> Any:
-    """scipy's exact law of the cosine between uniform points in `dim` dimensions.
-
-    The density of their angle is proportional to sin^(dim-2).
-    """
+    """scipy's law of the cosine between uniform points; their angles' density is ~ sin^(dim-2)."""
     return stats.beta((dim - 1) / 2, (dim - 1) / 2, loc=-1, scale=2)
 
 
@@ -155,27 +134,19 @@ def digits_judge() -> tuple[SVC, np.ndarray]:
     return SVC(gamma=0.256).fit(pixels, digits.target), pixels
 
 
-def within_class_deviation(pixels: np.ndarray, labels: np.ndarray) -> float:
-    """Root of the mean variance of a pixel within its class, of pixels (n, F) and labels (n,).
-
-    Near 0 it shows a collapsed model, which draws one image a class.
-    """
-    variances = [pixels[labels == label].var(axis=0).mean() for label in np.unique(labels)]
-    return float(np.sqrt(np.mean(variances)))
-
-
 def judge_digits(images: Tensor, labels: Tensor) -> dict[str, float]:
     """What the judge says of samples (B, 3, 8, 8) in [0, 1] that should show `labels` (B,).
 
     `agreement`: share recognised. `frechet`: Fréchet distance of pixels in [-1, 1] to those of all
-    real digits. `deviation`: within classes. Of a single image that is whether it is recognised,
-    its distance as a point, and 0.
+    real digits. `deviation`: root of the mean variance of a pixel within its class, near 0 of a
+    collapsed model, which draws one image a class.
     """
     judge, real = digits_judge()
     pixels = images.mean(1).flatten(1).cpu().double().numpy()  # (B, 64)
     labels = labels.cpu().numpy()
+    variances = [pixels[labels == label].var(axis=0).mean() for label in np.unique(labels)]
     return {
         "agreement": float((judge.predict(pixels) == labels).mean()),
         "frechet": frechet_distance(2 * pixels - 1, 2 * real - 1),
-        "deviation": within_class_deviation(pixels, labels),
+        "deviation": float(np.sqrt(np.mean(variances))),
     }

@@ -1,49 +1,20 @@
-"""Figures drawn by matplotlib."""
+"""The style of figures that matplotlib draws, and the figure of encoded images on their sphere."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import cycle
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import ConnectionPatch
 from PIL import Image
 from torch import Tensor
 
-from ..data.grids import to_uint8
 from ..data.images import evenly_spaced
-from ..sphere import angle_between, perturb, random_point
+from ..sphere import random_point
 from .metrics import cosine_law, pair_cosines
 
-MOST_IN_VIEW = 2000  # points of a cloud that are drawn
-MOST_MARKED = 20  # points of a curve that are marked one by one
-CIRCLE_POINTS = 40
-BARS_WIDTH = 0.8  # of all bars over one name, where names stand 1 apart
-ARC = 0.4  # an angle's arc, in radii of the sphere
-VIEW_LIMITS = (-3, 3)  # of a cloud's axes, in standard deviations of uniform points
-
-
-class Look(NamedTuple):
-    """How a curve is drawn; dash and marker tell it apart without colour too."""
-
-    colour: str
-    dash: str
-    marker: str
-
-
-LOOKS = (  # Okabe and Ito's colours, which colour-blind eyes tell apart
-    Look("#0072B2", "-", "o"),  # blue
-    Look("#D55E00", "--", "s"),  # vermilion
-    Look("#009E73", "-.", "D"),  # green
-    Look("#CC79A7", ":", "^"),  # purple
-    Look("#E69F00", "-", "v"),  # orange
-    Look("#56B4E9", "--", "P"),  # sky blue
-    Look("black", "-.", "X"),
-)
+BLUE = "#0072B2"  # of Okabe and Ito's colours, which colour-blind eyes tell apart
 STYLE = {
     "font.size": 14,
     "lines.linewidth": 2.5,
@@ -55,8 +26,8 @@ STYLE = {
     "legend.edgecolor": "none",
     "legend.fontsize": 12,
 }
-Size = tuple[float, float]  # width and height of a picture in hundreds of pixels
-SIZE = (12, 4.5)
+MOST_IN_VIEW = 2000  # points of a cloud that are drawn
+VIEW_LIMITS = (-3, 3)  # of a cloud's axes, in standard deviations of uniform points
 
 
 def to_picture(figure: Figure) -> Image.Image:
@@ -67,219 +38,43 @@ def to_picture(figure: Figure) -> Image.Image:
     return Image.fromarray(pixels).convert("RGB")
 
 
-def with_looks(named: dict[str, Any]) -> Iterator[tuple[str, Any, Look]]:
-    """Names and values, each with the next look."""
-    for (name, value), look in zip(named.items(), cycle(LOOKS), strict=False):
-        yield name, value, look
-
-
-@dataclass
-class Panel:
-    """One pair of axes and its data by name.
-
-    curves and points: (x, y). deviations: of a curve's y, by the curve's name, as error bars.
-    histograms: values, shown as densities. bars: (what stands below each bar, heights); of several
-    bars over the same words each set has its place. marks: x of vertical lines. texts: (x, y) of
-    the middle of a word.
-    xlabel, ylabel (with their units), title and options (such as xlim or yscale) go to matplotlib's
-    axes. The first curve, points, histogram and bars have one colour, the second ones the next, and
-    so on.
-    """
-
-    xlabel: str
-    ylabel: str
-    title: str = ""
-    curves: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-    deviations: dict[str, Any] = field(default_factory=dict)
-    points: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-    histograms: dict[str, Any] = field(default_factory=dict)
-    bars: dict[str, tuple[Sequence[str], Sequence[float]]] = field(default_factory=dict)
-    marks: dict[str, float] = field(default_factory=dict)
-    texts: dict[str, tuple[float, float]] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def draw(self, axes: Any) -> None:
-        """Draw all of it on matplotlib's axes."""
-        self._draw_histograms(axes)
-        self._draw_curves(axes)
-        self._draw_points(axes)
-        self._draw_bars(axes)
-        self._draw_marks(axes)
-        for text, (x, y) in self.texts.items():
-            axes.text(x, y, text, fontsize=18, ha="center", va="center")
-        axes.set(xlabel=self.xlabel, ylabel=self.ylabel, title=self.title, **self.options)
-        axes.legend()
-
-    def _draw_histograms(self, axes: Any) -> None:
-        for name, values, look in with_looks(self.histograms):
-            axes.hist(
-                values,
-                bins=60,
-                density=True,
-                histtype="stepfilled",
-                color=look.colour,
-                alpha=0.35,
-                label=name,
-            )
-
-    def _draw_curves(self, axes: Any) -> None:
-        for name, (x, y), look in with_looks(self.curves):
-            marker = look.marker
-            if self.points or len(x) > MOST_MARKED:
-                marker = ""
-            line = {"color": look.colour, "linestyle": look.dash, "marker": marker, "label": name}
-            axes.errorbar(x, y, self.deviations.get(name), capsize=5, **line)
-
-    def _draw_points(self, axes: Any) -> None:
-        hollow = {"fillstyle": "none", "markeredgewidth": 2.5}
-        for name, (x, y), look in with_looks(self.points):
-            axes.plot(x, y, look.marker, color=look.colour, label=name, **hollow)
-
-    def _draw_bars(self, axes: Any) -> None:
-        width = BARS_WIDTH / max(1, len(self.bars))
-        for k, (name, (words, heights), look) in enumerate(with_looks(self.bars)):
-            places = np.arange(len(words)) + (k + 0.5) * width - BARS_WIDTH / 2
-            drawn = axes.bar(places, heights, width, color=look.colour, label=name)
-            axes.bar_label(drawn, fmt="%.3g", fontsize=12)
-            axes.set_xticks(range(len(words)), words)
-
-    def _draw_marks(self, axes: Any) -> None:
-        for (name, x), look in zip(self.marks.items(), LOOKS[1:], strict=False):
-            axes.axvline(x, color="black", linestyle=look.dash, label=name)
-
-
-def plots(*panels: Panel, size: Size = SIZE) -> Image.Image:
-    """Panels side by side as one picture."""
-    with rc_context(STYLE):
-        figure = Figure(size, layout="constrained")
-        for k, panel in enumerate(panels, 1):
-            panel.draw(figure.add_subplot(1, len(panels), k))
-        return to_picture(figure)
-
-
-def circle_arc(radius: float, angle_deg: float) -> tuple[Tensor, Tensor]:
-    """x and y of points on a circle round 0, from the x axis on to an angle."""
-    turn = torch.deg2rad(torch.linspace(0, angle_deg, CIRCLE_POINTS))
-    return radius * turn.cos(), radius * turn.sin()
-
-
-def noise_triangle(v: Tensor, e: Tensor, sigma: float) -> Panel:
-    """The triangle of v, sigma·e and their sum for one latent v (1, N, D) and its noise e.
-
-    An arc marks the angle at the centre. Measured, not sketched: every point is projected onto the
-    plane that v and e span, where the sphere is a circle.
-    """
-    radius = v.norm().item()
-    along = v.flatten() / v.norm()  # (L,)
-    across = e.flatten() - e.flatten() @ along * along
-    plane = torch.stack([along, across / across.norm()], dim=1)  # (L, 2)
-
-    def to_plane(point: Tensor) -> list[float]:
-        return (point.flatten() @ plane).tolist()
-
-    def line(start: list[float], end: list[float]) -> tuple[tuple[float, float], ...]:
-        return (start[0], end[0]), (start[1], end[1])
-
-    origin = [0, 0]
-    start = to_plane(v)
-    end = to_plane(v + sigma * e)
-    angle = angle_between(v, v + sigma * e).item()
-    curves = {
-        "v": line(origin, start),
-        "σ·e": line(start, end),
-        "v + σ·e": line(origin, end),
-        "spherified": line(origin, to_plane(perturb(v, sigma, e))),
-        "sphere": circle_arc(radius, 90),
-        "angle α": circle_arc(ARC * radius, angle),
-    }
-    x, y = circle_arc((ARC + 0.1) * radius, angle / 2)
-    return Panel(
-        xlabel="along v",
-        ylabel="across v, towards e",
-        title=f"σ = {sigma:.2f}: {angle:.1f}°",
-        curves=curves,
-        texts={"α": (x[-1], y[-1])},
-        options={"aspect": "equal", "xlim": (-1, 1.2 * radius), "ylim": (-1, 2 * radius)},
-    )
-
-
-def tradeoff(
-    models: Sequence[tuple[str, float, float, Tensor]], size: Size = SIZE, **options: Any
-) -> Image.Image:
-    """Models as points, each joined to its samples at the right, as one picture.
-
-    models: (name, x, y, samples (C, 3, H, W) in [0, 1]). options: xlabel, ylabel, yscale and such,
-    for matplotlib's axes.
-    """
-    with_look = list(zip(models, cycle(LOOKS), strict=False))  # before sorting: colours are kept
-    with_look.sort(key=height, reverse=True)  # top down, as the points lie
-    with rc_context(STYLE):
-        figure = Figure(size, layout="constrained")
-        grid = figure.add_gridspec(len(models), 2)
-        axes = figure.add_subplot(grid[:, 0], **options)
-        axes.locator_params(axis="x", nbins=6)
-        for k, ((name, x, y, samples), look) in enumerate(with_look):
-            axes.plot(x, y, look.marker, color=look.colour, markersize=13)
-            row = figure.add_subplot(grid[k, 1], xticks=[], yticks=[])
-            row.imshow(np.concatenate(to_uint8(samples), axis=1), interpolation="nearest")
-            title = f"{name}: {x:.3g}, {y:.3g}"
-            row.set_title(title, loc="left", color=look.colour, fontsize=13)
-            at_point = {"xyA": (x, y), "coordsA": axes.transData}
-            at_row = {"xyB": (0, 0.5), "coordsB": row.transAxes}
-            joint = ConnectionPatch(**at_point, **at_row, color=look.colour, linewidth=1)
-            figure.add_artist(joint)
-        return to_picture(figure)
-
-
-def height(item: tuple[tuple[str, float, float, Tensor], Look]) -> float:
-    """y of a model and its look in `tradeoff`."""
-    (_, _, y, _), _ = item
-    return y
-
-
-def sphere_figure(v: Tensor, labels: Tensor, size: Size = SIZE) -> Image.Image:
-    """How latents v (n, N, D) with classes (n,) cover the sphere, beside as many uniform points.
-
-    Left the angles of disjoint pairs with their law, then both sets of points along the same three
-    random directions.
-    """
+def sphere_figure(v: Tensor, labels: Tensor) -> Image.Image:
+    """How latents v (n, N, D) with classes (n,) cover the sphere, beside as many uniform points."""
     generator = torch.Generator().manual_seed(0)
-    uniform = random_point(v.shape, generator)
-    directions = torch.randn(v[0].numel(), 3, generator=generator)
+    uniform = random_point(v.shape, generator).flatten(1)  # (n, L)
+    images = v.flatten(1).float()
+    dim = images.shape[1]
+    directions = torch.randn(dim, 3, generator=generator) / dim**0.5
     some = evenly_spaced(len(v), MOST_IN_VIEW)
-    by_class = {"c": labels[some], "cmap": "viridis"}
     with rc_context(STYLE):
-        figure = Figure(size, layout="constrained")
-        angle_panel(v).draw(figure.add_subplot(1, 3, 1))
-        for place, name, points, colours in (
-            (2, "uniform", uniform, {"color": "0.5"}),
-            (3, "images", v, by_class),
-        ):
-            axes = figure.add_subplot(1, 3, place, projection="3d")
-            axes.set_title(f"{name} along 3 random axes", y=1.0)
-            draw_cloud(axes, points[some], directions, colours)
+        figure = Figure((12, 4.5), layout="constrained")
+        draw_angles(figure.add_subplot(1, 3, 1), v)
+        axes = figure.add_subplot(1, 3, 2, projection="3d")
+        draw_cloud(axes, "uniform", uniform[some] @ directions, color="0.5")
+        axes = figure.add_subplot(1, 3, 3, projection="3d")
+        draw_cloud(axes, "images", images[some] @ directions, c=labels[some], cmap="viridis")
         return to_picture(figure)
 
 
-def angle_panel(v: Tensor) -> Panel:
+def draw_angles(axes: Any, v: Tensor) -> None:
     """The angles of disjoint pairs of latents v (n, N, D), and their law for uniform points."""
     dim = v[0].numel()
     found = np.rad2deg(np.arccos(pair_cosines(v)))
     theta = np.linspace(0, np.pi, 3601)
-    per_radian = cosine_law(dim).pdf(np.cos(theta)) * np.sin(theta)
-    density = per_radian * np.pi / 180
+    density = cosine_law(dim).pdf(np.cos(theta)) * np.sin(theta) * np.pi / 180
     spread = 300 / dim**0.5  # degrees, about five standard deviations of the law
-    panel = Panel("angle between two points (degrees)", "density per degree")
-    panel.histograms[f"{len(found):,} pairs of latents"] = found
-    panel.curves[f"law for uniform points, L = {dim:,}"] = (np.rad2deg(theta), density)
-    panel.options["xlim"] = (min(found.min(), 90 - spread), max(found.max(), 90 + spread))
-    panel.options["ylim"] = (0, 1.4 * density.max())
-    return panel
+    filled = dict(histtype="stepfilled", color=BLUE, alpha=0.35)
+    axes.hist(found, 60, density=True, label=f"{len(found):,} pairs of latents", **filled)
+    law = f"law for uniform points, L = {dim:,}"
+    axes.plot(np.rad2deg(theta), density, color=BLUE, label=law)
+    axes.set(xlabel="angle between two points (degrees)", ylabel="density per degree")
+    axes.set_xlim(min(found.min(), 90 - spread), max(found.max(), 90 + spread))
+    axes.set_ylim(0, 1.4 * density.max())
+    axes.legend()
 
 
-def draw_cloud(axes: Any, points: Tensor, directions: Tensor, colours: dict[str, Any]) -> None:
-    """Points (n, N, D) along three directions (L, 3) as dots in space."""
-    shadow = points.flatten(1).float() @ directions / len(directions) ** 0.5  # (n, 3)
-    x, y, z = shadow.T.numpy()
-    axes.scatter(x, y, z, s=3, **colours)
+def draw_cloud(axes: Any, name: str, shadow: Tensor, **colours: Any) -> None:
+    """Points (n, 3) as dots in space."""
+    axes.set_title(f"{name} along 3 random axes", y=1.0)
+    axes.scatter(*shadow.T.numpy(), s=3, **colours)
     axes.set(xlim=VIEW_LIMITS, ylim=VIEW_LIMITS, zlim=VIEW_LIMITS)

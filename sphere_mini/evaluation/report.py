@@ -1,6 +1,7 @@
 """How good a model is, in the field's own terms: `evaluate`, its report, and tables as text."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,36 +11,31 @@ from PIL import Image
 
 from ..errors import require
 from ..model import SphereEncoder
-from .coverage import score_coverage
-from .draws import Sampler
+from .draws import Row, Sampler
 from .reference import Reference
-from .requests import Row, check_request, facts_of
-from .scores import score_reconstructions, score_samples
+from .scores import score_coverage, score_reconstructions, score_samples
 
-DEFAULT_SAMPLERS = (Sampler(num_steps=1), Sampler(num_steps=4))
-FORMATS = {  # of a number, by how its column's name begins; the first that fits
-    "agreement": ".1%",
-    "memorised": ".1%",
-    "guidance": "g",
-    "IS": ".2f",
-    "F": ".2f",  # Fréchet distances
-    "rF": ".2f",
-    "K": ".4f",  # kernel distances
-    "PSNR": ".1f",
-    "angle": ".4f",
-    "mean": ".4f",
-    "dimension": ".0f",
-    "": ".3f",
+LEAST_IMAGES = 10  # precision and recall look at the third neighbour, memorised at more
+USUAL_IMAGES = 50_000  # samples of a row, by the field's convention
+USUAL_MULTIPLE = 50  # samples of a class are a multiple of it (Flowers: 102 times 500)
+FORMATS = {  # of numbers, by the first letters of their column's name
+    ".1%": ("agreement", "memorised"),
+    "g": ("guidance",),
+    ".2f": ("IS", "F", "rF"),  # Fréchet distances
+    ".4f": ("K", "angle", "mean_norm"),  # kernel distances
+    ".1f": ("PSNR",),
+    ".0f": ("dimension",),
+    ".3f": ("",),
 }
 
 
 @dataclass
 class Report:
-    """All figures of one evaluation, as rows whose columns have names; each row holds its facts.
+    """All figures of one evaluation, as rows by name; each row holds the facts, which all share.
 
-    facts: what all rows share. samples: a row for each sampler. reconstruction: one row.
-    coverage: all training images and, with classes, the mean class and the worst. closest: the
-    samples nearest to a training image, of the last sampler. sphere: the encoded training images.
+    samples: a row for each sampler. reconstruction: one row. coverage: all training images and,
+    with classes, the mean class and the worst. closest: the samples nearest to a training image, of
+    the last sampler. sphere: the encoded training images.
     """
 
     facts: dict[str, str]
@@ -56,45 +52,38 @@ class Report:
 
     def as_json(self) -> str:
         """All rows as JSON."""
-        parts = {
-            "samples": self.samples,
-            "reconstruction": self.reconstruction,
-            "coverage": self.coverage,
-        }
-        return json.dumps(parts, indent=1)
-
-
-def keep_nothing(report: Report) -> None:
-    """The default of `evaluate`'s `save`."""
+        parts = ("samples", "reconstruction", "coverage")
+        return json.dumps({part: getattr(self, part) for part in parts}, indent=1)
 
 
 def evaluate(
     model: SphereEncoder,
     reference: Reference,
-    samplers: Sequence[Sampler] = DEFAULT_SAMPLERS,
+    samplers: Sequence[Sampler] = (Sampler(num_steps=1), Sampler(num_steps=4)),
     num_images: int | None = None,
     seed: int = 0,
     repeats: int = 1,
-    save: Callable[[Report], None] = keep_nothing,
+    save: Callable[[Report], Any] = lambda report: None,
 ) -> Report:
     """Score a model's samples, each sampler in turn, its reconstructions, and its coverage.
 
     num_images: samples of a row, of all classes alike; None: `usual_num_images`. seed: of the first
-    sample, the next ones count up. repeats: how many times num_images are drawn. Ways that give the
-    same images are scored once. save: called after each part with the report so far, to keep it.
-
-    Under torchrun all processes call it and share the work; rank 0 alone gets the figures.
-    `UserError`: a value out of range, too few images, or images or classes that are not the
-    model's.
+    sample, the next ones count up. repeats: how many times num_images are drawn. save: called after
+    each part with the report so far. Under torchrun all ranks call it and share the work.
+    `UserError`: a value out of range, too few images, or those of other classes or another size.
     """
-    num_images = check_request(model, reference, num_images, seed, repeats)
+    check_fit(model, reference)
+    if num_images is None:
+        num_images = usual_num_images(model, reference)
+    require(repeats > 0 and len(samplers) > 0, "scores take at least one sampler, and one repeat")
+    problem = f"scores take at least {LEAST_IMAGES} samples and training images"
+    require(min(num_images, len(reference.rows)) >= LEAST_IMAGES, problem)
     report = Report(facts_of(model, reference))
-    for sampler in distinct_samplers(samplers, model.config.num_classes):
+    for sampler in samplers:
         row, report.closest = score_samples(model, reference, sampler, num_images, seed, repeats)
         report.samples.append(report.facts | row)
         save(report)
-    row = score_reconstructions(model, reference, num_images)
-    report.reconstruction.append(report.facts | row)
+    report.reconstruction = [report.facts | score_reconstructions(model, reference, num_images)]
     save(report)
     rows, report.sphere = score_coverage(model, reference, num_images)
     report.coverage = [report.facts | row for row in rows]
@@ -102,31 +91,53 @@ def evaluate(
     return report
 
 
-def distinct_samplers(samplers: Sequence[Sampler], num_classes: int) -> list[Sampler]:
-    """Samplers without settings that change nothing, each once; `UserError` where there is none."""
-    if isinstance(samplers, Sampler):
-        samplers = [samplers]
-    require(len(samplers) > 0, "evaluate takes at least one sampler of sampling")
-    simplified = [sampler.simplified(num_classes) for sampler in samplers]
-    return list(dict.fromkeys(simplified))
+def check_fit(model: SphereEncoder, reference: Reference) -> None:
+    """`UserError` where the reference's images or classes are not the model's."""
+    config = model.config
+    data = reference.data
+    names = config.class_names or data.class_names
+    same = names == data.class_names and config.num_classes in (0, len(names))
+    fits = same and data.image_size == config.image_size
+    problem = f"these images have not the model's {config.num_classes} classes"
+    advice = "take those that it was trained on"
+    require(fits, f"{problem}, or not its {config.image_size} px; {advice}")
+
+
+def usual_num_images(model: SphereEncoder, reference: Reference) -> int:
+    """Samples of a row, of all classes alike: 50,000 or a little more; for the digits 1,000.
+
+    As many as the reference has where that is too small for a Fréchet distance.
+    """
+    if reference.holds_digits:
+        return 1000
+    num_classes = max(model.config.num_classes, 1)
+    if reference.why_no_distance(USUAL_IMAGES):
+        return num_classes * math.ceil(len(reference.rows) / num_classes)
+    multiple = num_classes * USUAL_MULTIPLE
+    return multiple * math.ceil(USUAL_IMAGES / multiple)
+
+
+def facts_of(model: SphereEncoder, reference: Reference) -> dict[str, str]:
+    """What stands beside every figure: weights, features, reference, and the threshold."""
+    facts = {"weights": model.weights_hash(), "features": reference.features}
+    facts["reference"] = f"{len(reference.rows):,} training images"
+    if reference.name:
+        facts["reference"] += f" of {reference.name}"
+    if reference.judge is not None:
+        facts["judge"] = "a small network"
+    return facts | {"memorised below": reference.threshold[1]}
 
 
 def table(rows: Sequence[Row], hidden: Iterable[str] = ()) -> str:
     """Rows of equal keys as an aligned Markdown table, without the hidden columns."""
-    names = [name for name in rows[0] if name not in hidden]
-    lines = [names]
-    for row in rows:
-        lines.append([cell(name, row[name]) for name in names])
-    columns = zip(*lines, strict=True)
-    widths = [max(len(text) for text in column) for column in columns]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(table_line(line, widths) for line in lines)
-
-
-def table_line(texts: Sequence[str], widths: Sequence[int]) -> str:
-    """One line of a Markdown table, its cells filled up to the columns' widths."""
-    filled = [text.ljust(width) for text, width in zip(texts, widths, strict=True)]
-    return "| " + " | ".join(filled) + " |"
+    columns = []
+    for name in rows[0]:
+        if name not in hidden:
+            texts = [name, *(cell(name, row[name]) for row in rows)]
+            width = max(len(text) for text in texts)
+            texts.insert(1, "-" * width)
+            columns.append([text.ljust(width) for text in texts])
+    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns, strict=True))
 
 
 def cell(name: str, value: Any) -> str:
@@ -137,13 +148,5 @@ def cell(name: str, value: Any) -> str:
             return mean
         return f"{mean} ± {cell(name, float(np.std(value, ddof=1)))}"
     if isinstance(value, float):
-        return format(value, number_format(name))
+        return format(value, next(form for form in FORMATS if name.startswith(FORMATS[form])))
     return str(value)
-
-
-def number_format(name: str) -> str:
-    """How the numbers of this column are written."""
-    for start, number in FORMATS.items():
-        if name.startswith(start):
-            return number
-    return FORMATS[""]

