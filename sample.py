@@ -192,6 +192,7 @@ def evaluate_model(model: SphereEncoder, args: Namespace) -> None:
     Each figure is written as soon as it is known: to scores.json; then the tables to scores.md, and
     two pictures.
     """
+    check_seed(args.seed)
     samplers = command.sampling_options(args)
     folder = command.figures_folder(args.out, args.run)
     reference = command.make_reference(model, args)

@@ -25,12 +25,14 @@ from .report import Report, check_fit
 
 
 def sampling_options(args: argparse.Namespace) -> list[Sampler]:
-    """Every combination of the flags' values, once; without guidance its place does not matter."""
+    """Every combination of the flags' values, each that draws other images once."""
     loop = (args.num_steps, args.guidance, args.guidance_place, args.noise, args.schedule)
     samplers = []
     for num_steps, guidance, place, noise, schedule, prior in product(*loop, args.prior):
         fitted = args.fitted if prior == "fitted" else None
         place = "both" if guidance == 1 else place
+        noise = "shared" if num_steps < 3 else noise  # two steps have one noise,
+        schedule = "fixed" if num_steps < 2 else schedule  # one step has none
         settings = (num_steps, guidance, place, noise == "shared", schedule == "decay", fitted)
         samplers.append(Sampler(*settings))
     return list(dict.fromkeys(samplers))
