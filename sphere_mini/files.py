@@ -122,7 +122,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         advice = "make room or choose another place"
-        raise UserError(f"{path} cannot be written ({error.strerror}); {advice}") from error
+        raise UserError(f"{path} cannot be written ({error.strerror or error}); {advice}") from error
 
 
 @contextmanager
