@@ -121,8 +121,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "make room or choose another place"
-        raise UserError(f"{path} cannot be written ({error.strerror or error}); {advice}") from error
+        problem = f"{path} cannot be written ({error.strerror or error})"
+        raise UserError(f"{problem}; make room or choose another place") from error
 
 
 @contextmanager

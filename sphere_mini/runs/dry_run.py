@@ -19,13 +19,9 @@ from ..recipe import LR_BATCH, OWN, SETS, Recipe
 from ..training import new_state, set_block_options, train
 
 NETWORK_FIELDS = ("width", "depth", "num_heads", "patch_size")  # a recipe may leave them open
-# Bytes per token and channel that a block keeps for the gradients: in float32 by the shapes of its
-# layers (26 numbers), in bfloat16 fitted to peaks of an H200. A mixer block keeps MIXER of it, a
-# block without classes UNMODULATED of it, a checkpointed one its input.
+# bytes per token and channel that a block keeps for the gradients: in float32 by the shapes of its
+# layers (26 numbers), in bfloat16 fitted to peaks of an H200
 BLOCK_BYTES = {"float32": 107, "bfloat16": 58}
-MIXER = 0.3
-UNMODULATED = 0.84
-INPUT_BYTES = 4
 # what the frozen network keeps: bytes per pixel of an image, and the least side that it sees
 PERCEPTUAL_BYTES = {"efficientnet": (2000, 64), "lpips": (5000, 16), "lpips+convnext": (8000, 224)}
 MOST_STEPS = 10  # that are measured, after a first one that is slower
@@ -39,7 +35,15 @@ def dry_run(recipe: Recipe, device: torch.device, measure: bool = False) -> None
     """
     num_images, num_classes = count_images(recipe)
     recipe = recipe.resolved(num_images)
-    show_lines(describe_settings(recipe, num_images))  # at once: the cost takes seconds
+    config = recipe.sphere_config(())
+    lines = asdict(recipe) | {name: getattr(config, name) for name in NETWORK_FIELDS}
+    lines["steps"] = (
+        f"{recipe.steps:,}" if recipe.steps else f"{recipe.epochs:g} epochs of the folder"
+    )
+    lines["images an epoch"] = f"{num_images:,}" if num_images else "as many as the folder has"
+    batch_lr = f"{recipe.lr * recipe.lr_scale:.3g} (lr is that of {LR_BATCH} images)"
+    lines["learning rate of a batch"] = batch_lr
+    show_lines(lines)  # at once: the cost takes seconds
     show_lines(describe_cost(recipe, num_images, num_classes, device))
     if measure:
         images_per_s, steps = measure_speed(recipe, num_classes, device)
@@ -69,18 +73,6 @@ def count_images(recipe: Recipe) -> tuple[int, int]:
         splits = hold_some_out(splits, recipe.held_out)
     print(f"data: {splits.description}")
     return len(splits.training), len(splits.class_names)
-
-
-def describe_settings(recipe: Recipe, num_images: int) -> dict[str, Any]:
-    """All fields of the recipe, with those of the network filled in, and its length."""
-    config = recipe.sphere_config(())
-    batch_lr = f"{recipe.lr * recipe.lr_scale:.3g} (lr is that of {LR_BATCH} images)"
-    lines = asdict(recipe) | {name: getattr(config, name) for name in NETWORK_FIELDS}
-    return lines | {
-        "images an epoch": f"{num_images:,}" if num_images else "as many as the folder has",
-        "learning rate of a batch": batch_lr,
-        "steps": f"{recipe.steps:,}" if recipe.steps else f"{recipe.epochs:g} epochs of the folder",
-    }
 
 
 def describe_cost(
@@ -137,6 +129,7 @@ def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device
             run()
         facts[name] = counter.get_total_flops()
     activations = activation_bytes(recipe, config, precision(device, recipe.dtype))
+    # float32: weights, EMA, Adam's two moments and gradients
     facts["bytes"] = 20 * facts["parameters"] + activations
     if recipe.fits_memory(num_images):
         facts["bytes"] += num_images * 3 * config.image_size**2
@@ -144,18 +137,14 @@ def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device
 
 
 def activation_bytes(recipe: Recipe, config: SphereConfig, dtype: str) -> int:
-    """About how many bytes a rank keeps for the gradients of a micro-batch; see the constants.
-
-    Besides them training takes 20 bytes per parameter: weights, EMA, Adam's two moments and
-    gradients, in float32. dtype: "float32" or "bfloat16".
-    """
+    """About how many bytes a rank keeps for the gradients of a micro-batch, in this precision."""
     micro_batch = recipe.batch_size // recipe.grad_accum // world_size()
     tokens = 4 * micro_batch * config.latent_shape[0]  # two encodings and two decodings
-    block = BLOCK_BYTES[dtype] * (1.0 if config.num_classes else UNMODULATED)
+    block = BLOCK_BYTES[dtype] * (1.0 if config.num_classes else 0.84)  # no modulation
     per_channel = config.depth * block
-    if recipe.checkpoint_activations:  # one block of the two decodings is recomputed at a time
-        per_channel = config.depth * INPUT_BYTES + block / 2
-    per_channel += config.mixer_depth * MIXER * block
+    if recipe.checkpoint_activations:  # the inputs, and one block of the two decodings at a time
+        per_channel = config.depth * 4 + block / 2
+    per_channel += config.mixer_depth * 0.3 * block
     pixel_bytes, least = PERCEPTUAL_BYTES.get(recipe.perceptual, (0, 0))
     pixels = micro_batch * max(least, config.image_size) ** 2
     return int(tokens * config.width * per_channel + pixels * pixel_bytes)
@@ -180,11 +169,11 @@ def measure_speed(recipe: Recipe, num_classes: int, device: torch.device) -> tup
     labels = torch.arange(recipe.batch_size) % max(num_classes, 1)
     data = ImageSet(images.to(device), labels.to(device), names)
     state = new_state(recipe, data)
-    begin = None
     for losses in train(state, recipe, data, build_perceptual(recipe, device)):
         losses["loss"].item()  # wait until the device is done
         now = time.perf_counter()
-        begin = begin or now
+        if state.step == 1:
+            begin = now
         if any_rank(now - begin > ENOUGH_SECONDS):
             break
     measured = state.step - 1

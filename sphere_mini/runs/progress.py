@@ -162,10 +162,7 @@ def check_sound(run: Run) -> None:
 
 @contextmanager
 def explained_failures(run: Run) -> Iterator[None]:
-    """Too little memory, or an image that fails, becomes a `UserError` that says how to go on.
-
-    Before a `ReadError` the steps since the last checkpoint are saved.
-    """
+    """Too little memory, or (after a save) an image that fails, says how to go on: `UserError`."""
     command = f"python train.py --resume {shlex.quote(str(run.folder))}"
     try:
         yield

@@ -41,11 +41,7 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def given_fields(flags: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's fields that the command line sets.
-
-    flags: a value for each flag of `train.py`, None for one that is left out. `set`: a list of
-    `FIELD=VALUE`.
-    """
+    """The recipe's fields that `train.py`'s flags set; None stands for one that is left out."""
     fields = {name: flags[name] for name in get_type_hints(Recipe) if flags.get(name) is not None}
     if flags["unconditional"]:
         fields["conditional"] = False
@@ -60,24 +56,16 @@ def given_fields(flags: dict[str, Any]) -> dict[str, Any]:
 def new_recipe(
     fields: dict[str, Any], preset: str | None, pretrained: SphereEncoder | None
 ) -> Recipe:
-    """The preset of the data set; over it a pretrained model's shape, and then the given fields.
-
-    preset: "paper", "quick" or None, as in `make_recipe`.
-    """
-    values = {"dataset": "digits"}
-    if pretrained:
-        values |= shape_fields(pretrained.config)
-    values |= fields
+    """`make_recipe`'s preset; over it a pretrained model's shape, and then the given fields."""
+    shape = shape_fields(pretrained.config) if pretrained else {}
+    values = {"dataset": "digits"} | shape | fields
     recipe = make_recipe(recipe=preset, processes=world_size(), **values)
     check_machine(recipe)
     return recipe
 
 
 def resumed_recipe(recipe: Recipe, fields: dict[str, Any]) -> Recipe:
-    """A run's recipe with the given fields, if these change only what a run may change.
-
-    More steps plan the cosine anew.
-    """
+    """A run's recipe with the given fields, if a run may change them; more steps are allowed."""
     for name, value in fields.items():
         was = getattr(recipe, name)
         may_change = name in FREE_ON_RESUME or (name == "steps" and value > was)

@@ -48,10 +48,7 @@ class Run:
 
 
 def start(fields: dict[str, Any], preset: str | None, out: str | None, device: torch.device) -> Run:
-    """Get a new run ready; what a user can get wrong is found before anything is written.
-
-    fields: of the recipe, as given; preset: as in `make_recipe`; out: run folder, or None.
-    """
+    """Get a new run ready; what a user can get wrong is found before anything is written."""
     pretrained = load_pretrained(fields)
     recipe = new_recipe(fields, preset, pretrained)
     perceptual, data, held_out = load_inputs(recipe, device)
@@ -80,10 +77,7 @@ def new_folder(out: str | None, config: SphereConfig, recipe: Recipe) -> Path:
 
 
 def resume(folder: Path, fields: dict[str, Any], device: torch.device) -> Run:
-    """Get a run ready that was stopped or killed; `UserError` for what would break it.
-
-    fields: of the recipe, as given; see `resumed_recipe` for those that may change.
-    """
+    """Get a run ready that was stopped or killed; `UserError` for what would break it."""
     require(os.path.isdir(folder), f"there is no folder {folder}; pass a run folder of train.py")
     state, recipe = first_on_node(lambda: load_run(folder, device))
     advice = "make it writable, or copy it to a place that is"
