@@ -49,6 +49,7 @@ def dry_run(recipe: Recipe, device: torch.device, measure: bool = False) -> None
         images_per_s, steps = measure_speed(recipe, num_classes, device)
         note = f"measured in {steps} steps on {device}, without reading images"
         total = tqdm.format_interval(recipe.steps * recipe.batch_size / images_per_s)
+        total = total if recipe.steps else "that of the folder's images"
         show_lines({"images/s": f"{images_per_s:,.1f}, {note}", "time": total})
 
 
@@ -59,10 +60,7 @@ def show_lines(lines: dict[str, Any]) -> None:
 
 
 def count_images(recipe: Recipe) -> tuple[int, int]:
-    """How many images a recipe trains on, of how many classes; (0, 0) for a folder not named yet.
-
-    `UserError` for digits, or a folder of one's own, that a run could not read.
-    """
+    """Numbers of images that a recipe trains on and of classes; 0 for a folder not named yet."""
     if recipe.dataset == "digits":
         check_digits(recipe)
     is_named = bool(recipe.data_dir) or recipe.data_root.is_dir()
@@ -128,9 +126,8 @@ def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device
         with FlopCounterMode(display=False) as counter:
             run()
         facts[name] = counter.get_total_flops()
-    activations = activation_bytes(recipe, config, precision(device, recipe.dtype))
-    # float32: weights, EMA, Adam's two moments and gradients
-    facts["bytes"] = 20 * facts["parameters"] + activations
+    facts["bytes"] = 20 * facts["parameters"]  # weights, EMA, Adam's two moments, gradients
+    facts["bytes"] += activation_bytes(recipe, config, precision(device, recipe.dtype))
     if recipe.fits_memory(num_images):
         facts["bytes"] += num_images * 3 * config.image_size**2
     return facts
@@ -158,10 +155,7 @@ def build_perceptual(recipe: Recipe, device: torch.device) -> Perceptual | None:
 
 
 def measure_speed(recipe: Recipe, num_classes: int, device: torch.device) -> tuple[float, int]:
-    """(images a second, steps measured) of training by a resolved recipe, on noise in memory.
-
-    The frozen network has random weights. Under torchrun the images are those of all ranks.
-    """
+    """(images a second of all ranks, steps measured) of a resolved recipe, on noise in memory."""
     names = tuple(str(label) for label in range(num_classes))
     recipe = replace(recipe, steps=1 + MOST_STEPS, warmup_steps=0)
     size = recipe.image_size

@@ -38,8 +38,7 @@ def save_run(folder: Path, state: TrainState, recipe: Recipe) -> None:
 def load_run(folder: Path, device: torch.device) -> tuple[TrainState, Recipe]:
     """State and recipe of a run from its newest intact checkpoint; step 0 before the first one.
 
-    A damaged `last.pt` is set aside, so that the next save keeps the intact one as the previous.
-    Raises `UserError` where no checkpoint can be used.
+    A damaged `last.pt` is set aside; `UserError` where no checkpoint can be used.
     """
     path = folder / STATE_FILE
     has_checkpoint = path.exists() or previous(path).exists()

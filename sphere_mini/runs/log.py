@@ -23,8 +23,6 @@ except ImportError:
 METRICS_FILE = "metrics.jsonl"
 CURVES_FILE = "losses.png"
 LOSSES = ("loss", "pix_recon", "pix_con", "lat_con", "spread")  # those that a recipe has
-PANEL_WIDTH = 6  # hundreds of pixels
-PANEL_HEIGHT = 4.5
 
 
 @dataclass
@@ -63,16 +61,13 @@ def keep_rows(path: Path, last_step: int) -> None:
 
 
 def draw_curves(folder: Path) -> None:
-    """Draw a run's log as `losses.png`: losses, images/s, PSNR of held-out images if there are any.
-
-    Raises `OSError`.
-    """
+    """Draw a run's log as `losses.png`: losses, images/s, held-out PSNR. Raises `OSError`."""
     rows = read_rows(folder / METRICS_FILE)
     panels = {"weighted loss": LOSSES, "images/s": ["images_per_s"]}
     if any("held_out_psnr" in row for row in rows):
         panels["PSNR of held-out images (dB)"] = ["held_out_psnr"]
     with rc_context(STYLE):
-        figure = Figure((PANEL_WIDTH * len(panels), PANEL_HEIGHT), layout="constrained")
+        figure = Figure((6 * len(panels), 4.5), layout="constrained")
         for place, (label, names) in enumerate(panels.items(), 1):
             axes = figure.add_subplot(1, len(panels), place, xlabel="step", ylabel=label)
             for name in names:

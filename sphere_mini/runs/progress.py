@@ -97,14 +97,9 @@ def save_picture(run: Run) -> None:
 
 
 def training_picture(model: SphereEncoder, data: ImageSet | ImageFiles, kind: str) -> Image.Image:
-    """A row for each class, one step above four, then some images above their reconstructions.
-
-    Without classes a few rows of samples. kind: what the images are called.
-    """
+    """Samples, a row for each class, above images (called `kind`) and their reconstructions."""
     columns = max(2, min(PICTURE_WIDTH // model.config.image_size, GRID_COLUMNS))
-    labels = grid_labels(model)
-    if model.config.num_classes == 0:
-        labels = labels[:PLAIN_ROWS]
+    labels = grid_labels(model)[: None if model.config.num_classes else PLAIN_ROWS]
     rows, names = class_rows(model, labels, columns, PICTURE_STEPS)
     [(images, _)] = data.batches([evenly_spaced(len(data), columns)])
     real = images / 255
@@ -114,8 +109,7 @@ def training_picture(model: SphereEncoder, data: ImageSet | ImageFiles, kind: st
 class Stop:
     """From now on SIGTERM, Ctrl-C or the clock make a run finish its step and stop.
 
-    A signal sets `reason` and `code`, the exit code; a second one ends the program at once.
-    max_minutes: of training, above 0; None for no limit.
+    A signal sets `reason` and the exit `code`; a second one ends the program at once.
     """
 
     def __init__(self, max_minutes: float | None) -> None:

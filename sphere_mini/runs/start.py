@@ -27,10 +27,7 @@ NOTE = "sphere_mini run folder"  # a key of torchrun's store
 
 @dataclass
 class Run:
-    """Everything that a run needs.
-
-    saved_step: that of its newest checkpoint, 0 for none. board: TensorBoard's writer, or None.
-    """
+    """Everything that a run needs."""
 
     state: TrainState
     recipe: Recipe
@@ -38,8 +35,8 @@ class Run:
     held_out: ImageSet | None
     perceptual: Perceptual | None
     folder: Path
-    saved_step: int = 0
-    board: Any = None
+    saved_step: int = 0  # that of the newest checkpoint, 0 for none
+    board: Any = None  # TensorBoard's writer, if wanted
 
     def is_due(self, every: int) -> bool:
         """Whether what is done every so many steps is due now; at the end of the run all is."""
