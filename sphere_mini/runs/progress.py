@@ -90,6 +90,7 @@ def save_picture(run: Run) -> None:
             picture.save(run.folder / SAMPLES_FOLDER / f"step{step:07d}.png")
             if run.board:
                 run.board.add_image("samples", np.asarray(picture), step, dataformats="HWC")
+                run.board.flush()
     except ReadError as error:  # only rank 0 draws: the others would wait for it for ever
         tqdm.write(f"warning: there is no picture of step {step}: {error}")
     with warn_on_write_error(CURVES_FILE):
@@ -135,9 +136,9 @@ class Stop:
 
 
 def find_bad_step(state: TrainState) -> int:
-    """The first step with a loss or gradient that was not finite; now for huge weights; else 0."""
-    is_huge = nn.utils.get_total_norm(state.model.parameters()) > HUGE
-    return int(state.bad_step) or state.step * int(is_huge)
+    """The first step with a loss or gradient that was not finite; this one for huge weights; 0."""
+    is_sound = nn.utils.get_total_norm(state.model.parameters()) < HUGE  # false for NaN too
+    return int(state.bad_step) or state.step * (not is_sound)
 
 
 def check_sound(run: Run) -> None:
@@ -156,7 +157,7 @@ def check_sound(run: Run) -> None:
 
 @contextmanager
 def explained_failures(run: Run) -> Iterator[None]:
-    """Too little memory, or (after a save) an image that fails, says how to go on: `UserError`."""
+    """Too little memory, or a damaged image (after a save), becomes advice how to go on."""
     command = f"python train.py --resume {shlex.quote(str(run.folder))}"
     try:
         yield
