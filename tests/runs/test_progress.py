@@ -262,7 +262,9 @@ def stop_by_signal(number, delay, folder):
     assert state.step == step and recipe.steps == 2000
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(number, tmp_path):
     stop_by_signal(number, 0.5, tmp_path / "run")
 
@@ -299,6 +301,7 @@ def test_a_signal_while_the_picture_is_made_loses_nothing(tmp_path, monkeypatch)
     )
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_leaves_the_workers_to_finish_the_step(photo_folder, tmp_path):
     folder = tmp_path / "run"
     command = [
