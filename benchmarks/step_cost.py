@@ -21,7 +21,7 @@ from sphere_mini.data.images import to_model_range
 from sphere_mini.distributed import pick_device
 from sphere_mini.perceptual import load_perceptual
 from sphere_mini.recipe import SETS, Recipe, make_recipe
-from sphere_mini.runs.cost import cost
+from sphere_mini.runs.dry_run import cost
 from sphere_mini.training import init_state, train_step
 
 WARM_UP = 2  # steps that are not measured

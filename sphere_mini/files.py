@@ -107,7 +107,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        problem = f"{path} cannot be written ({error.strerror})"
+        problem = f"{path} cannot be written ({error.strerror or error})"
         raise UserError(f"{problem}; make room or choose another place") from error
 
 

@@ -1,39 +1,56 @@
 """The answer to `train.py --dry-run`: a recipe in full, and what it costs."""
 
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
+from ..config import SphereConfig
+from ..data.images import ImageSet
 from ..data.sets import check_digits, find_splits, hold_some_out
-from ..distributed import precision
+from ..distributed import any_rank, precision, world_size
+from ..losses import StepNoise, sphere_losses
+from ..model import SphereEncoder
+from ..perceptual import NETWORKS, Perceptual
 from ..recipe import LR_BATCH, OWN, SETS, Recipe
-from .cost import HALF, cost, measure_speed
-from .log import readable_time
+from ..training import new_state, set_block_options, train
 
-UNKNOWN = "as many as the folder has"
 NETWORK_FIELDS = ("width", "depth", "num_heads", "patch_size")  # a recipe may leave them open
+# bytes per token and channel that a block keeps for the gradients: in float32 by the shapes of its
+# layers (26 numbers), in bfloat16 fitted to peaks of an H200
+BLOCK_BYTES = {"float32": 107, "bfloat16": 58}
+# what the frozen network keeps: bytes per pixel of an image, and the least side that it sees
+PERCEPTUAL_BYTES = {"efficientnet": (2000, 64), "lpips": (5000, 16), "lpips+convnext": (8000, 224)}
+MOST_STEPS = 10  # that are measured, after a first one that is slower
+ENOUGH_SECONDS = 20.0  # after which no further one begins
 
 
 def dry_run(recipe: Recipe, device: torch.device, measure: bool = False) -> None:
-    """Print a recipe and what it takes; nothing is written.
+    """Print a recipe in full and what it costs; nothing is written.
 
-    The images of a folder that is named are counted. measure: train a few steps on noise, for the
-    time of the whole run.
+    measure: train a few steps on noise, for the time of the whole run.
     """
     num_images, num_classes = count_images(recipe)
-    dtype = precision(device, recipe.dtype)
     recipe = recipe.resolved(num_images)
-    show_lines(describe_settings(recipe, num_images))  # at once: the cost takes seconds
-    facts = cost(recipe, num_images, num_classes, device)
-    lines = describe_network(recipe, num_images, num_classes, facts["parameters"])
-    lines |= describe_work(facts)
-    lines["memory per device"] = describe_memory(facts["bytes"], dtype)
-    if recipe.dtype == "auto" and dtype != HALF:
-        lines["on an accelerator"] = describe_memory(facts["half_bytes"], HALF)
+    config = recipe.sphere_config(())
+    lines = asdict(recipe) | {name: getattr(config, name) for name in NETWORK_FIELDS}
+    lines["steps"] = (
+        f"{recipe.steps:,}" if recipe.steps else f"{recipe.epochs:g} epochs of the folder"
+    )
+    lines["images an epoch"] = f"{num_images:,}" if num_images else "as many as the folder has"
+    batch_lr = f"{recipe.lr * recipe.lr_scale:.3g} (lr is that of {LR_BATCH} images)"
+    lines["learning rate of a batch"] = batch_lr
+    show_lines(lines)  # at once: the cost takes seconds
+    show_lines(describe_cost(recipe, num_images, num_classes, device))
     if measure:
-        lines |= describe_speed(recipe, *measure_speed(recipe, num_classes, device), device)
-    show_lines(lines)
+        images_per_s, steps = measure_speed(recipe, num_classes, device)
+        note = f"measured in {steps} steps on {device}, without reading images"
+        total = tqdm.format_interval(recipe.steps * recipe.batch_size / images_per_s)
+        total = total if recipe.steps else "that of the folder's images"
+        show_lines({"images/s": f"{images_per_s:,.1f}, {note}", "time": total})
 
 
 def show_lines(lines: dict[str, Any]) -> None:
@@ -43,16 +60,12 @@ def show_lines(lines: dict[str, Any]) -> None:
 
 
 def count_images(recipe: Recipe) -> tuple[int, int]:
-    """How many images a recipe trains on, of how many classes; (0, 0) for a folder not named yet.
-
-    `UserError` for digits, or a folder of one's own, that a run could not read.
-    """
+    """Numbers of images that a recipe trains on and of classes; 0 for a folder not named yet."""
     if recipe.dataset == "digits":
         check_digits(recipe)
-    num_images, num_classes, _ = SETS[recipe.dataset]
     is_named = bool(recipe.data_dir) or recipe.data_root.is_dir()
     if recipe.dataset != OWN or not is_named:
-        return num_images, num_classes
+        return SETS[recipe.dataset][:2]
     splits = find_splits(recipe)
     if splits.held_out is None:
         splits = hold_some_out(splits, recipe.held_out)
@@ -60,78 +73,102 @@ def count_images(recipe: Recipe) -> tuple[int, int]:
     return len(splits.training), len(splits.class_names)
 
 
-def describe_memory(num_bytes: int, dtype: str) -> str:
-    """The memory in words, and with which precision."""
-    return f"about {in_billions(num_bytes)} GB in {dtype}"
-
-
-def describe_speed(
-    recipe: Recipe, images_per_s: float, measured: int, device: torch.device
-) -> dict[str, str]:
-    """Images a second, and the time of the whole run at that speed, where its length is known."""
-    how = f"measured in {measured} steps on {device}, without reading images"
-    lines = {"images/s": f"{images_per_s:,.1f}, {how}", "time": f"for {UNKNOWN}"}
-    if recipe.steps:
-        lines["time"] = readable_time(recipe.steps * recipe.batch_size / images_per_s)
-    return lines
-
-
-def describe_settings(recipe: Recipe, num_images: int) -> dict[str, Any]:
-    """All fields of the recipe, with those of the network filled in, and its length."""
-    lines = asdict(recipe)
-    config = recipe.sphere_config(())
-    for name in NETWORK_FIELDS:
-        lines[name] = getattr(config, name)
-    if num_images:
-        lines["images an epoch"] = f"{num_images:,}"
-    else:
-        lines["images an epoch"] = UNKNOWN
-    batch_lr = recipe.lr * recipe.lr_scale
-    lines["learning rate of a batch"] = f"{batch_lr:.3g} (lr is that of {LR_BATCH} images)"
-    if recipe.steps:
-        lines["steps"] = f"{recipe.steps:,}"
-    else:
-        lines["steps"] = f"{recipe.epochs:g} epochs of {UNKNOWN}"
-        lines["warmup_steps"] = f"{recipe.warmup_epochs:g} epochs"
-    return lines
-
-
-def describe_network(
-    recipe: Recipe, num_images: int, num_classes: int, parameters: int
+def describe_cost(
+    recipe: Recipe, num_images: int, num_classes: int, device: torch.device
 ) -> dict[str, Any]:
-    """The sizes of the network, and how far it compresses an image."""
-    config = recipe.sphere_config(())
-    tokens, channels = config.latent_shape
-    dimension = tokens * channels
-    compression = 3 * config.image_size**2 / dimension
-    classes = num_classes if recipe.conditional else 0
-    note = ""
-    if recipe.conditional and not (num_classes or num_images):
-        classes = UNKNOWN
-        note = " without layers for classes"
+    """The network's sizes, FLOPs of an image in training and in sampling, and memory."""
+    facts = cost(recipe, num_images, num_classes, device)
+    tokens, channels = recipe.sphere_config(()).latent_shape
+    four_steps = 4 * facts["decode"] + 3 * facts["encode"]
+    generated = f"{billions(facts['decode'])} in one step, {billions(four_steps)} in four"
+    num_bytes = f"about {billions(facts['bytes'])} GB in {precision(device, recipe.dtype)}"
     return {
-        "classes": classes,
+        "classes": num_classes if recipe.conditional else 0,
         "tokens": tokens,
         "latent channels": channels,
-        "latent dimension": f"{dimension:,}",
-        "parameters": f"{parameters:,}{note}",
-        "compression": f"{compression:.4g}",
-    }
-
-
-def describe_work(facts: dict[str, int]) -> dict[str, str]:
-    """FLOPs for an image, in training and in generating it."""
-    one_step = facts["decode"]
-    four_steps = 4 * facts["decode"] + 3 * facts["encode"]
-    generated = f"{in_billions(one_step)} in one step, {in_billions(four_steps)} in four"
-    return {
-        "GFLOPs per training image": in_billions(facts["step"]),
+        "latent dimension": f"{tokens * channels:,}",
+        "parameters": f"{facts['parameters']:,}",
+        "compression": f"{3 * recipe.image_size**2 / (tokens * channels):.4g}",
+        "GFLOPs per training image": billions(facts["step"]),
         "GFLOPs per generated image": generated,
+        "memory per device": num_bytes,
     }
 
 
-def in_billions(value: int) -> str:
+def billions(value: float) -> str:
     """A number in billions, with three digits."""
-    if value > 1e11:
-        return f"{value / 1e9:,.0f}"
-    return f"{value / 1e9:.3g}"
+    return f"{value / 1e9:,.0f}" if value > 1e11 else f"{value / 1e9:.3g}"
+
+
+def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device) -> dict[str, int]:
+    """What a resolved recipe takes: `parameters`, `bytes` on the device, and FLOPs per image.
+
+    The FLOPs are those of matmuls and convolutions in a `step` of training, in `decode` and in
+    `encode`, counted from shapes on the meta device; those of `spreading` are left out.
+    """
+    config = recipe.sphere_config([str(label) for label in range(num_classes)])
+    counted = replace(recipe, spread=0.0, compile=False)
+    perceptual = build_perceptual(recipe, torch.device("meta"))
+    with torch.device("meta"):
+        model = SphereEncoder(config)
+        x = torch.zeros(1, 3, config.image_size, config.image_size)
+        v = torch.zeros(1, *config.latent_shape)
+        y = torch.zeros(1).long() if config.num_classes else None
+        noise = StepNoise(v, *torch.zeros(2, 1), *torch.zeros(4, 1).bool())
+    set_block_options(model, counted)
+    work = {
+        "step": lambda: sphere_losses(model, x, y, noise, counted, perceptual)["loss"].backward(),
+        "decode": lambda: model.decode(v, y),
+        "encode": lambda: model.encode(x, y),
+    }
+    facts = {"parameters": sum(weight.numel() for weight in model.parameters())}
+    for name, run in work.items():
+        with FlopCounterMode(display=False) as counter:
+            run()
+        facts[name] = counter.get_total_flops()
+    facts["bytes"] = 20 * facts["parameters"]  # weights, EMA, Adam's two moments, gradients
+    facts["bytes"] += activation_bytes(recipe, config, precision(device, recipe.dtype))
+    if recipe.fits_memory(num_images):
+        facts["bytes"] += num_images * 3 * config.image_size**2
+    return facts
+
+
+def activation_bytes(recipe: Recipe, config: SphereConfig, dtype: str) -> int:
+    """About how many bytes a rank keeps for the gradients of a micro-batch, in this precision."""
+    micro_batch = recipe.batch_size // recipe.grad_accum // world_size()
+    tokens = 4 * micro_batch * config.latent_shape[0]  # two encodings and two decodings
+    block = BLOCK_BYTES[dtype] * (1.0 if config.num_classes else 0.84)  # no modulation
+    per_channel = config.depth * block
+    if recipe.checkpoint_activations:  # the inputs, and one block of the two decodings at a time
+        per_channel = config.depth * 4 + block / 2
+    per_channel += config.mixer_depth * 0.3 * block
+    pixel_bytes, least = PERCEPTUAL_BYTES.get(recipe.perceptual, (0, 0))
+    pixels = micro_batch * max(least, config.image_size) ** 2
+    return int(tokens * config.width * per_channel + pixels * pixel_bytes)
+
+
+def build_perceptual(recipe: Recipe, device: torch.device) -> Perceptual | None:
+    """The recipe's frozen network with random weights, which need no download; None for "none"."""
+    if recipe.perceptual == "none":
+        return None
+    return NETWORKS[recipe.perceptual](pretrained=False).to(device)
+
+
+def measure_speed(recipe: Recipe, num_classes: int, device: torch.device) -> tuple[float, int]:
+    """(images a second of all ranks, steps measured) of a resolved recipe, on noise in memory."""
+    names = tuple(str(label) for label in range(num_classes))
+    recipe = replace(recipe, steps=1 + MOST_STEPS, warmup_steps=0)
+    size = recipe.image_size
+    images = torch.randint(256, (recipe.batch_size, 3, size, size), dtype=torch.uint8)
+    labels = torch.arange(recipe.batch_size) % max(num_classes, 1)
+    data = ImageSet(images.to(device), labels.to(device), names)
+    state = new_state(recipe, data)
+    for losses in train(state, recipe, data, build_perceptual(recipe, device)):
+        losses["loss"].item()  # wait until the device is done
+        now = time.perf_counter()
+        if state.step == 1:
+            begin = now
+        if any_rank(now - begin > ENOUGH_SECONDS):
+            break
+    measured = state.step - 1
+    return measured * recipe.batch_size / (now - begin), measured

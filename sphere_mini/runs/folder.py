@@ -6,7 +6,6 @@ import zipfile
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -18,23 +17,12 @@ from ..training import TrainState, init_state
 
 STATE_FILE = "last.pt"
 SAMPLES_FOLDER = "samples"
-BEFORE = {"held_out": 0.0}  # what fields were, when runs did not say them yet
-STATE_PARTS = ("model", "ema", "optimizer")  # of a TrainState, those with a state of their own
-
-
-class Loaded(NamedTuple):
-    """What a checkpoint holds, and the file that it came from."""
-
-    state: TrainState
-    recipe: Recipe
-    path: Path
+BEFORE = {"held_out": 0.0}  # values of fields that older runs do not name
+STATE_PARTS = ("model", "ema", "optimizer")  # fields of a TrainState with a state_dict
 
 
 def save_run(folder: Path, state: TrainState, recipe: Recipe) -> None:
-    """Write `last.pt`, with everything that resuming needs, and then the weights for use.
-
-    Raises `OSError`.
-    """
+    """Write `last.pt`, all that resuming needs, and then the EMA weights. Raises `OSError`."""
     content = {
         "step": state.step,
         "num_images": state.num_images,
@@ -44,45 +32,38 @@ def save_run(folder: Path, state: TrainState, recipe: Recipe) -> None:
     for name in STATE_PARTS:
         content[name] = getattr(state, name).state_dict()
     write_safely(folder / STATE_FILE, lambda path: torch.save(content, path))
-    save_weights(folder, state, recipe)
-
-
-def save_weights(folder: Path, state: TrainState, recipe: Recipe) -> None:
-    """Write the averaged weights for use. Raises `OSError`."""
-    training = asdict(recipe)
-    training["step"] = state.step
-    state.ema.save_pretrained(folder, training=training)
+    state.ema.save_pretrained(folder, training=asdict(recipe) | {"step": state.step})
 
 
 def load_run(folder: Path, device: torch.device) -> tuple[TrainState, Recipe]:
-    """State and recipe of a run, from the newest checkpoint that loads.
+    """State and recipe of a run from its newest intact checkpoint; step 0 before the first one.
 
-    Before the first checkpoint the run begins again at step 0. A damaged `last.pt` is set aside, so
-    that the next save does not push the good one out. Raises `UserError`.
+    A damaged `last.pt` is set aside; `UserError` where no checkpoint can be used.
     """
     path = folder / STATE_FILE
     has_checkpoint = path.exists() or previous(path).exists()
     if not has_checkpoint and (folder / CONFIG_FILE).exists():
         return load_beginning(folder / CONFIG_FILE, device)
-    loaded = read_newest(path, lambda candidate: load_checkpoint(candidate, device))
-    if loaded.path != path and path.exists():
-        with suppress(OSError):  # another machine's process was quicker, or nothing can be written
+    state, recipe, used = read_newest(path, lambda candidate: load_checkpoint(candidate, device))
+    if used != path and path.exists():
+        with suppress(OSError):  # a rank on another machine was faster, or the disk is read-only
             os.replace(path, free_path(path.with_suffix(".bad")))
-    return loaded.state, loaded.recipe
+    return state, recipe
 
 
-def load_checkpoint(path: Path, device: torch.device) -> Loaded:
-    """What `save_run` wrote to `path`; errors of all kinds where the file is damaged."""
-    # torch.load does not look at the checksums
+def load_checkpoint(path: Path, device: torch.device) -> tuple[TrainState, Recipe, Path]:
+    """What `save_run` wrote, and its path; errors of all kinds where the file is damaged."""
+    # torch.load does not verify checksums
     require(zipfile.ZipFile(path).testzip() is None, "its checksum is wrong")
     content = torch.load(path, map_location=device, weights_only=True)
     recipe = Recipe(**BEFORE | content["recipe"])
-    state = init_state(replace(recipe, compile=False), config_from_dict(content["config"]), device)
+    config = config_from_dict(content["config"])
+    state = init_state(replace(recipe, compile=False), config, device)
     for name in STATE_PARTS:
         getattr(state, name).load_state_dict(content[name])
     state.step = content["step"]
     state.num_images = content["num_images"]
-    return Loaded(state, recipe, path)
+    return state, recipe, path
 
 
 def load_beginning(path: Path, device: torch.device) -> tuple[TrainState, Recipe]:

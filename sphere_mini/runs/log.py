@@ -1,35 +1,37 @@
-"""The log of a run: `metrics.jsonl`, one JSON object a line, and how fast the run goes."""
+"""The log of a run: `metrics.jsonl`, one JSON object a line, its curves, and how fast it goes."""
 
 import json
 import math
+import os
 import time
-from importlib.util import find_spec
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
-from ..errors import require
+from ..evaluation.plots import STYLE, to_picture
 from ..files import write_safely
 
+try:
+    from torch.utils.tensorboard import SummaryWriter
+except ImportError:
+    SummaryWriter = None  # the package is optional
+
 METRICS_FILE = "metrics.jsonl"
+CURVES_FILE = "losses.png"
+LOSSES = ("loss", "pix_recon", "pix_con", "lat_con", "spread")  # those that a recipe has
 
 
+@dataclass
 class Pace:
-    """How fast training goes since `restart`, and which share of the time it waits for images.
+    """How fast training goes from `step` on; waited: seconds of it spent waiting for images."""
 
-    waited: seconds, which the caller adds up.
-    """
-
-    def __init__(self, step: int) -> None:
-        self.restart(step)
-
-    def restart(self, step: int) -> None:
-        """Measure from now and from this step on."""
-        self.step = step
-        self.since = time.perf_counter()
-        self.waited = 0.0
+    step: int
+    since: float = field(default_factory=time.perf_counter)
+    waited: float = 0.0
 
     def measure(self, step: int, batch_size: int) -> dict[str, float]:
         """Images a second up to `step`, and the share of that time spent waiting, in [0, 1]."""
@@ -41,96 +43,40 @@ class Pace:
         }
 
 
-def readable_time(seconds: float) -> str:
-    """A length of time in its own unit: "50 s", "12 min", "3.4 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:,.1f} h"
-
-
-def readable_rate(images_per_s: float) -> str:
-    """Images a second, with two digits at least where they are few."""
-    if images_per_s < 10:
-        return f"{images_per_s:.2g} images/s"
-    return f"{images_per_s:.0f} images/s"
-
-
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add one JSON object as a line; a line before it that was cut off stays apart.
-
-    Raises `OSError`.
-    """
-    text = json.dumps(row) + "\n"
-    if was_cut_off(path):
-        text = "\n" + text
-    with path.open("a") as file:
-        file.write(text)
-
-
-def was_cut_off(path: Path) -> bool:
-    """Whether the file's last line has no end."""
-    return path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The log's rows, without lines that were cut off. Raises `OSError`."""
-    lines = path.read_text().splitlines()
-    return [json.loads(line) for line in lines if is_row_until(line, math.inf)]
+def read_rows(path: Path, last_step: float = math.inf) -> list[dict[str, Any]]:
+    """The log's rows up to a step, without lines that were cut off. Raises `OSError`."""
+    rows = []
+    for line in path.read_text().splitlines():
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if row["step"] <= last_step]
 
 
 def keep_rows(path: Path, last_step: int) -> None:
-    """Drop the lines of later steps, which will be run again, and lines that were cut off.
-
-    Raises `OSError`.
-    """
-    if not path.exists():
-        return
-    text = path.read_text()
-    lines = [line for line in text.splitlines() if is_row_until(line, last_step)]
-    kept = "".join(f"{line}\n" for line in lines)
-    if kept != text:
-        write_safely(path, lambda temporary: temporary.write_text(kept))
+    """Drop the rows of later steps, which will be run again. Raises `OSError`."""
+    if path.exists():
+        kept = "".join(json.dumps(row) + "\n" for row in read_rows(path, last_step))
+        if kept != path.read_text():
+            write_safely(path, lambda temporary: temporary.write_text(kept))
 
 
-def is_row_until(line: str, last_step: float) -> bool:
-    """Whether a line is a whole row, of `last_step` or a step before it."""
-    try:
-        return json.loads(line)["step"] <= last_step
-    except (ValueError, LookupError, TypeError):
-        return False
-
-
-BOARD_FOLDER = "tensorboard"
-
-
-class Board:
-    """Writes rows of the log, and pictures, into `tensorboard/` of a run folder.
-
-    step: steps done so far; what an earlier start of the run wrote of later ones is dropped.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # here: slow, and may not be installed
-
-        self.writer = SummaryWriter(str(folder / BOARD_FOLDER), purge_step=step + 1)
-
-    def add_row(self, row: dict[str, Any]) -> None:
-        """Write each number of a row of the log as a curve's point."""
-        for name, value in row.items():
-            if name != "step":
-                self.writer.add_scalar(name, value, row["step"])
-        self.writer.flush()  # the run may be killed
-
-    def add_picture(self, picture: Image.Image, step: int) -> None:
-        """Write a training picture."""
-        self.writer.add_image("samples", np.asarray(picture), step, dataformats="HWC")
-        self.writer.flush()
-
-
-def require_tensorboard() -> None:
-    """`UserError` where the package is not installed."""
-    problem = "--tensorboard takes a package that is not installed"
-    advice = "pip install tensorboard, or leave the flag out: losses.png shows the curves too"
-    require(find_spec("tensorboard") is not None, f"{problem}; {advice}")
+def draw_curves(folder: Path) -> None:
+    """Draw a run's log as `losses.png`: losses, images/s, held-out PSNR. Raises `OSError`."""
+    rows = read_rows(folder / METRICS_FILE)
+    panels = {"weighted loss": LOSSES, "images/s": ["images_per_s"]}
+    if any("held_out_psnr" in row for row in rows):
+        panels["PSNR of held-out images (dB)"] = ["held_out_psnr"]
+    with rc_context(STYLE):
+        figure = Figure((6 * len(panels), 4.5), layout="constrained")
+        for place, (label, names) in enumerate(panels.items(), 1):
+            axes = figure.add_subplot(1, len(panels), place, xlabel="step", ylabel=label)
+            for name in names:
+                values = {row["step"]: row[name] for row in rows if name in row}
+                if values:
+                    axes.plot(values.keys(), values.values(), label=name)
+            axes.set_yscale("log" if names is LOSSES else "linear")
+            axes.legend()
+        picture = to_picture(figure)
+    temporary = folder / f"{CURVES_FILE}.tmp"
+    picture.save(temporary, "PNG")
+    os.replace(temporary, folder / CURVES_FILE)  # a viewer never sees half a picture

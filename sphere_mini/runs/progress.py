@@ -1,89 +1,78 @@
-"""What a run leaves in its folder on the way: a row of the log, a checkpoint, a picture."""
+"""What a run writes on the way, and what stops it: signals, the clock and failures."""
 
-from collections.abc import Iterable
-from typing import Any, TypeVar
+import json
+import math
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..data.grids import GRID_COLUMNS, image_grid
 from ..data.images import ImageFiles, ImageSet, evenly_spaced
-from ..distributed import rank
-from ..errors import ReadError
+from ..distributed import from_rank_0, rank, world_size
+from ..errors import ReadError, UserError, require
 from ..evaluation.draws import class_rows, grid_labels
 from ..evaluation.metrics import held_out_psnr
 from ..files import warn_on_write_error
 from ..model import SphereEncoder
 from ..sampling import reconstruct
-from .folder import SAMPLES_FOLDER, save_run, save_weights
-from .log import METRICS_FILE, Pace, append_row, readable_rate, readable_time
+from ..training import TrainState
+from .folder import SAMPLES_FOLDER, save_run
+from .log import CURVES_FILE, METRICS_FILE, Pace, draw_curves
 from .start import Run
 
-T = TypeVar("T")
-PICTURE_WIDTH = 640  # pixels of a training picture, about, where that leaves two images or more
+PICTURE_WIDTH = 640  # pixels of a training picture, about
 PICTURE_STEPS = (1, 4)  # of the sampling loop, one above the other
 PLAIN_ROWS = 3  # of samples without classes, for each number of steps
-SHOWN_LOSSES = ("loss", "pix_recon", "pix_con", "lat_con")  # in the progress bar
+SHOWN_LOSSES = ("loss", "pix_recon", "pix_con", "lat_con")
+HUGE = 1e6  # norm of diverged weights, whose last loss may be finite
+SIGNALS = (signal.SIGTERM, signal.SIGINT)  # a scheduler's, and Ctrl-C
 
 
-def log_step(
-    run: Run, losses: dict[str, Tensor | float], pace: Pace, with_psnr: bool
-) -> dict[str, Any]:
-    """Write the step's row of the log, and return it.
-
-    losses: as from `train_step`. with_psnr: measure held-out images too, where there are any.
-    """
+def log_step(run: Run, losses: dict[str, Tensor | float], pace: Pace) -> dict[str, Any]:
+    """Write the step's row of the log, and return it; with a picture also held-out PSNR."""
     step = run.state.step
-    row = {"step": step}
-    for name, value in losses.items():
-        row[name] = float(value)
-    row |= pace.measure(step, run.recipe.batch_size)
-    if with_psnr and run.held_out:
-        row["held_out_psnr"] = round(held_out_psnr(run.state.ema, run.held_out), 3)
+    measures = {name: float(value) for name, value in losses.items()}
+    measures |= pace.measure(step, run.recipe.batch_size)
+    if run.held_out and run.is_due(run.recipe.sample_every):
+        measures["held_out_psnr"] = round(held_out_psnr(run.state.ema, run.held_out), 3)
+    row = {"step": step} | measures
     with warn_on_write_error(f"the log of step {step}"):
-        append_row(run.folder / METRICS_FILE, row)
-        if run.board is not None:
-            run.board.add_row(row)
+        with (run.folder / METRICS_FILE).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if run.board:
+            for name, value in measures.items():
+                run.board.add_scalar(name, value, step)
+            run.board.flush()  # the run may be killed
     return row
 
 
-def progress_bar(steps: Iterable[T], run: Run) -> tqdm:
-    """The steps of a run under a progress bar, which rank 0 shows where there is a terminal."""
-    silent = True if rank() > 0 else None  # None: where there is no terminal
-    total = run.recipe.steps
-    return tqdm(steps, total=total, initial=run.state.step, unit="step", disable=silent)
-
-
 def show_row(bar: tqdm, row: dict[str, Any], batch_size: int) -> None:
-    """A row of the log beside the progress bar; as a line of its own where no bar is shown.
-
-    The bar knows how long it will take; the line says it by the row's images/s.
-    """
-    if bar.disable:
-        step = row["step"]
-        seconds = (bar.total - step) * batch_size / row["images_per_s"]
-        left = f"{readable_time(seconds)} left"
-        print(f"step {step:,} of {bar.total:,}: {summary(row)}, {left}", flush=True)
-    else:
-        bar.set_postfix_str(summary(row))
-
-
-def summary(row: dict[str, Any]) -> str:
-    """A row of the log in a few words, for the progress bar."""
-    terms = [f"{name} {row[name]:.4f}" for name in SHOWN_LOSSES if name in row]
-    parts = [" ".join(terms)]
+    """A row of the log beside the progress bar, or as a line of its own without a terminal."""
+    speed = row["images_per_s"]
+    summary = " ".join(f"{name} {row[name]:.4f}" for name in SHOWN_LOSSES if name in row)
     if "held_out_psnr" in row:
-        parts.append(f"held-out images {row['held_out_psnr']:.1f} dB")
-    parts.append(readable_rate(row["images_per_s"]))
-    return ", ".join(parts)
+        summary += f", held-out images {row['held_out_psnr']:.1f} dB"
+    summary += f", {speed:.2g} images/s" if speed < 10 else f", {speed:.0f} images/s"
+    if bar.disable:
+        left = tqdm.format_interval((bar.total - row["step"]) * batch_size / speed)
+        print(f"step {row['step']:,} of {bar.total:,}: {summary}, {left} left", flush=True)
+    else:
+        bar.set_postfix_str(summary)
 
 
 def save_checkpoint(run: Run) -> None:
-    """Write a checkpoint; only rank 0 does. Where that fails, a warning says so.
-
-    Then `run.saved_step` stays what it was.
-    """
+    """Write a checkpoint, on rank 0; where that fails, warn and keep `run.saved_step`."""
     step = run.state.step
     with warn_on_write_error(f"the checkpoint of step {step}"):
         if rank() == 0:
@@ -91,30 +80,17 @@ def save_checkpoint(run: Run) -> None:
         run.saved_step = step
 
 
-def finish_last_save(run: Run) -> None:
-    """Write the weights for use of a run that is over: its last save may have been cut off."""
-    if rank() == 0:
-        with warn_on_write_error("the weights for use"):
-            save_weights(run.folder, run.state, run.recipe)
-
-
 def save_picture(run: Run) -> None:
     """Write a picture of what the model can do by now, and draw the log's curves anew."""
-    from .curves import CURVES_FILE, draw_curves
-
     step = run.state.step
-    path = run.folder / SAMPLES_FOLDER / f"step{step:07d}.png"
-    data = run.held_out
-    kind = "held out"
-    if data is None:
-        data = run.data
-        kind = "training"
     try:
         with warn_on_write_error(f"the picture of step {step}"):
-            picture = training_picture(run.state.ema, data, kind)
-            picture.save(path)
-            if run.board is not None:
-                run.board.add_picture(picture, step)
+            kind = "held out" if run.held_out else "training"
+            picture = training_picture(run.state.ema, run.held_out or run.data, kind)
+            picture.save(run.folder / SAMPLES_FOLDER / f"step{step:07d}.png")
+            if run.board:
+                run.board.add_image("samples", np.asarray(picture), step, dataformats="HWC")
+                run.board.flush()
     except ReadError as error:  # only rank 0 draws: the others would wait for it for ever
         tqdm.write(f"warning: there is no picture of step {step}: {error}")
     with warn_on_write_error(CURVES_FILE):
@@ -122,16 +98,82 @@ def save_picture(run: Run) -> None:
 
 
 def training_picture(model: SphereEncoder, data: ImageSet | ImageFiles, kind: str) -> Image.Image:
-    """One row a class, one step above four, then some of the images and their reconstructions.
-
-    Without classes a few rows of samples. kind: what the images are called.
-    """
-    columns = PICTURE_WIDTH // model.config.image_size
-    columns = max(2, min(columns, GRID_COLUMNS))
-    labels = grid_labels(model)
-    if model.config.num_classes == 0:
-        labels = labels[:PLAIN_ROWS]
+    """Samples, a row for each class, above images (called `kind`) and their reconstructions."""
+    columns = max(2, min(PICTURE_WIDTH // model.config.image_size, GRID_COLUMNS))
+    labels = grid_labels(model)[: None if model.config.num_classes else PLAIN_ROWS]
     rows, names = class_rows(model, labels, columns, PICTURE_STEPS)
     [(images, _)] = data.batches([evenly_spaced(len(data), columns)])
     real = images / 255
     return image_grid([*rows, real, reconstruct(model, real)], [*names, kind, "again"])
+
+
+class Stop:
+    """From now on SIGTERM, Ctrl-C or the clock make a run finish its step and stop.
+
+    A signal sets `reason` and the exit `code`; a second one ends the program at once.
+    """
+
+    def __init__(self, max_minutes: float | None) -> None:
+        self.max_minutes = max_minutes
+        self.end = time.monotonic() + 60 * (max_minutes or math.inf)
+        self.reason = ""
+        self.code = 0
+        for number in SIGNALS:
+            signal.signal(number, self.note)
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Remember the signal; the interpreter calls this between two instructions."""
+        if self.code:
+            sys.exit(self.code)
+        self.code = 128 + number  # as shells report it
+        self.reason = f"on {signal.Signals(number).name}"
+
+    def asked(self) -> bool:
+        """Whether the run has to stop now."""
+        if not self.reason and time.monotonic() > self.end:
+            self.reason = f"after {self.max_minutes:g} minutes"
+        return bool(self.reason)
+
+
+def find_bad_step(state: TrainState) -> int:
+    """The first step with a loss or gradient that was not finite; this one for huge weights; 0."""
+    is_sound = nn.utils.get_total_norm(state.model.parameters()) < HUGE  # false for NaN too
+    return int(state.bad_step) or state.step * (not is_sound)
+
+
+def check_sound(run: Run) -> None:
+    """`UserError` before exploded weights reach a file, and where the run folder was removed."""
+    problem = f"{run.folder} is gone, and this run has stopped at step {run.state.step:,}"
+    advice = "start anew, or put the folder back and go on with --resume"
+    from_rank_0(lambda: require(run.folder.exists(), f"{problem}; {advice}"))
+    step = find_bad_step(run.state)
+    problem = f"loss, gradient or weights exploded at step {step}, they are not finite or huge"
+    kept = "no checkpoint was written yet"
+    if run.saved_step:
+        kept = f"{run.folder} holds the weights of step {run.saved_step}"
+    lower = f"a lower --lr than {run.recipe.lr:g}, a lower --set clip"
+    require(step == 0, f"{problem}; {kept}; start anew with {lower}, or --dtype float32")
+
+
+@contextmanager
+def explained_failures(run: Run) -> Iterator[None]:
+    """Too little memory, or a damaged image (after a save), becomes advice how to go on."""
+    command = f"python train.py --resume {shlex.quote(str(run.folder))}"
+    try:
+        yield
+    except ReadError as error:
+        if run.state.step > run.saved_step and find_bad_step(run.state) == 0:
+            save_checkpoint(run)
+        saved = from_rank_0(lambda: run.saved_step)  # which alone writes
+        command = f"{command} {error.flags}".rstrip()
+        advice = f"then go on with `{command}`; {saved:,} steps are saved"
+        raise UserError(f"{error}; {advice}") from error
+    except RuntimeError as error:
+        is_memory = isinstance(error, torch.OutOfMemoryError)
+        if not is_memory and "allocate memory" not in str(error):  # the CPU's has no class
+            raise
+        count = run.recipe.grad_accum
+        images = run.recipe.batch_size // world_size() // count
+        problem = f"too little memory for {images} images at a time"
+        advice = f"go on with `{command} --grad-accum {2 * count}`, or a larger number that divides"
+        raise UserError(f"{problem}; {advice} the batch, or take a smaller --model") from error

@@ -1,77 +1,51 @@
-"""From the flags of `train.py` to a recipe."""
+"""From the flags of `train.py` to a recipe, and to the weights that fine-tuning starts from."""
 
 import difflib
 import os
 import shutil
 import sys
-from dataclasses import fields as fields_of
 from dataclasses import replace
 from typing import Any, get_type_hints
 
+from ..config import SIZES, Size, SphereConfig
 from ..distributed import world_size
 from ..errors import UserError, require
 from ..model import SphereEncoder
-from ..recipe import PERCEPTUAL_WEIGHTS, PERCEPTUALS, Recipe, make_recipe
-from .fine_tune import shape_fields
+from ..recipe import Recipe, make_recipe
+from ..training import TrainState
 
-FREE_ON_RESUME = (  # fields that change neither weights nor losses
-    "data_dir",
-    "in_memory_gb",
-    "workers",
-    "grad_accum",
-    "checkpoint_activations",
-    "compile",
-    "save_every",
-    "log_every",
-    "sample_every",
-)
-COMPILERS = {"darwin": "clang++", "win32": "cl"}  # as torch.compile takes them by itself
+# fields that change neither weights nor losses
+FREE_ON_RESUME = ("data_dir", "in_memory_gb", "workers", "grad_accum", "checkpoint_activations")
+FREE_ON_RESUME += ("compile", "save_every", "log_every", "sample_every")
+# fields of both config and recipe that decide whether weights fit
+SHAPE_FIELDS = ("image_size", "patch_size", "width", "depth", "num_heads", "mixer_depth")
+SHAPE_FIELDS += ("pixel_head",)
+ANGLE = "alpha_max_deg"
+COMPILERS = {"darwin": "clang++", "win32": "cl"}  # torch.compile's defaults; elsewhere g++
 WANTED = {bool: "true or false", int: "a whole number", float: "a number"}
+BOOLS = {"true": True, "false": False}
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """`FIELD=VALUE` → (field, value of the field's type).
-
-    `UserError` names near fields, or the type that is wanted.
-    """
+    """`FIELD=VALUE` → (field, value of the field's type); `UserError` names what is wanted."""
     name, equals, value = text.partition("=")
     types = get_type_hints(Recipe)
     if not equals or name not in types:
-        near = difflib.get_close_matches(name, types, n=3, cutoff=0.4) or types
-        problem = f"--set takes FIELD=VALUE, and {name!r} is no field"
-        raise UserError(f"{problem}; near it: {', '.join(near)}")
+        near = ", ".join(difflib.get_close_matches(name, types, n=3, cutoff=0.4) or types)
+        raise UserError(f"--set takes FIELD=VALUE, and {name!r} is no field; near it: {near}")
     kind = types[name]
     try:
-        return name, parse_value(value, kind)
-    except ValueError:
+        return name, BOOLS[value.lower()] if kind is bool else kind(value)
+    except (KeyError, ValueError):
         raise UserError(f"--set {name} takes {WANTED[kind]}, not {value!r}") from None
 
 
-def parse_value(text: str, kind: type) -> Any:
-    """The value of type bool, int, float or str that a text stands for; else a `ValueError`."""
-    if kind is not bool:
-        return kind(text)
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
-
-
 def given_fields(flags: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's fields that the command line sets.
-
-    flags: a value for each flag of `train.py`, None for one that is left out. `set`: a list of
-    `FIELD=VALUE`.
-    """
-    fields = {}
-    for field in fields_of(Recipe):
-        value = flags.get(field.name)
-        if value is not None:
-            fields[field.name] = value
+    """The recipe's fields that `train.py`'s flags set; None stands for one that is left out."""
+    fields = {name: flags[name] for name in get_type_hints(Recipe) if flags.get(name) is not None}
     if flags["unconditional"]:
         fields["conditional"] = False
-    for text in flags["set"]:
-        name, value = parse_override(text)
-        fields[name] = value
+    fields |= dict(parse_override(text) for text in flags["set"])
     steps = fields.get("steps", 1)
     require(steps > 0, f"--steps must be above 0, not {steps}")
     has_both = "steps" in fields and "epochs" in fields
@@ -82,72 +56,81 @@ def given_fields(flags: dict[str, Any]) -> dict[str, Any]:
 def new_recipe(
     fields: dict[str, Any], preset: str | None, pretrained: SphereEncoder | None
 ) -> Recipe:
-    """The preset of the data set; over it a pretrained model's shape, and then the given fields.
-
-    preset: "paper", "quick" or None, as in `make_recipe`.
-    """
-    values = {"dataset": "digits"}
-    if pretrained:
-        values |= shape_fields(pretrained.config)
-    values |= fields
-    require(bool(values["dataset"]), "--set dataset takes a name, such as folder with --data-dir")
-    processes = world_size()
-    recipe = make_recipe(recipe=preset, processes=processes, **values)
-    if recipe.perceptual == "none":
-        idle = [name for name in PERCEPTUAL_WEIGHTS if fields.get(name)]
-        networks = " or ".join(PERCEPTUALS[1:])
-        problem = f"{' and '.join(idle)} would change nothing without --perceptual {networks}"
-        require(not idle, problem)
-    check_split(recipe)
-    require_compiler(recipe)
+    """`make_recipe`'s preset; over it a pretrained model's shape, and then the given fields."""
+    shape = shape_fields(pretrained.config) if pretrained else {}
+    values = {"dataset": "digits"} | shape | fields
+    recipe = make_recipe(recipe=preset, processes=world_size(), **values)
+    check_machine(recipe)
     return recipe
 
 
 def resumed_recipe(recipe: Recipe, fields: dict[str, Any]) -> Recipe:
-    """A run's recipe with the given fields, if they may change on the way.
-
-    These are where and how data are read, what is logged, and a longer plan.
-    """
+    """A run's recipe with the given fields, if a run may change them; more steps are allowed."""
     for name, value in fields.items():
         was = getattr(recipe, name)
-        is_longer = name == "steps" and value > was
-        may_change = name in FREE_ON_RESUME or is_longer
+        may_change = name in FREE_ON_RESUME or (name == "steps" and value > was)
         problem = f"{name} is {was} in this run, {value} would break it; leave {name} out"
         require(may_change or value == was, problem)
     recipe = replace(recipe, **fields)
-    check_split(recipe)
-    require_compiler(recipe)
+    check_machine(recipe)
     return recipe
 
 
-def require_compiler(recipe: Recipe) -> None:
-    """`UserError` where torch.compile is wanted and what it compiles with is not here."""
+def check_machine(recipe: Recipe) -> None:
+    """`UserError` where the batch does not split evenly over ranks, or no compiler is found."""
+    split = f"processes {world_size()} x micro-batches {recipe.grad_accum}"
+    problem = f"a batch of {recipe.batch_size} cannot be split evenly: {split}"
+    is_even = recipe.batch_size % (world_size() * recipe.grad_accum) == 0
+    require(is_even, f"{problem}; change --batch-size")
     compiler = os.environ.get("CXX") or COMPILERS.get(sys.platform, "g++")
     problem = f"--compile takes the C++ compiler {compiler}, which is not here"
     advice = "install it, or leave out --compile (for a run that has it: --set compile=false)"
     require(not recipe.compile or bool(shutil.which(compiler)), f"{problem}; {advice}")
 
 
-def check_split(recipe: Recipe) -> None:
-    """All processes and micro-batches get equally many images, else a `UserError`."""
-    processes = world_size()
-    split = f"processes {processes} x micro-batches {recipe.grad_accum}"
-    problem = f"a batch of {recipe.batch_size} cannot be split evenly: {split}"
-    shares = processes * recipe.grad_accum
-    require(recipe.batch_size % shares == 0, f"{problem}; change --batch-size")
-
-
 def load_pretrained(fields: dict[str, Any]) -> SphereEncoder | None:
-    """The model of --init-from, whose shape the run takes over; None without that flag.
-
-    `UserError` where a flag asks for another size.
-    """
+    """The model of --init-from, None without it; `UserError` where `fields` want another shape."""
     if not fields.get("init_from"):
         return None
     pretrained = SphereEncoder.from_pretrained(fields["init_from"])
-    shape = shape_fields(pretrained.config)
-    for name in ("model", "image_size"):
-        wanted = fields.get(name, shape[name])
-        problem = f"--init-from takes the model's {name}, {shape[name]}, and not {wanted}"
-        require(wanted == shape[name], f"{problem}; leave out {name}")
+    for name, value in shape_fields(pretrained.config).items():
+        wanted = fields.get(name, value)
+        problem = f"--init-from takes the model's {name}, {value}, and not {wanted}"
+        require(wanted == value or name == ANGLE, f"{problem}; leave out {name}")
     return pretrained
+
+
+def shape_fields(config: SphereConfig) -> dict[str, Any]:
+    """The recipe's fields that give a network of this config; its angle alone may change."""
+    fields = {name: getattr(config, name) for name in (*SHAPE_FIELDS, ANGLE)}
+    fields["compression_ratio"] = 3 * config.patch_size**2 / config.latent_channels
+    names = {size: name for name, size in SIZES.items()}
+    fields["model"] = names.get(Size(config.width, config.depth, config.num_heads), "nano")
+    return fields
+
+
+def start_from(state: TrainState, old: SphereEncoder) -> list[str]:
+    """Give a fresh state the weights of `old`; returns the names of classes unknown to it.
+
+    Rows of the class tables go by name, or by number where `old` has no names and as many classes.
+    A new class starts as the null class, which has seen all images. `UserError` where only one of
+    the two has classes.
+    """
+    config = state.model.config
+    old_count = old.config.num_classes
+    advice = f"train on with --set conditional={str(old_count > 0).lower()}"
+    problem = f"the given model has {old_count or 'no'} classes; {advice}"
+    require((old_count > 0) == (config.num_classes > 0), problem)
+    known = old.config.class_names
+    if not known and config.num_classes == old_count:
+        known = config.class_names
+    row_of = {name: row for row, name in enumerate(known)}
+    null_label = old.config.null_label
+    rows = [row_of.get(name, null_label) for name in config.class_names]
+    weights = old.state_dict()
+    for name in weights:
+        if name.endswith("embedding_table.weight"):
+            weights[name] = weights[name][[*rows, null_label]]  # (classes + 1, width)
+    state.model.load_state_dict(weights)
+    state.ema.load_state_dict(weights)
+    return [name for name in config.class_names if name not in row_of]

@@ -5,11 +5,12 @@ import random
 
 import pytest
 import torch
+from conftest import random_model
 from short_runs import CPU, NANO, no_room, prepare, same, tensors
 
 from sphere_mini import SphereEncoder, UserError
 from sphere_mini.data.images import batch_indices
-from sphere_mini.files import previous
+from sphere_mini.files import claim_path, free_path, previous, write_safely
 from sphere_mini.recipe import make_recipe
 from sphere_mini.runs.folder import load_run, save_run
 from sphere_mini.training import draw_flips, init_state, train
@@ -137,3 +138,27 @@ def test_a_failed_save_leaves_both_checkpoints_as_they_were(two_saves):
         mend()
     assert before == {path: path.read_bytes() for path in two_saves.iterdir()}
     save_run(two_saves, state, recipe)
+
+
+def test_a_file_is_replaced_whole_and_the_one_before_is_kept(tmp_path):
+    path = tmp_path / "a.txt"
+    for text in ("one", "two", "three"):
+        write_safely(path, lambda temporary, text=text: temporary.write_text(text))
+    assert path.read_text() == "three" and previous(path).read_text() == "two"
+    assert {p.name for p in tmp_path.iterdir()} == {"a.txt", "a.prev.txt"}
+
+
+def test_free_path_counts_up(tmp_path):
+    assert free_path(tmp_path / "run") == tmp_path / "run"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run-2").mkdir()
+    assert free_path(tmp_path / "run") == tmp_path / "run-3"
+    (tmp_path / "a.png").touch()
+    assert free_path(tmp_path / "a.png") == tmp_path / "a-2.png"
+    assert claim_path(None, tmp_path / "run", "samples") == tmp_path / "run-3"
+
+
+def test_weights_may_be_read_by_whom_their_neighbours_may(tmp_path):
+    random_model().save_pretrained(tmp_path)
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(list(tmp_path.iterdir())) == 2 and len(modes) == 1

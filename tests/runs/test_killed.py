@@ -75,12 +75,9 @@ def test_killed_inside_a_save(tmp_path, straight):
     assert kill_inside_a_save("writing:3", tmp_path, straight) == 10
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_save_goes_on_from_step_0(tmp_path, straight):
     assert kill_inside_a_save("writing:1", tmp_path, straight) == 0
-
-
-def test_killed_at_a_random_moment(tmp_path, straight):
-    kill_at_random(random.Random(0), tmp_path / "run", straight, 1)
 
 
 PLACES = "writing:2 syncing:2 syncing:5 syncing:7 syncing:10 renaming:3 renaming:4 renaming:5 "

@@ -1,30 +1,93 @@
-"""The log of a run."""
+"""The log of a run: its rows, its curves and what TensorBoard shows of it."""
 
-from sphere_mini.runs.log import Pace, append_row, keep_rows, readable_rate
+import json
+
+import pytest
+from conftest import load_picture, run
+from short_runs import TINY, rows
+
+from sphere_mini.runs import progress
+from sphere_mini.runs.log import Pace, draw_curves, keep_rows, read_rows
+
+ROWS = [
+    {"step": 2, "loss": 3.0, "pix_recon": 2.0, "lat_con": 1.0, "images_per_s": 100.0},
+    {"step": 4, "loss": 2.0, "pix_recon": 1.5, "lat_con": 0.5, "images_per_s": 200.0},
+]
 
 
-def test_a_rate_is_never_0_and_has_digits_enough(monkeypatch):
-    clock = iter([0.0, 5000.0])
-    monkeypatch.setattr("sphere_mini.runs.log.time.perf_counter", lambda: next(clock))
-    assert Pace(step=3).measure(4, batch_size=64)["images_per_s"] == 0.0128
-    rates = {0.0128: "0.013", 3.14: "3.1", 31.4: "31", 2800.0: "2800"}
-    assert [readable_rate(rate) for rate in rates] == [
-        f"{text} images/s" for text in rates.values()
-    ]
+def test_a_rate_is_never_0(monkeypatch):
+    monkeypatch.setattr("sphere_mini.runs.log.time.perf_counter", lambda: 5000.0)
+    pace = Pace(step=3, since=0.0, waited=50.0)
+    assert pace.measure(4, batch_size=64) == {"images_per_s": 0.0128, "data_wait": 0.01}
 
 
-def test_a_line_cut_off_in_writing_and_lines_ahead_are_dropped(tmp_path):
+def test_lines_that_were_cut_off_and_lines_ahead_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(
         '{"step": 5}\n{"step": 8, "lo{"step": 9}\n{"step": 10}\n{"step": 15}\n{"step": 2'
     )
+    assert [row["step"] for row in read_rows(path)] == [5, 10, 15]
     keep_rows(path, 10)
     assert path.read_text() == '{"step": 5}\n{"step": 10}\n'
-    path.write_text('{"step": 5}\n{"step": 1')
-    append_row(path, {"step": 10})
-    keep_rows(path, 10)
-    assert path.read_text() == '{"step": 5}\n{"step": 10}\n'
-    path.write_text('{"step": 10}')
-    keep_rows(path, 10)
-    assert path.read_text() == '{"step": 10}\n'
     keep_rows(tmp_path / "none", 10)
+
+
+def write_log(folder, log_rows):
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log_rows))
+
+
+def test_the_curves_have_a_panel_for_held_out_images_where_there_are_any(tmp_path):
+    write_log(tmp_path, ROWS)
+    draw_curves(tmp_path)
+    assert load_picture(tmp_path / "losses.png").size == (1200, 450)
+    write_log(tmp_path, [ROWS[0], ROWS[1] | {"held_out_psnr": 21.5}])
+    draw_curves(tmp_path)
+    assert load_picture(tmp_path / "losses.png").size == (1800, 450)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["losses.png", "metrics.jsonl"]
+
+
+def test_each_picture_draws_the_curves_anew_and_so_does_a_resumed_run(tmp_path, monkeypatch):
+    drawn = []
+
+    def note(folder):
+        drawn.append([row["step"] for row in read_rows(folder / "metrics.jsonl")])
+        draw_curves(folder)
+
+    monkeypatch.setattr(progress, "draw_curves", note)
+    often = ("--log-every", 1, "--sample-every", 2)
+    folder = tmp_path / "run"
+    done = run("train.py", *TINY, *often, "--steps", 4, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    before = (folder / "losses.png").read_bytes()
+    done = run("train.py", "--resume", folder, "--steps", 6)
+    assert done.returncode == 0, done.stderr
+    assert drawn == [[1, 2], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6]]
+    assert (folder / "losses.png").read_bytes() != before
+
+
+def test_the_board_has_the_log_and_the_pictures(tmp_path):
+    pytest.importorskip("tensorboard")  # `make test` installs it
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = tmp_path / "run"
+    often = ("--log-every", 1, "--sample-every", 2, "--tensorboard")
+    assert run("train.py", *TINY, *often, "--steps", 4, "--out", folder).returncode == 0
+    done = run("train.py", "--resume", folder, "--steps", 5, "--tensorboard")
+    assert done.returncode == 0, done.stderr
+    board = EventAccumulator(str(folder / "tensorboard"))
+    board.Reload()
+    log = rows(folder)
+    assert {"lr", "images_per_s"} < set(board.Tags()["scalars"]) == set(log[0]) - {"step"}
+    found = [(point.step, point.value) for point in board.Scalars("loss")]
+    assert found == [(row["step"], pytest.approx(row["loss"])) for row in log]
+    pictures = board.Images("samples")
+    assert [picture.step for picture in pictures] == [2, 4, 5]
+    drawn = load_picture(folder / "samples" / "step0000005.png")
+    assert (pictures[-1].width, pictures[-1].height) == drawn.size
+
+
+def test_without_the_package_nothing_is_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr("sphere_mini.runs.log.SummaryWriter", None)
+    done = run("train.py", *TINY, "--steps", 1, "--tensorboard", "--out", tmp_path / "run")
+    assert done.returncode == 2 and "pip install tensorboard" in done.stderr
+    assert not list(tmp_path.iterdir())

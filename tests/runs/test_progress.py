@@ -1,15 +1,41 @@
-"""What a run writes on the way, also where there is no room."""
+"""What a run writes on the way, also where there is no room, and what stops it."""
+
+import dataclasses
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
-from conftest import random_model, run
+from conftest import ROOT, random_model, run
 from PIL import Image
-from short_runs import DIGITS, TINY, assert_same_end, no_room, saved_step
+from safetensors.torch import load_file
+from short_runs import (
+    CPU,
+    DIGITS,
+    SLOW_STEPS,
+    START,
+    TINY,
+    assert_same_end,
+    launch,
+    no_room,
+    prepare,
+    saved_step,
+    tensors,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
-from sphere_mini.data.images import ImageSet
-from sphere_mini.runs.log import readable_time
-from sphere_mini.runs.progress import show_row, training_picture
+from sphere_mini import training
+from sphere_mini.data.grids import image_grid
+from sphere_mini.data.images import ImageSet, to_model_range
+from sphere_mini.runs.folder import load_run
+from sphere_mini.runs.progress import find_bad_step, show_row, training_picture
+from sphere_mini.training import train, train_step
 
 
 def fail_second_save(monkeypatch, spoil, mend):
@@ -59,8 +85,11 @@ def test_a_run_whose_last_save_fails_ends_with_an_error(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     fail_second_save(monkeypatch, *no_room(folder))
     done = run("train.py", *TINY, "--steps", 8, "--save-every", 4, "--out", folder)
-    assert done.returncode == 2 and "the last checkpoint could not be written" in done.stderr
-    assert "go on from step 4" in done.stderr and saved_step(folder) == 4
+    assert (
+        done.returncode == 2
+        and "the checkpoint of step 8 could not be written; make room" in done.stderr
+    )
+    assert "from step 4" in done.stderr and saved_step(folder) == 4
     assert run("train.py", "--resume", folder).returncode == 0 and saved_step(folder) == 8
 
 
@@ -85,10 +114,238 @@ def test_a_training_picture_without_classes_is_short_enough_to_see_its_end():
 def test_a_line_of_the_log_says_how_long_the_rest_takes(capsys):
     bar = tqdm(range(1000), total=1000, disable=True)
     show_row(bar, {"step": 400, "loss": 0.5, "images_per_s": 25.0}, batch_size=5)
-    assert capsys.readouterr().out == "step 400 of 1,000: loss 0.5000, 25 images/s, 2 min left\n"
+    assert capsys.readouterr().out == "step 400 of 1,000: loss 0.5000, 25 images/s, 02:00 left\n"
     row = {"step": 1000, "loss": 0.4, "held_out_psnr": 18.06, "images_per_s": 25.0}
     show_row(bar, row, batch_size=5)
-    seen = "step 1,000 of 1,000: loss 0.4000, held-out images 18.1 dB, 25 images/s, 0 s left\n"
+    seen = "step 1,000 of 1,000: loss 0.4000, held-out images 18.1 dB, 25 images/s, 00:00 left\n"
     assert capsys.readouterr().out == seen
-    times = {99: "99 s", 150: "2 min", 5940: "99 min", 12240: "3.4 h", 36e5: "1,000.0 h"}
-    assert [readable_time(seconds) for seconds in times] == list(times.values())
+
+
+def test_numbers_that_are_none_never_reach_the_weights(photo_folder):
+    data, recipe, state = prepare(photo_folder)
+    x, y = to_model_range(data.images[:10]), data.labels[:10]
+    for _ in range(3):
+        train_step(state, recipe, x, y)
+    before = {name: value.clone() for name, value in tensors(state).items()}
+    assert find_bad_step(state) == 0
+    bad = x.clone()
+    bad[3, 1, 2, 2] = float("nan")
+    train_step(state, recipe, bad, y)
+    train_step(state, recipe, x, y)  # sound again, but after the bad one no weight moves
+    assert find_bad_step(state) == 4
+    moved = 0
+    for name, value in tensors(state).items():
+        if name.startswith("ema."):  # goes on towards weights that are sound
+            distance = (before[name.replace("ema.", "model.")] - value).abs()
+            was = (before[name.replace("ema.", "model.")] - before[name]).abs()
+            assert (distance <= was).all() and value.isfinite().all()
+            moved += int((distance < was).any())
+        else:
+            assert torch.equal(value, before[name]), name
+    assert moved > 0
+
+
+@pytest.mark.parametrize("where", ["batch", "weight", "lr"])
+def test_a_run_that_explodes_stops_and_keeps_its_last_good_weights(where, tmp_path, monkeypatch):
+    step = training.train_step
+
+    def planted(state, recipe, x, *rest):
+        if state.step == 12 and where == "batch":
+            x[0, 0, 0, 0] = float("nan")
+        if state.step == 12 and where == "weight":
+            with torch.no_grad():
+                state.model.decoder.ffn.linear.weight[0, 0] = float("nan")
+        if state.step >= 12 and where == "lr":
+            recipe = dataclasses.replace(recipe, lr=1e18)
+        return step(state, recipe, x, *rest)
+
+    monkeypatch.setattr(training, "train_step", planted)
+    done = run(*DIGITS, "--out", tmp_path / "run")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    step = 13 if where != "lr" else 14  # the step after the one that blew the weights up
+    kept = f"{tmp_path / 'run'} holds the weights of step 10"
+    problem = f"exploded at step {step}, they are not finite or huge; {kept}"
+    assert problem in done.stderr
+    assert "lower --lr" in done.stderr
+    saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert saved["step"] == 10
+    for part in (saved["model"], saved["ema"], load_file(tmp_path / "run" / "model.safetensors")):
+        assert all(value.isfinite().all() for value in part.values())
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    done = run(
+        "train.py", *TINY, "--steps", 20, "--save-every", 1, "--lr", 1e18, "--out", tmp_path / "run"
+    )
+    assert done.returncode == 2 and "exploded at step 1, " in done.stderr
+    assert (
+        not (tmp_path / "run" / "last.pt").exists()
+        and not (tmp_path / "run" / "model.safetensors").exists()
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_out_of_memory_names_the_flag_that_helps(error, tmp_path, monkeypatch):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(training, "sphere_losses", full)
+    done = run(*DIGITS, "--out", tmp_path / "run")
+    assert done.returncode == 2 and "too little memory for 16 images at a time" in done.stderr
+    assert f"`python train.py --resume {tmp_path / 'run'} --grad-accum 2`" in done.stderr
+
+
+class HostCopies(TorchDispatchMode):
+    """Counts the operations that make the host wait for a number of the device."""
+
+    count = 0
+    waits = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_to_copy")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        moved = (
+            func.overloadpacket.__name__ != "_to_copy" or (kwargs or {}).get("device") is not None
+        )
+        self.count += func.overloadpacket.__name__ in self.waits and moved
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_tensor_is_copied_to_the_host_between_log_steps(photo_folder):
+    data, recipe, state = prepare(photo_folder)
+    steps = train(state, recipe, data)
+    next(steps)
+    with HostCopies() as copies:
+        for _ in range(3):
+            next(steps)
+        assert copies.count == 0
+        find_bad_step(state)
+        assert copies.count > 0
+
+
+def test_a_run_whose_folder_was_removed_stops(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    step = training.train_step
+    done_steps = []
+
+    def remove_at_12(state, *rest):
+        done_steps.append(state.step)
+        if state.step == 12:
+            shutil.rmtree(folder)
+        return step(state, *rest)
+
+    monkeypatch.setattr(training, "train_step", remove_at_12)
+    done = run(*DIGITS, "--out", folder)
+    assert done.returncode == 2 and not folder.exists()
+    assert f"{folder} is gone, and this run has stopped at step 15; start anew" in done.stderr
+    assert done_steps[-1] == 14 and "warning" not in done.stdout
+
+
+def stop_by_signal(number, delay, folder):
+    process = launch(
+        SLOW_STEPS, ROOT / "train.py", *TINY, "--steps", 2000, "--save-every", 1000, "--out", folder
+    )
+    process.stdout.readline()  # training begins
+    time.sleep(delay)
+    process.send_signal(number)
+    since = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - since < 30
+    assert process.returncode == 128 + number and "Traceback" not in err
+    step = torch.load(folder / "last.pt", weights_only=True)["step"]
+    assert (
+        0 < step < 2000
+        and f"after step {step}; go on with `python train.py --resume {folder}`" in out
+    )
+    state, recipe = load_run(folder, CPU)
+    assert state.step == step and recipe.steps == 2000
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(number, tmp_path):
+    stop_by_signal(number, 0.5, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(9))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_at_random_moments(number, seed, tmp_path):
+    stop_by_signal(number, random.Random(seed).uniform(0, 5), tmp_path / "run")
+
+
+def test_a_signal_while_the_picture_is_made_loses_nothing(tmp_path, monkeypatch):
+    def picture(*rows):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return image_grid(*rows)
+
+    monkeypatch.setattr("sphere_mini.runs.progress.image_grid", picture)
+    done = run(
+        "train.py",
+        *TINY,
+        "--steps",
+        90,
+        "--save-every",
+        80,
+        "--sample-every",
+        7,
+        "--out",
+        tmp_path / "run",
+    )
+    assert (
+        done.returncode == 143
+        and "after step 8;" in done.stdout
+        and saved_step(tmp_path / "run") == 8
+    )
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_leaves_the_workers_to_finish_the_step(photo_folder, tmp_path):
+    folder = tmp_path / "run"
+    command = [
+        ROOT / "train.py",
+        "--dataset",
+        "folder",
+        "--data-dir",
+        photo_folder,
+        "--image-size",
+        16,
+        *TINY,
+    ]
+    command += [
+        "--perceptual",
+        "none",
+        "--steps",
+        5000,
+        "--set",
+        "in_memory_gb=0",
+        "--set",
+        "workers=2",
+        "--out",
+        folder,
+    ]
+    code = [sys.executable, "-c", SLOW_STEPS + START, *map(str, command)]
+    process = subprocess.Popen(
+        code,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while "is done" not in process.stdout.readline():
+        pass
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Traceback" not in err and saved_step(folder) > 0
+
+
+def test_max_minutes_stops_cleanly_and_resume_finishes(tmp_path, straight):
+    done = run(*DIGITS, "--max-minutes", 0.001, "--out", tmp_path / "run")
+    assert done.returncode == 0 and "stopped after 0.001 minutes, after step" in done.stdout
+    assert 0 < saved_step(tmp_path / "run") < 40
+    assert run("train.py", "--resume", tmp_path / "run").returncode == 0
+    assert_same_end(tmp_path / "run", straight)

@@ -69,13 +69,13 @@ def test_processes_that_see_different_checkpoints_stop(tmp_path, monkeypatch):
     assert run("train.py", *TINY, "--steps", 2, "--out", tmp_path / "run").returncode == 0
     monkeypatch.setattr(start, "gather", lambda found: [*found, 7])
     done = run("train.py", "--resume", tmp_path / "run", "--steps", 9)
-    assert done.returncode == 2 and "of steps 2 and 7; wait" in done.stderr
+    assert done.returncode == 2 and "of steps [2, 7]; wait" in done.stderr
 
 
 def test_a_finished_run_says_so_and_more_steps_take_it_further(tmp_path, straight):
     shutil.copytree(straight, tmp_path / "run")
     done = run("train.py", "--resume", tmp_path / "run")
-    assert done.returncode == 0 and "is finished, with 40 steps" in done.stdout
+    assert done.returncode == 0 and "is finished; a --steps above 40" in done.stdout
     done = run(
         "train.py", "--resume", tmp_path / "run", "--steps", 45, "--grad-accum", 2, "--log-every", 1
     )

@@ -1,13 +1,11 @@
 """`train.py` as a user runs it: every flag changes something."""
 
 import shutil
-import subprocess
-import sys
 from functools import partialmethod
 
 import pytest
 import torch
-from conftest import ROOT, load_picture, run
+from conftest import load_picture, run
 from safetensors.torch import load_file
 from short_runs import TINY, config, prepare, rows
 from torch._dynamo.utils import counters
@@ -242,11 +240,3 @@ def test_a_split_batch_gives_the_same_update(photo_folder, count):
     assert torch.allclose(ends[0][0], ends[1][0], atol=1e-3) and not torch.equal(
         ends[0][0], ends[1][0]
     )
-
-
-def test_help_answers_before_torch_is_loaded():
-    code = "import atexit, runpy, sys; atexit.register(lambda: print('torch' in sys.modules)); "
-    code += "sys.argv = ['train.py', '--help']; runpy.run_path('train.py', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.startswith("usage: "), done.stderr
-    assert done.stdout.splitlines()[-1] == "False"

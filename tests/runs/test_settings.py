@@ -11,7 +11,9 @@ from short_runs import config, rows
 from sklearn.datasets import load_digits
 
 from sphere_mini import SphereEncoder
-from sphere_mini.runs.fine_tune import weights_for
+from sphere_mini.recipe import make_recipe
+from sphere_mini.runs.settings import shape_fields, start_from
+from sphere_mini.training import init_state
 
 FOLDER_OF = ("train.py", "--dataset", "folder", "--perceptual", "none", "--data-dir")
 
@@ -46,25 +48,28 @@ def test_fine_tuning_starts_lower_than_scratch_and_says_what_is_new(mixed_digits
     assert "made anew for: 3, 4, 5, 6, 7, 8, 9" in again.stdout
 
 
+def started(config, old):
+    """A fresh model of this config with the weights of `old`, and the names of new classes."""
+    recipe = make_recipe("digits", **shape_fields(old.config))
+    state = init_state(recipe, config, torch.device("cpu"))
+    anew = start_from(state, old)
+    return state.model.eval(), anew
+
+
 def test_class_rows_go_by_name(digits_model):
     wanted = dataclasses.replace(digits_model.config, num_classes=3, class_names=("7", "owl", "2"))
-    weights, anew = weights_for(wanted, digits_model)
-    model = SphereEncoder(wanted).eval()
-    model.load_state_dict(weights)
+    model, anew = started(wanted, digits_model)
     v = torch.randn(2, *wanted.latent_shape)
     for ours, theirs in ((0, 7), (1, 10), (2, 2), (3, 10)):  # 10: the null class
-        a, b = (
-            m.decode(v, torch.full((2,), k)) for m, k in ((model, ours), (digits_model, theirs))
-        )
+        a = model.decode(v, torch.full((2,), ours))
+        b = digits_model.decode(v, torch.full((2,), theirs))
         assert torch.equal(a, b)
     assert anew == ["owl"]
-    nameless = dataclasses.replace(digits_model.config, class_names=())
-    old = SphereEncoder(nameless)
-    weights, anew = weights_for(digits_model.config, old)
-    assert anew == [] and torch.equal(
-        weights["encoder.y_embedder.embedding_table.weight"],
-        old.encoder.y_embedder.embedding_table.weight,
-    )
+    nameless = SphereEncoder(dataclasses.replace(digits_model.config, class_names=()))
+    model, anew = started(digits_model.config, nameless)
+    assert anew == []
+    for name, weight in nameless.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight)
 
 
 def test_fine_tuning_takes_the_shape_of_any_model(photo_folder, tmp_path):
