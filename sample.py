@@ -27,7 +27,7 @@ from sphere_mini.evaluation.command import find_prior
 from sphere_mini.evaluation.draws import class_rows, grid_labels
 from sphere_mini.evaluation.features import EXTRACTORS, NUMBERED_BELOW
 from sphere_mini.evaluation.metrics import psnr
-from sphere_mini.extras.export import export_images, unlike_numbers
+from sphere_mini.extras.export import export_images
 from sphere_mini.files import claim_path, free_path, writing
 from sphere_mini.model import SphereEncoder
 from sphere_mini.sampling import stitch
@@ -65,11 +65,9 @@ def main() -> None:
         for seed in args.seed if isinstance(args.seed, list) else [args.seed]:
             check_seed(seed)
     if args.out:  # what is wrong with it should not cost the wait for the picture
-        problem = f"{args.out} exists already; choose another --out, nothing is written over"
-        require(not os.path.isfile(args.out), problem)
-    if args.out and args.task != "evaluate":
-        is_png = Path(args.out).suffix == ".png"
-        require(is_png, f"--out takes a name that ends in .png, not {args.out}")
+        require(not os.path.isfile(args.out), f"{args.out} exists already; choose another --out")
+        is_name = args.task == "evaluate" or args.out.endswith(".png")
+        require(is_name, f"--out takes a name that ends in .png, not {args.out}")
     scale = getattr(args, "scale", None)
     require(scale is None or scale > 0, f"--scale must be above 0, not {scale}")
     device = connect(args.device)
@@ -115,7 +113,7 @@ def save_images(model: SphereEncoder, labels: list[int], args: Namespace) -> Non
     options = {"num_steps": args.num_steps[0]} | loop_options(args)
     folder = Path(args.save_images)
     total = export_images(model, folder, labels, count, args.seed, **options)
-    print(f"{total:,} images are in {folder}{unlike_numbers(model.config, labels)}")
+    print(f"{total:,} images are in {folder}")
 
 
 def reconstruct(model: SphereEncoder, args: Namespace) -> None:
@@ -192,7 +190,6 @@ def evaluate_model(model: SphereEncoder, args: Namespace) -> None:
     Each figure is written as soon as it is known: to scores.json; then the tables to scores.md, and
     two pictures.
     """
-    check_seed(args.seed)
     samplers = command.sampling_options(args)
     folder = command.figures_folder(args.out, args.run)
     reference = command.make_reference(model, args)

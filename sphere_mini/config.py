@@ -69,17 +69,15 @@ class SphereConfig:
         problem = f"image size {size} is not divisible by patch size {patch}; try {below + patch}"
         require(size % patch == 0, problem)
         require(size > patch, f"image size {size} must be at least two patches of {patch}")
-        problem = (
-            f"width {self.width} must be a multiple of {4 * self.num_heads}, 4 times num_heads"
-        )
-        require(self.width % (4 * self.num_heads) == 0, problem)
-        problem = f"alpha_max_deg must lie between 0 and 90, not {self.alpha_max_deg}"
-        require(0 < self.alpha_max_deg < 90, problem)
-        problem = f"pixel_head must be conv or linear, not {self.pixel_head!r}"
-        require(self.pixel_head in PIXEL_HEADS, problem)
+        multiple = 4 * self.num_heads
+        require(self.width % multiple == 0, f"width {self.width} is no multiple of {multiple}")
+        alpha = self.alpha_max_deg
+        require(0 < alpha < 90, f"alpha_max_deg must lie between 0 and 90, not {alpha}")
+        head = self.pixel_head
+        require(head in PIXEL_HEADS, f"pixel_head must be conv or linear, not {head!r}")
         names = len(self.class_names)
-        problem = f"{names} class names were given for {self.num_classes} classes"
-        require(names in (0, self.num_classes), problem)
+        fits = names in (0, self.num_classes)
+        require(fits, f"{names} class names were given for {self.num_classes} classes")
 
     @property
     def latent_shape(self) -> tuple[int, int]:

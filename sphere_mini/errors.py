@@ -1,29 +1,11 @@
 """Errors that a user can mend, in one sentence each, and names as messages show them."""
 
-import struct
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from unicodedata import normalize
-from zipfile import BadZipFile
 
-from safetensors import SafetensorError
-
-READ_ERRORS = (  # what the libraries that read our files raise where one is damaged
-    AttributeError,
-    BadZipFile,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    TypeError,
-    UnpicklingError,
-    ValueError,
-    struct.error,
-)
 MOST_NAMED = 5  # names that a message lists
 REASON_LENGTH = 150  # characters of such an error's message that are passed on, at most
 
@@ -55,11 +37,10 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        advice = f"check that {path.parent} is the folder that you mean"
-        raise UserError(f"{path} is missing; {advice}") from None
-    except READ_ERRORS as error:
-        advice = "mend it or take another copy"
-        raise UserError(f"{path} cannot be used ({reason(error)}); {advice}") from error
+        raise UserError(f"{path} is missing; is {path.parent} the right folder?") from None
+    except Exception as error:  # libraries raise anything where a file is damaged
+        problem = f"{path} cannot be used ({reason(error)})"
+        raise UserError(f"{problem}; mend it or take another copy") from error
 
 
 def reason(error: Exception) -> str:

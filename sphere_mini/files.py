@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,19 +71,14 @@ def read_newest(path: Path, read: Callable[[Path], T]) -> T:
 
 def free_path(path: Path) -> Path:
     """`path`, or the first of path-2, path-3 ... that does not exist."""
-    candidate = path
-    number = 1
-    while os.path.lexists(candidate):  # a link to nothing is in the way too
-        number += 1
-        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return candidate
+    numbered = (path.with_name(f"{path.stem}-{k}{path.suffix}") for k in count(2))
+    return next(free for free in chain([path], numbered) if not os.path.lexists(free))
 
 
 def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:
     """Where to write: `out`, which must not exist yet, or a free path like `default`.
 
-    With a subfolder the path is a folder, and both are made; else only the folders above it are.
-    `UserError` where that fails.
+    The folders above it are made and, with a subfolder, both; `UserError` where that fails.
     """
     path = Path(out) if out else free_path(default)
     require(is_utf8(str(path)), f"{path} is not in UTF-8; choose another --out")
@@ -135,8 +131,7 @@ def local_folder(folder: str | Path, files: Sequence[str] = MODEL_FILES) -> Path
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files)))
     except Exception as error:  # the hub's own errors, and those of any network layer below it
         problem = f"{folder} could not be fetched ({type(error).__name__})"
-        advice = "check the name and the network, or pass a local folder with its files"
-        raise UserError(f"{problem}; {advice}") from error
+        raise UserError(f"{problem}; check the name and the network") from error
 
 
 def push_to_hub(folder: str | Path, name: str, private: bool = False) -> str:
@@ -152,6 +147,5 @@ def push_to_hub(folder: str | Path, name: str, private: bool = False) -> str:
         api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=list(MODEL_FILES))
     except Exception as error:  # the hub's own errors, and those of any network layer below it
         problem = f"{name} could not be written to the hub ({type(error).__name__})"
-        advice = "check the name and the network, and log in with `hf auth login`"
-        raise UserError(f"{problem}; {advice}") from error
+        raise UserError(f"{problem}; check the name, and log in with `hf auth login`") from error
     return HUB_PREFIX + name

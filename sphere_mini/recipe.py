@@ -24,7 +24,7 @@ LR_BATCH = 256  # images of the global batch that `lr` and `min_lr` are stated f
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(LossWeights):
-    """All settings of a run, as plain numbers and strings; `UserError` where one is out of range.
+    """All settings of a run; `UserError` where one is out of range.
 
     The defaults, with those of `LossWeights`, are what the paper's runs have in common.
     """
@@ -77,7 +77,11 @@ class Recipe(LossWeights):
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not isinstance(value, str):
-                self._check_number(name, value)
+                require(0 <= value < 2**63, f"{name} must be 0 or more and finite, not {value}")
+                is_share = value <= 1 or name not in SHARES
+                require(is_share, f"{name} must lie in 0 ... 1, not {value}")
+        for name in ABOVE_ZERO:
+            require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
         require(self.seed < NUM_SEEDS, f"seed must be below 2^32, not {self.seed}")
         for name, known in (("model", SIZES), ("dtype", DTYPES), ("perceptual", PERCEPTUALS)):
             value = getattr(self, name)
@@ -91,12 +95,6 @@ class Recipe(LossWeights):
         problem = f"one of {', '.join(weights)} must be above 0 with --perceptual {self.perceptual}"
         require(any(getattr(self, name) for name in weights), problem)
         self.sphere_config(())  # sizes that do not fit fail here, before any data is read
-
-    def _check_number(self, name: str, value: float) -> None:
-        """`UserError` for a number that is not finite or out of its range."""
-        require(0 <= value < 2**63, f"{name} must be 0 or more and finite, not {value}")
-        require(value > 0 or name not in ABOVE_ZERO, f"{name} must be above 0, not {value}")
-        require(value <= 1 or name not in SHARES, f"{name} must lie in 0 ... 1, not {value}")
 
     @property
     def data_root(self) -> Path:
@@ -192,13 +190,8 @@ IMAGENET = ANIMAL_FACES | dict(
     recon_l1=50.0,
     con_l1=25.0,
 )
-PAPER = {
-    "cifar10": CIFAR,
-    "cifar100": CIFAR,  # not in the paper, but like its CIFAR-10
-    "afhq": ANIMAL_FACES,
-    "flowers102": ANIMAL_FACES,
-    "imagenet": IMAGENET,
-}
+PAPER = {"cifar10": CIFAR, "afhq": ANIMAL_FACES, "flowers102": ANIMAL_FACES, "imagenet": IMAGENET}
+PAPER["cifar100"] = CIFAR  # not in the paper, but like its CIFAR-10
 # Ours, for minutes on a CPU: a small network, patches twice as large (the latent has the same size,
 # a quarter of the tokens), a perceptual network that pip brings, and learning rates to match.
 QUICK_COMMON = dict(
@@ -275,7 +268,7 @@ def make_recipe(
     paper does not have take, for "paper", CIFAR-10's settings up to 64 px and Animal-Faces' above.
     """
     advice = f"choose from {', '.join(SETS)}; for images of your own in Python give none"
-    require(not dataset or dataset in SETS, f"there is no dataset {dataset!r}; {advice}")
+    require(dataset in ("", *SETS), f"there is no dataset {dataset!r}; {advice}")
     known = [field.name for field in dataclasses.fields(Recipe)]
     unknown = [name for name in overrides if name not in known]
     require(not unknown, f"a recipe has no {', '.join(unknown)}; its fields: {', '.join(known)}")

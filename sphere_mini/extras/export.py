@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from ..config import NUM_SEEDS, SphereConfig
+from ..config import NUM_SEEDS
 from ..data.grids import save_picture, to_uint8
-from ..data.inputs import has_plain_numbers
 from ..distributed import gather, rank_chunks
-from ..errors import printable, reading, require, shortened
+from ..errors import printable, reading, require
 from ..files import writing
 from ..model import SphereEncoder
 from ..sampling import generate
@@ -41,9 +40,8 @@ def export_images(
 
     labels: the classes, none for a model without. Each image has a seed of its own, from `seed` on,
     and carries as text the command that draws it. sampling: num_steps, guidance, guidance_place,
-    share_noise, decay, all of them, as in `generate`. Batches and bytes depend on the arguments
-    alone: after an interruption the same call completes the folder, and whole batches are not drawn
-    again. Under torchrun each rank makes its share. `UserError` where a file cannot be written, or
+    share_noise and decay, as in `generate`. After an interruption the same call completes the
+    folder. Under torchrun each rank makes its share. `UserError` where a file cannot be written, or
     is there of other weights or settings.
     """
     last = seed + per_class * max(len(labels), 1) - 1
@@ -102,14 +100,6 @@ def command_flags(sampling: dict[str, Any]) -> str:
     if sampling.get("start"):
         flags += " --prior fitted"
     return flags
-
-
-def unlike_numbers(config: SphereConfig, labels: Sequence[int]) -> str:
-    """What files' numbers stand for, where they might be taken for classes' names; "" elsewhere."""
-    names = {k: config.class_name(k) for k in labels}
-    unlike = [f"class{k:04d} is {name}" for k, name in names.items() if name != str(k)]
-    is_plain = not unlike or has_plain_numbers(config.class_names)
-    return "" if is_plain else f"; {shortened(unlike)}"
 
 
 def is_saved(image: SingleImage) -> bool:

@@ -1,8 +1,6 @@
-"""A prior fitted to encoded images: ours, not the paper's.
+"""A prior fitted to encoded images, ours and not the paper's: for each class a normal distribution.
 
-The method draws uniform points of the sphere. A small model's latents do not fill theirs, and one
-step from a uniform point is weak there. This prior draws, for each class, from a normal
-distribution fitted to the encoded training images, and spherifies.
+A small model's latents do not fill their sphere, and one step from a uniform point is weak there.
 """
 
 import math
@@ -88,8 +86,8 @@ def load_prior(folder: Path, model: SphereEncoder) -> FittedPrior | None:
 def fit_prior(model: SphereEncoder, data: ImageSet | ImageFiles, rank: int = RANK) -> FittedPrior:
     """Fit the prior to at most 20,000 training images, each encoded under its own class.
 
-    A class of fewer than two images takes all images' row. `UserError` where the classes are not
-    the model's, or where latents and classes are too many for it.
+    A class of fewer than two images takes all images' row. `UserError` for other classes than the
+    model's, or too many numbers.
     """
     config = model.config
     require_fit(data, config)

@@ -143,7 +143,7 @@ def test_pushing_to_the_hub_sends_the_models_files(monkeypatch, tmp_path):
 def test_a_push_that_fails_is_one_sentence(monkeypatch, tmp_path):
     random_model().save_pretrained(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    told = "me/cats could not be written to the hub .*; check the name .* `hf auth login`"
+    told = "me/cats could not be written to the hub .*; check the name, .*`hf auth login`"
     with pytest.raises(UserError, match=told):
         push_to_hub(tmp_path, "me/cats")
 
