@@ -238,10 +238,7 @@ def test_a_killed_rank_ends_the_job(tmp_path):
 def test_a_restart_goes_on_from_the_checkpoint_and_finishes(tmp_path):
     code, out, err, _ = start_and_kill_a_rank(tmp_path / "run", "--max-restarts", "1")
     assert code == 0, err
-    assert (
-        f"going on with {tmp_path / 'run'}" in out
-        and "done: weights" in out
-    )
+    assert f"going on with {tmp_path / 'run'}" in out and "done: weights" in out
     steps = [
         json.loads(line)["step"]
         for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
