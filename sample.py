@@ -1,9 +1,8 @@
 """Use a trained model: `python sample.py RUN` draws one row a class.
 
 RUN is a run folder, a model folder or hf://owner/name. Tasks: generate (the default), reconstruct,
-interpolate, manipulate, crossover, evaluate; each has flags of its own, which
-`python sample.py RUN generate --help` lists. Every picture carries the command, the seed and a hash
-of the weights as text, so that it can be made again.
+interpolate, manipulate, crossover, evaluate; `python sample.py RUN TASK --help` lists the flags of
+one. Every picture carries the command, the seed and a hash of the weights as text.
 """
 
 import os
@@ -11,22 +10,32 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import sphere_mini
-from sphere_mini.cli import Parser, add_flags, check_seed, class_numbers, loop_options, run_script
+from sphere_mini.cli import (
+    SEVERAL,
+    Parser,
+    add_flags,
+    check_seed,
+    class_numbers,
+    loop_options,
+    run_script,
+)
 from sphere_mini.data.grids import GRID_COLUMNS, MIN_FRAME, image_grid, save_animation, save_picture
 from sphere_mini.data.picture_files import open_picture, square_pixels
 from sphere_mini.distributed import connect, rank
 from sphere_mini.errors import require
-from sphere_mini.evaluation import Report, command, evaluate, facts_of, usual_num_images
+from sphere_mini.evaluation import command, evaluate
 from sphere_mini.evaluation.command import find_prior
 from sphere_mini.evaluation.draws import class_rows, grid_labels
 from sphere_mini.evaluation.features import EXTRACTORS, NUMBERED_BELOW
 from sphere_mini.evaluation.metrics import psnr
+from sphere_mini.evaluation.report import facts_of, usual_num_images
 from sphere_mini.extras.export import export_images
 from sphere_mini.files import claim_path, free_path, writing
 from sphere_mini.model import SphereEncoder
@@ -35,7 +44,6 @@ from sphere_mini.sampling import stitch
 MIN_TILE = 96  # pixels a side of an image in a picture, at least: large enough to see
 LOOP = "--num-steps --guidance --guidance-place --noise --schedule"
 SCORES = "--num-reference --judge --num-images --repeats"
-SEVERAL = dict(nargs="+")
 
 
 def parse_args(argv: list[str]) -> Namespace:
@@ -136,9 +144,7 @@ def interpolate(model: SphereEncoder, args: Namespace) -> None:
     """A path between two seeds, also as an animation, or a grid among four."""
     is_grid = len(args.seed) == 4
     require(not (is_grid and args.path), "a grid among four seeds is bilinear; leave out --path")
-    given = f"there are {len(args.classes)} and {len(args.seed)}"
-    fits = len(args.classes) in (0, len(args.seed))
-    require(fits, f"--class takes one class per seed; {given}")
+    require(len(args.classes) in (0, len(args.seed)), "--class takes one class per seed")
     y = class_numbers(model.config, args) or None
     path = args.path or "spherical"
     count = args.frames
@@ -185,11 +191,7 @@ def crossover(model: SphereEncoder, args: Namespace) -> None:
 
 
 def evaluate_model(model: SphereEncoder, args: Namespace) -> None:
-    """How good the model is: scores, memorised images, coverage of the sphere.
-
-    Each figure is written as soon as it is known: to scores.json; then the tables to scores.md, and
-    two pictures.
-    """
+    """How good the model is: scores, memorised images, coverage of the sphere."""
     samplers = command.sampling_options(args)
     folder = command.figures_folder(args.out, args.run)
     reference = command.make_reference(model, args)
@@ -205,10 +207,7 @@ def evaluate_model(model: SphereEncoder, args: Namespace) -> None:
         alone = f"compare them with those of {num_images:,} images alone"
         print(f"warning: distances of {num_images:,} images come out too large; {alone}")
     path = free_path(folder / "scores.json")
-
-    def save(report: Report) -> None:
-        command.write_text(path, report.as_json())
-
+    save = partial(command.write_json, path)  # each figure as soon as it is known
     report = evaluate(model, reference, samplers, num_images, args.seed, args.repeats, save)
     if rank() > 0:
         return

@@ -17,29 +17,22 @@ from .recipe import SETS
 
 PATIENCE = 30  # seconds after which a download that receives nothing fails instead of hanging
 TURN = 3  # seconds that other ranks leave rank 0 to say what is wrong
+NOISE = ("shared", "fresh")
+SCHEDULES = ("fixed", "decay")
+PRIORS = ("uniform", "fitted")
+SEVERAL = dict(nargs="+")
+CLASS_HELP = "numbers or names (default: of generate ten, of interpolate the seeds', else null)"
 FLAGS = {  # of sample.py's tasks
     "image": dict(metavar="IMAGE", help="file of any size; the centre square is used"),
     "images": dict(metavar="IMAGE", nargs="+", help="files of any size; centre squares are used"),
     "--num-steps": dict(type=int, default=4, help="steps of the loop"),
     "--guidance": dict(type=float, default=1.0, help="classifier-free guidance, 1 is off"),
     "--guidance-place": dict(choices=GUIDANCE_PLACES, default="both", help="what it acts on"),
-    "--noise": dict(
-        choices=("shared", "fresh"), default="shared", help="one for all steps, or one each"
-    ),
-    "--schedule": dict(choices=("fixed", "decay"), default="fixed", help="of the noise's angle"),
-    "--prior": dict(
-        choices=("uniform", "fitted"),
-        default="uniform",
-        help="random points on all of the sphere, or (ours) where encoded images lie",
-    ),
+    "--noise": dict(choices=NOISE, default="shared", help="one for all steps, or one each"),
+    "--schedule": dict(choices=SCHEDULES, default="fixed", help="of the noise's angle"),
+    "--prior": dict(choices=PRIORS, default="uniform", help="fitted (ours): where images lie"),
     "--seed": dict(type=int, default=0, help="of the first image; the next ones count up"),
-    "--class": dict(
-        dest="classes",
-        nargs="+",
-        metavar="CLASS",
-        default=[],
-        help="numbers or names (default: of generate ten, of interpolate the seeds', else null)",
-    ),
+    "--class": SEVERAL | dict(dest="classes", metavar="CLASS", default=[], help=CLASS_HELP),
     "--per-class": dict(type=int, metavar="N", help="images (default: 10; of a trajectory 1)"),
     "--trajectory": dict(action="store_true", help="one row an image, showing every step"),
     "--save-images": dict(metavar="DIR", help="single PNGs, N of every class; goes on there"),
@@ -52,14 +45,8 @@ FLAGS = {  # of sample.py's tasks
     "--data-dir": dict(metavar="PATH", help="where they are (default: RUN's, or data/<dataset>)"),
     "--features": dict(help="inception gives FID (default: efficientnet; for the digits pixels)"),
     "--num-reference": dict(type=int, metavar="N", default=50_000, help="training images at most"),
-    "--judge": dict(
-        action="store_true", help="train a classifier, where RUN has none, to recognise samples"
-    ),
-    "--num-images": dict(
-        type=int,
-        metavar="N",
-        help="samples a row (default: 50,000; digits: 1,000; or the reference's)",
-    ),
+    "--judge": dict(action="store_true", help="train a classifier of samples, if RUN has none"),
+    "--num-images": dict(type=int, metavar="N", help="samples a row (default: usually 50,000)"),
     "--repeats": dict(type=int, metavar="K", default=1, help="N samples K times: mean ± deviation"),
     "--out": dict(metavar="PNG", help="must not exist (default: in pictures/, numbered)"),
     "--scale": dict(type=int, metavar="N", help="picture's pixels for one of an image's"),

@@ -262,10 +262,9 @@ def make_recipe(
 ) -> Recipe:
     """The preset of a data set with single fields replaced; `UserError` for what is not known.
 
-    dataset: a name in `SETS`; left out for images of your own in memory, which take the settings of
-    a folder: make_recipe(image_size=32, steps=2000). recipe: "paper", "quick", or None for the
-    paper's where it has the data set or the size of model. processes: world size. Sets that the
-    paper does not have take, for "paper", CIFAR-10's settings up to 64 px and Animal-Faces' above.
+    dataset: a name in `SETS`; left out for images of your own: make_recipe(image_size=32). recipe:
+    "paper" (CIFAR-10's up to 64 px, Animal-Faces' above, for sets that the paper lacks), "quick",
+    or None for the paper's where it has the data set or the size of model. processes: world size.
     """
     advice = f"choose from {', '.join(SETS)}; for images of your own in Python give none"
     require(dataset in ("", *SETS), f"there is no dataset {dataset!r}; {advice}")

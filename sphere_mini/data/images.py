@@ -81,16 +81,14 @@ class ImageSet:
 class ImageFiles(Dataset):
     """Images on disk, decoded at each access: item i is (uint8 (3, H, H), label).
 
-    source: (picture, path of one, or tensor as in `tensor_picture`; label) for each image.
-    image_size: H in pixels, to which pictures are cropped. workers: processes that decode, at most
-    one a core. device: where batches go. `UserError` names a file that cannot be read.
+    `UserError` names a file that cannot be read.
     """
 
-    source: Source
+    source: Source  # (picture, path of one, or tensor as in `tensor_picture`; label) of each
     class_names: tuple[str, ...]
-    image_size: int
-    workers: int
-    device: torch.device
+    image_size: int  # H in pixels, to which pictures are cropped
+    workers: int  # processes that decode, at most one a core
+    device: torch.device  # where batches go
 
     def __len__(self) -> int:
         return len(self.source)

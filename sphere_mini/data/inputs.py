@@ -23,8 +23,7 @@ Labels = Tensor | Sequence[int | str] | int | str | None
 def as_labels(y: Labels, config: SphereConfig) -> Tensor | None:
     """Labels as a tensor, (B,) class numbers or (B, num_classes + 1) float shares of embeddings.
 
-    y: such a tensor, a class by number or name, or several; None stays None. `UserError` where the
-    model has no classes or a label is none of them.
+    y: such a tensor, a class by number or name, or several; None stays None. `UserError`: no class.
     """
     if y is None:
         return None
@@ -81,8 +80,7 @@ def has_plain_numbers(names: Sequence[str]) -> bool:
 def seeds_for(seeds: Sequence[int] | None, **others: Sized | None) -> Sequence[int]:
     """The seeds, one for each image; drawn at random where `seeds` is None.
 
-    others: what else has one entry an image. `UserError` where the numbers of images differ, or a
-    seed is out of range.
+    others: what else has an entry an image. `UserError`: numbers differ, or a seed is out of range.
     """
     given = {**others, "seeds": seeds}
     sizes = {name: len(value) for name, value in given.items() if value is not None}

@@ -18,10 +18,7 @@ WHITE_IS_ZERO = 0  # of a TIFF's PHOTOMETRIC_INTERPRETATION
 
 
 def open_picture(path: str | Path, advice: str = "name one that is whole") -> Image.Image:
-    """One image file, upright by its EXIF notes and RGB as by `to_rgb`.
-
-    `UserError` where it cannot be read. advice: what to do then.
-    """
+    """One image file, upright and RGB; `UserError`, with advice, where it cannot be read."""
     try:
         # as a file: by its name Pillow maps a turned TIFF into memory with its sides exchanged
         with open(path, "rb") as file, Image.open(file) as picture:
@@ -38,11 +35,7 @@ def open_picture(path: str | Path, advice: str = "name one that is whole") -> Im
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """A picture as RGB; what is transparent becomes white.
-
-    Grey of 12 or 16 bits is scaled to 8 bits, and so are floats in [0, 1]. `UserError` for numbers
-    whose range nothing tells.
-    """
+    """A picture as RGB, on white where it is transparent; `UserError` for an unknown range."""
     if picture.mode[0] in "FI":
         picture = Image.fromarray(grey_bytes(picture))
     if picture.has_transparency_data:

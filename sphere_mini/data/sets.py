@@ -55,11 +55,10 @@ class Splits(NamedTuple):
 def load_data(
     recipe: Recipe, device: torch.device, most_held_out: int = HELD_OUT_IN_TRAINING
 ) -> tuple[ImageSet | ImageFiles, ImageSet | None]:
-    """A recipe's training images, and held-out ones if there are any.
+    """A recipe's training images, and at most `most_held_out` held-out ones, if there are any.
 
-    The training images are decoded into memory up to the recipe's `in_memory_gb`. Of the held-out
-    ones at most `most_held_out` are, spread evenly over their set. `UserError` where images are
-    missing or cannot be read.
+    They are in memory if they take at most the recipe's `in_memory_gb`. `UserError` where images
+    are missing or cannot be read.
     """
     splits = find_splits(recipe)
     if splits.held_out is None:
@@ -87,8 +86,7 @@ def find_splits(recipe: Recipe) -> Splits:
         splits = folder_splits(recipe.dataset, root)
     names = splits.class_names
     if len(names) == 1 and recipe.conditional and not recipe.init_from:
-        advice = "add a second folder of images, or ignore the classes with --unconditional"
-        advice += f"; if the classes are the folders in {names[0]}, pass that as --data-dir"
+        advice = f"--unconditional ignores it; pass {root / names[0]} if that holds the classes"
         raise UserError(f"{root} has one class, {names[0]}; {advice}")
     return splits
 
@@ -116,19 +114,14 @@ def hold_some_out(splits: Splits, share: float) -> Splits:
 
 
 def digit_splits(recipe: Recipe) -> Splits:
-    """All of scikit-learn's digits to train on."""
-    check_digits(recipe)
+    """All of scikit-learn's digits to train on; `UserError` for a folder or another size."""
+    fits = not recipe.data_dir and recipe.image_size == DIGIT_SIDE
+    problem = "the digits come with scikit-learn and are 8 by 8 pixels"
+    require(fits, f"{problem}; for your own images use --dataset folder")
     digits = load_digit_images(recipe.image_size, torch.device("cpu"))
     images = list(zip(digits.images, digits.labels.tolist(), strict=True))
     description = f"{len(images):,} digits of scikit-learn, {describe_classes(digits.class_names)}"
     return Splits(images, None, digits.class_names, description)
-
-
-def check_digits(recipe: Recipe) -> None:
-    """`UserError` where the digits are asked for from a folder, or of another size."""
-    fits = not recipe.data_dir and recipe.image_size == DIGIT_SIDE
-    problem = "the digits come with scikit-learn and are 8 by 8 pixels"
-    require(fits, f"{problem}; for your own images use --dataset folder")
 
 
 def load_digit_images(image_size: int, device: torch.device) -> ImageSet:

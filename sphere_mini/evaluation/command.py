@@ -43,7 +43,6 @@ def find_recipe(
 ) -> Recipe:
     """How the training images of the model in `run` are read, or those of another data set.
 
-    run: as `SphereEncoder.from_pretrained` takes it. dataset, data_dir: None for the model's own.
     `UserError` where the model does not say what it was trained on.
     """
     path = local_folder(run) / CONFIG_FILE
@@ -119,8 +118,9 @@ def write_report(report: Report, folder: Path, command: str, figures: str) -> li
     log = folder / "scores.md"
     facts = {"command": command, "all figures": figures} | report.facts
     lines = [f"- {name}: {fact}" for name, fact in facts.items()]
-    before = log.read_text(encoding="utf-8") + "\n" if log.exists() else ""
-    write_text(log, before + "\n".join([*lines, "", report.table(), ""]))
+    before = "\n" if log.exists() else ""
+    with writing(log), log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(before + "\n".join([*lines, "", report.table(), ""]))
     written = []
     for name, picture in (("closest", report.closest), ("sphere", report.sphere)):
         path = free_path(folder / f"{name}.png")
@@ -130,11 +130,11 @@ def write_report(report: Report, folder: Path, command: str, figures: str) -> li
     return written
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file, on rank 0; `UserError` where that fails."""
+def write_json(path: Path, report: Report) -> None:
+    """Write all figures that are known, on rank 0; `UserError` where that fails."""
     if rank() == 0:
         with writing(path):
-            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+            path.write_text(report.as_json(), encoding="utf-8")
 
 
 def advice_on(report: Report, closest: str) -> Iterator[str]:

@@ -82,8 +82,8 @@ def class_rows(
 ) -> tuple[list[Tensor], list[str]]:
     """One row (columns, 3, H, W) of samples for each class and number of steps, and rows' names.
 
-    A column is one seed under every class, the first column `seed`. Without classes, where all
-    labels are None, every image has a seed of its own. sampling: as in `generate`.
+    A column is one seed, from `seed` on, under every class; without classes (labels None) every
+    image has its own. sampling: as in `generate`.
     """
     rows = []
     names = []

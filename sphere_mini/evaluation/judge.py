@@ -1,7 +1,4 @@
-"""An independent judge of samples: a small convolutional network that knows the classes.
-
-It never sees a sample in training, and shares no weights with the models that it judges.
-"""
+"""A judge of samples: a small convolutional network, trained on real images alone."""
 
 import copy
 import json
@@ -84,10 +81,7 @@ def load_judge(folder: Path, class_names: tuple[str, ...]) -> Judge | None:
 
 
 def fit_judge(data: ImageSet | ImageFiles, flip: bool = True, seed: int = 0) -> Judge:
-    """Train a judge on labelled images; minutes on a CPU core.
-
-    flip: whether mirrored images show the same class.
-    """
+    """Train a judge on labelled images, mirrored too (flip); minutes on a CPU core."""
     require(len(data.class_names) > 1, "a judge takes images of two classes or more")
     torch.manual_seed(seed)
     judge = Judge(tuple(data.class_names))

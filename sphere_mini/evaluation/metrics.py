@@ -77,8 +77,7 @@ def nearness(a: Tensor, b: Tensor, others: bool = False) -> tuple[Tensor, Tensor
 def memorised_below(held_out: Tensor) -> tuple[float, int]:
     """The nearness below which a sample counts as memorised, and the number of near-duplicates.
 
-    held_out: (n,) nearness of images that were not trained on. Of these 1% lie below, but for
-    near-duplicates of training images, which lie far below the others (`FENCE`).
+    held_out: (n,) nearness of images not trained on; 1% lie below, near-duplicates left out.
     """
     first, third = held_out.quantile(torch.tensor([0.25, 0.75]))
     clean = held_out[held_out >= first - FENCE * (third - first)]

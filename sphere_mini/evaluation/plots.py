@@ -49,10 +49,13 @@ def sphere_figure(v: Tensor, labels: Tensor) -> Image.Image:
     with rc_context(STYLE):
         figure = Figure((12, 4.5), layout="constrained")
         draw_angles(figure.add_subplot(1, 3, 1), v)
-        axes = figure.add_subplot(1, 3, 2, projection="3d")
-        draw_cloud(axes, "uniform", uniform[some] @ directions, color="0.5")
-        axes = figure.add_subplot(1, 3, 3, projection="3d")
-        draw_cloud(axes, "images", images[some] @ directions, c=labels[some], cmap="viridis")
+        by_class = dict(c=labels[some], cmap="viridis")
+        clouds = [("uniform", uniform, dict(color="0.5")), ("images", images, by_class)]
+        for place, (name, points, colours) in enumerate(clouds, 2):
+            axes = figure.add_subplot(1, 3, place, projection="3d")
+            axes.set_title(f"{name} along 3 random axes", y=1.0)
+            axes.scatter(*(points[some] @ directions).T.numpy(), s=3, **colours)
+            axes.set(xlim=VIEW_LIMITS, ylim=VIEW_LIMITS, zlim=VIEW_LIMITS)
         return to_picture(figure)
 
 
@@ -71,10 +74,3 @@ def draw_angles(axes: Any, v: Tensor) -> None:
     axes.set_xlim(min(found.min(), 90 - spread), max(found.max(), 90 + spread))
     axes.set_ylim(0, 1.4 * density.max())
     axes.legend()
-
-
-def draw_cloud(axes: Any, name: str, shadow: Tensor, **colours: Any) -> None:
-    """Points (n, 3) as dots in space."""
-    axes.set_title(f"{name} along 3 random axes", y=1.0)
-    axes.scatter(*shadow.T.numpy(), s=3, **colours)
-    axes.set(xlim=VIEW_LIMITS, ylim=VIEW_LIMITS, zlim=VIEW_LIMITS)

@@ -135,10 +135,9 @@ def read_features(path: Path) -> Tensor | None:
 
 
 def fingerprint(data: ImageSet | ImageFiles, rows: Tensor) -> str:
-    """Twelve hexadecimal digits that tell these images of a set from others.
+    """Twelve hexadecimal digits that tell these images from others.
 
-    They depend on every pixel of images in memory; of files on every name, size and time, and on
-    the pixels of a thousand (of torchvision's sets, which do not change, on these alone).
+    By all pixels of images in memory, by those of a thousand files and all names, sizes and times.
     """
     digest = hashlib.sha256()
     if isinstance(data, ImageFiles):

@@ -87,8 +87,7 @@ def look_at(
 def score_reconstructions(model: SphereEncoder, reference: Reference, num_images: int) -> Row:
     """Fréchet distance and PSNR in dB of training images' reconstructions (null class, no noise).
 
-    num_images: of the reference, evenly spread, at most all. Beside it the PSNR of the mean image
-    and the scores of held-out images, where there are any.
+    num_images: at most all. Beside it the mean image's PSNR and the scores of held-out images.
     """
 
     def look(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -127,14 +126,12 @@ def score_held_out(model: SphereEncoder, reference: Reference) -> Row:
     real = reference.training_features
     features = reference.held_out_features
     scores = {"PSNR held out": held_out_psnr(model, held_out)}
-    distances = {}
-    if not reference.why_no_distance(len(features)):
-        distances["FID"] = frechet_distance(features, real)
-    if len(features) > 1:
-        distances["KID"] = kernel_distance(features, real)
-    for score, distance in distances.items():
+    measures = {"FID": frechet_distance, "KID": kernel_distance} if len(features) > 1 else {}
+    if reference.why_no_distance(len(features)):
+        measures.pop("FID", None)
+    for score, measure in measures.items():
         name = score_name(score, reference.features, NUMBERED_BELOW)  # the number stands in words
-        scores[f"{name} of {len(features):,} held out"] = distance
+        scores[f"{name} of {len(features):,} held out"] = measure(features, real)
     if reference.judge is not None and model.config.num_classes > 0:
         batches = zip(held_out.images.split(BATCH), held_out.labels.split(BATCH), strict=True)
         recognised = [reference.judge.recognises(images, y) for images, y in batches]

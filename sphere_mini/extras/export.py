@@ -38,11 +38,10 @@ def export_images(
 ) -> int:
     """Write `per_class` images of each class into a folder; returns how many are there.
 
-    labels: the classes, none for a model without. Each image has a seed of its own, from `seed` on,
-    and carries as text the command that draws it. sampling: num_steps, guidance, guidance_place,
-    share_noise and decay, as in `generate`. After an interruption the same call completes the
-    folder. Under torchrun each rank makes its share. `UserError` where a file cannot be written, or
-    is there of other weights or settings.
+    labels: the classes, none for a model without. Seeds count up from `seed`; each file carries the
+    command that draws it. sampling: num_steps, guidance, guidance_place, share_noise and decay, as
+    in `generate`. After an interruption the same call completes the folder. Under torchrun ranks
+    share the work. `UserError` for a file of other weights or settings, or that cannot be written.
     """
     last = seed + per_class * max(len(labels), 1) - 1
     require(last < NUM_SEEDS, f"the last seed would be {last}, above 2^32 - 1; take a smaller one")

@@ -27,15 +27,11 @@ BATCH = 125  # images encoded at once
 
 @dataclass(eq=False)
 class FittedPrior:
-    """A normal distribution of points for each class, and in the last row one for all images.
+    """A normal distribution of points for each class, and in the last row one for all images."""
 
-    mean: (classes + 1, L). axes: (classes + 1, rank, L), perpendicular, as long as the standard
-    deviation along them. weights: hash of the weights it was fitted to; train on, and fit anew.
-    """
-
-    mean: Tensor
-    axes: Tensor
-    weights: str
+    mean: Tensor  # (classes + 1, L)
+    axes: Tensor  # (classes + 1, rank, L), perpendicular, as long as the deviation along them
+    weights: str  # hash of the weights that it was fitted to
 
     def points(self, e: Tensor, y: Tensor | None) -> Tensor:
         """Points (B, N, D) on the sphere from Gaussian noise e (B, N, D) under labels y.

@@ -37,9 +37,8 @@ ADDED_WORDS = {"module", "_orig_mod"}  # within names, by DistributedDataParalle
 def import_release(folder: str | Path) -> SphereEncoder:
     """A folder of the release as a model: its newest checkpoint, EMA weights if it has them.
 
-    folder: holds cfg.json and ckpt/ep*.pth or, as others share them, *.safetensors, *.pth, *.pt or
-    *.ckpt beside it; or "hf://owner/name". Returns the model in eval mode, on the CPU. `UserError`
-    where a file is missing or damaged, or settings or weights are those of another network.
+    folder: cfg.json and one of `CHECKPOINTS`; or "hf://owner/name". The model is in eval mode, on
+    the CPU. `UserError`: missing or damaged files, or another network.
     """
     folder = local_folder(folder, ["cfg.json", *CHECKPOINTS])
     settings = folder / "cfg.json"

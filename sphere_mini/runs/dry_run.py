@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..config import SphereConfig
 from ..data.images import ImageSet
-from ..data.sets import check_digits, find_splits, hold_some_out
+from ..data.sets import find_splits, hold_some_out
 from ..distributed import any_rank, precision, world_size
 from ..losses import StepNoise, sphere_losses
 from ..model import SphereEncoder
@@ -37,9 +37,7 @@ def dry_run(recipe: Recipe, device: torch.device, measure: bool = False) -> None
     recipe = recipe.resolved(num_images)
     config = recipe.sphere_config(())
     lines = asdict(recipe) | {name: getattr(config, name) for name in NETWORK_FIELDS}
-    lines["steps"] = (
-        f"{recipe.steps:,}" if recipe.steps else f"{recipe.epochs:g} epochs of the folder"
-    )
+    lines["steps"] = f"{recipe.steps:,}" if recipe.steps else f"{recipe.epochs:g} epochs"
     lines["images an epoch"] = f"{num_images:,}" if num_images else "as many as the folder has"
     batch_lr = f"{recipe.lr * recipe.lr_scale:.3g} (lr is that of {LR_BATCH} images)"
     lines["learning rate of a batch"] = batch_lr
@@ -49,7 +47,6 @@ def dry_run(recipe: Recipe, device: torch.device, measure: bool = False) -> None
         images_per_s, steps = measure_speed(recipe, num_classes, device)
         note = f"measured in {steps} steps on {device}, without reading images"
         total = tqdm.format_interval(recipe.steps * recipe.batch_size / images_per_s)
-        total = total if recipe.steps else "that of the folder's images"
         show_lines({"images/s": f"{images_per_s:,.1f}, {note}", "time": total})
 
 
@@ -61,10 +58,9 @@ def show_lines(lines: dict[str, Any]) -> None:
 
 def count_images(recipe: Recipe) -> tuple[int, int]:
     """Numbers of images that a recipe trains on and of classes; 0 for a folder not named yet."""
-    if recipe.dataset == "digits":
-        check_digits(recipe)
     is_named = bool(recipe.data_dir) or recipe.data_root.is_dir()
-    if recipe.dataset != OWN or not is_named:
+    is_read = recipe.dataset == "digits" or (recipe.dataset == OWN and is_named)
+    if not is_read:
         return SETS[recipe.dataset][:2]
     splits = find_splits(recipe)
     if splits.held_out is None:
@@ -103,8 +99,7 @@ def billions(value: float) -> str:
 def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device) -> dict[str, int]:
     """What a resolved recipe takes: `parameters`, `bytes` on the device, and FLOPs per image.
 
-    The FLOPs are those of matmuls and convolutions in a `step` of training, in `decode` and in
-    `encode`, counted from shapes on the meta device; those of `spreading` are left out.
+    FLOPs of matmuls and convolutions, from shapes alone: of a training `step`, `decode`, `encode`.
     """
     config = recipe.sphere_config([str(label) for label in range(num_classes)])
     counted = replace(recipe, spread=0.0, compile=False)

@@ -46,10 +46,8 @@ def given_fields(flags: dict[str, Any]) -> dict[str, Any]:
     if flags["unconditional"]:
         fields["conditional"] = False
     fields |= dict(parse_override(text) for text in flags["set"])
-    steps = fields.get("steps", 1)
-    require(steps > 0, f"--steps must be above 0, not {steps}")
-    has_both = "steps" in fields and "epochs" in fields
-    require(not has_both, "give the length in steps or in epochs, not in both")
+    require(fields.get("steps", 1) > 0, "--steps must be above 0")
+    require(not {"steps", "epochs"} <= set(fields), "give steps or epochs, not both")
     return fields
 
 
@@ -112,9 +110,8 @@ def shape_fields(config: SphereConfig) -> dict[str, Any]:
 def start_from(state: TrainState, old: SphereEncoder) -> list[str]:
     """Give a fresh state the weights of `old`; returns the names of classes unknown to it.
 
-    Rows of the class tables go by name, or by number where `old` has no names and as many classes.
-    A new class starts as the null class, which has seen all images. `UserError` where only one of
-    the two has classes.
+    Class tables go by name, or by number where `old` has no names and as many classes; a new class
+    starts as the null class. `UserError` where only one of the two has classes.
     """
     config = state.model.config
     old_count = old.config.num_classes

@@ -7,14 +7,9 @@ from conftest import random_model
 from sphere_mini import UserError, generate
 from sphere_mini.data.images import ImageSet
 from sphere_mini.data.sets import load_digit_images
-from sphere_mini.evaluation import (
-    Reference,
-    Sampler,
-    evaluate,
-    usual_num_images,
-)
+from sphere_mini.evaluation import Reference, Sampler, evaluate
 from sphere_mini.evaluation.metrics import coverage
-from sphere_mini.evaluation.report import table
+from sphere_mini.evaluation.report import table, usual_num_images
 from sphere_mini.evaluation.scores import score_coverage, score_reconstructions, score_samples
 from sphere_mini.sphere import spherify
 
