@@ -98,7 +98,12 @@ def generate(model: SphereEncoder, args: Namespace) -> None:
         require(not args.trajectory, problem)
         require(one_value, "--save-images takes one value of --num-steps")
         require(not args.out, "--save-images writes into its own folder; leave out --out")
-        return save_images(model, labels, args)
+        labels = labels or list(range(model.config.num_classes))
+        options = {"num_steps": args.num_steps[0]} | loop_options(args)
+        folder = Path(args.save_images)
+        total = export_images(model, folder, labels, count or GRID_COLUMNS, args.seed, **options)
+        print(f"{total:,} images are in {folder}")
+        return
     labels = labels or grid_labels(model)
     options = {"seed": args.seed} | loop_options(args)
     captions = None
@@ -112,16 +117,6 @@ def generate(model: SphereEncoder, args: Namespace) -> None:
     else:
         rows, names = class_rows(model, labels, count or GRID_COLUMNS, args.num_steps, **options)
     save_grid(rows, names, captions, model, args)
-
-
-def save_images(model: SphereEncoder, labels: list[int], args: Namespace) -> None:
-    """Single files, N of every class; a second start completes the folder."""
-    labels = labels or list(range(model.config.num_classes))
-    count = args.per_class or GRID_COLUMNS
-    options = {"num_steps": args.num_steps[0]} | loop_options(args)
-    folder = Path(args.save_images)
-    total = export_images(model, folder, labels, count, args.seed, **options)
-    print(f"{total:,} images are in {folder}")
 
 
 def reconstruct(model: SphereEncoder, args: Namespace) -> None:

@@ -16,7 +16,7 @@ from sphere_mini.cli import Parser, run_script
 from sphere_mini.config import SIZES
 from sphere_mini.distributed import any_rank, connect, rank, world_size
 from sphere_mini.errors import require
-from sphere_mini.recipe import DTYPES, PERCEPTUALS, RECIPES, SETS, Recipe
+from sphere_mini.recipe import DTYPES, LR_BATCH, PERCEPTUALS, RECIPES, SETS, Recipe
 from sphere_mini.runs import progress
 from sphere_mini.runs.dry_run import dry_run
 from sphere_mini.runs.log import Pace, SummaryWriter
@@ -122,7 +122,7 @@ def announce(run: Run, device: torch.device) -> None:
     print(f"{sizes} on {device}, into {run.folder}")
     images = recipe.batch_size // world_size() // recipe.grad_accum
     split = f"processes {world_size()} x micro-batches {recipe.grad_accum} x {images} images"
-    lr = recipe.lr * recipe.lr_scale
+    lr = recipe.lr * recipe.batch_size / LR_BATCH
     rates = f"learning rate {lr:.3g}, encoder {lr * recipe.encoder_lr_factor:.3g}"
     print(f"a step: {split} = {recipe.batch_size:,}; {rates}")
 
@@ -163,9 +163,8 @@ def say_how_it_ended(run: Run, stop: progress.Stop) -> None:
     problem = f"the checkpoint of step {run.state.step} could not be written; make room and"
     require(run.saved_step == run.state.step, f"{problem} {resuming} from step {run.saved_step}")
     if run.state.step < run.recipe.steps:
-        print(
-            f"stopped {stop.reason or 'with another rank'}, after step {run.state.step}; {resuming}"
-        )
+        reason = stop.reason or "with another rank"
+        print(f"stopped {reason}, after step {run.state.step}; {resuming}")
         sys.exit(stop.code)
     command = f"python sample.py {folder}"
     print(f"done: weights are in {run.folder}; `{command}` draws, `{command} evaluate` scores")

@@ -66,10 +66,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`, and end the program.
+    """Run a script's `main` and end the program: by 0, or what `main` gives to `sys.exit`.
 
-    The exit code is 0, or 2 after a `UserError`, which becomes one line on stderr, or 130 after
-    Ctrl-C, or what `main` gives to `sys.exit`.
+    A `UserError` becomes one line on stderr and exit code 2, Ctrl-C 130.
     """
     socket.setdefaulttimeout(PATIENCE)
     for stream in (sys.stdout, sys.stderr):

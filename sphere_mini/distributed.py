@@ -18,9 +18,8 @@ from tqdm import tqdm
 from .errors import UserError, require
 
 T = TypeVar("T")
-TRIM_THRESHOLD = -1  # options of glibc's mallopt, by malloc.h
-MMAP_MAX = -4
-LARGEST_INT = 2**31 - 1  # bytes
+M_TRIM_THRESHOLD = -1  # options of glibc's mallopt, by malloc.h
+M_MMAP_MAX = -4
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -43,8 +42,8 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(MMAP_MAX, 0)  # no block gets pages of its own, which go back as it is freed
-        mallopt(TRIM_THRESHOLD, LARGEST_INT)
+        mallopt(M_MMAP_MAX, 0)  # no block gets pages of its own, which go back as it is freed
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def rank() -> int:
@@ -127,13 +126,9 @@ def first_on_node(load: Callable[[], T]) -> T:
     A `UserError` of `load` reaches all ranks; all of them have to call this.
     """
     is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    loaded = None
-    problem = None
-    if is_first:
-        loaded, problem = attempt(load)
+    loaded, problem = attempt(load if is_first else str)  # str() costs nothing
     if any_rank(problem is not None):  # the others have waited here
-        elsewhere = "another rank could not read what this run needs; see its message"
-        raise problem or UserError(elsewhere)
+        raise problem or UserError("another rank could not read what this run needs")
     return loaded if is_first else load()
 
 
@@ -150,10 +145,7 @@ def from_rank_0(make: Callable[[], T]) -> T:
 
 
 def read_together(batches: Iterator[T]) -> Iterator[T]:
-    """This rank's batches; where one rank cannot read its own, all raise its `ReadError`.
-
-    All of them stop before the same step; else the others would wait in it for ever.
-    """
+    """This rank's batches; where one rank cannot read, all raise its error before the same step."""
     while True:
         batch, problem = attempt(lambda: next(batches, None))
         if any_rank(problem is not None):

@@ -15,10 +15,7 @@ class UserError(ValueError):
 
 
 class ReadError(UserError):
-    """An image, or a process that reads images, failed in the middle of a run.
-
-    flags: of train.py, that the run has to go on with.
-    """
+    """An image, or its reader, failed in mid-run. flags: of train.py, to go on with."""
 
     def __init__(self, problem: str, flags: str = "") -> None:
         super().__init__(problem)
@@ -64,11 +61,7 @@ def printable(text: str) -> str:
 
 def is_utf8(text: str) -> bool:
     """Whether a name that the system gave is in UTF-8; bytes that are none are surrogates in it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def shortened(names: Sequence[str]) -> str:

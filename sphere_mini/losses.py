@@ -45,19 +45,15 @@ class LossWeights:
 
 
 class StepNoise(NamedTuple):
-    """Everything random in one training step; the first dimension of each is the batch.
+    """Everything random in one training step; the first dimension of each is the batch."""
 
-    e: Gaussian noise (B, N, D). r_far, r_near: noise levels (B,), fractions of sigma_max. drop_*:
-    bool (B,), where the label becomes the null class in that pass.
-    """
-
-    e: Tensor
-    r_far: Tensor
-    r_near: Tensor
-    drop_encode: Tensor
-    drop_far: Tensor
-    drop_near: Tensor
-    drop_again: Tensor  # in encoding x_far
+    e: Tensor  # (B, N, D), Gaussian
+    r_far: Tensor  # (B,), noise levels as fractions of sigma_max
+    r_near: Tensor  # (B,)
+    drop_encode: Tensor  # (B,) bool, where the label becomes the null class: in encoding x,
+    drop_far: Tensor  # ... in decoding v_far,
+    drop_near: Tensor  # ... in decoding v_near,
+    drop_again: Tensor  # ... in encoding x_far
 
 
 def draw_step_noise(

@@ -53,10 +53,6 @@ class Perceptual(nn.Module):
         """Distance of two batches' features, a float32 scalar, mean over the batch; 0 if equal."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """Distance of images x and targets, both (B, 3, H, W) in [-1, 1]."""
-        return self.distance(self.features(x), self.features(target))
-
 
 class EfficientNetLite(Perceptual):
     """EfficientNet-Lite0 at four resolutions, each pixel's channels scaled to unit length.
@@ -141,11 +137,9 @@ class LPIPSAndConvNeXt(LPIPS):
 NETWORKS = {"efficientnet": EfficientNetLite, "lpips": LPIPS, "lpips+convnext": LPIPSAndConvNeXt}
 
 
-def load_perceptual(name: str, device: torch.device) -> Perceptual | None:
+def load_perceptual(name: str, device: torch.device, pretrained: bool = True) -> Perceptual | None:
     """The perceptual loss of this name, on the device; None for "none". `UserError`: no weights."""
-    if name == "none":
-        return None
-    return NETWORKS[name]().to(device)
+    return None if name == "none" else NETWORKS[name](pretrained).to(device)
 
 
 def enlarged(x: Tensor, size: int) -> Tensor:

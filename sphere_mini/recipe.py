@@ -19,7 +19,7 @@ ABOVE_ZERO += ("compression_ratio", "log_every", "sample_every", "save_every")
 SHARES = ("hard_fraction", "label_drop", "ema", "held_out")  # at most 1
 PERCEPTUAL_WEIGHTS = ("recon_perceptual", "con_perceptual")
 OTHER_WEIGHTS = ("recon_l1", "con_l1", "latent")
-LR_BATCH = 256  # images of the global batch that `lr` and `min_lr` are stated for
+LR_BATCH = 256  # images of global batch that `lr` and `min_lr` are stated for; scaled linearly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +101,6 @@ class Recipe(LossWeights):
         """The folder of the images: `data_dir`, or data/ and the set's name."""
         return Path(self.data_dir or f"data/{self.dataset}")
 
-    @property
-    def lr_scale(self) -> float:
-        """Learning rates are stated per `LR_BATCH` images of global batch, and scaled linearly."""
-        return self.batch_size / LR_BATCH
-
     def sphere_config(self, class_names: Sequence[str]) -> SphereConfig:
         """The network that this recipe asks for on a data set with these classes."""
         size = SIZES[self.model]
@@ -170,8 +165,8 @@ SETS = {
     "imagenet": DataSet(1_281_167, 1000, dict(image_size=256)),
     OWN: DataSet(0, 0, dict(image_size=32)),
 }
-# The paper's settings, where they differ from `Recipe`'s defaults. The paper has several models and
-# batches; ours are the smallest at 32 px, L at 256 px, and the batch that `lr` is stated for.
+# The paper's settings, where they differ from `Recipe`'s defaults. Of its models these are the
+# smallest at 32 px and L at 256 px.
 CIFAR = dict(model="s", epochs=5000.0)
 ANIMAL_FACES = dict(
     model="l",
@@ -192,8 +187,8 @@ IMAGENET = ANIMAL_FACES | dict(
 )
 PAPER = {"cifar10": CIFAR, "afhq": ANIMAL_FACES, "flowers102": ANIMAL_FACES, "imagenet": IMAGENET}
 PAPER["cifar100"] = CIFAR  # not in the paper, but like its CIFAR-10
-# Ours, for minutes on a CPU: a small network, patches twice as large (the latent has the same size,
-# a quarter of the tokens), a perceptual network that pip brings, and learning rates to match.
+# Ours, for minutes on a CPU: a small network, patches twice as large (as long a latent in a quarter
+# of the tokens), a perceptual network that pip brings, and learning rates to match.
 QUICK_COMMON = dict(
     model="nano",
     pixel_head="linear",
@@ -233,8 +228,7 @@ QUICK = {
     ),
     OWN: dict(perceptual="efficientnet", batch_size=32, warmup_epochs=1.0),  # and all other sets
 }
-# Between the two, for minutes on one GPU: the paper's recipe for CIFAR-10 with a network of a tenth
-# of its weights, a perceptual network that pip brings, and rates for a short run.
+# For minutes on one GPU: the paper's recipe with a tenth of the weights and rates for a short run.
 CIFAR_IN_MINUTES = CIFAR | dict(
     model="mini",
     perceptual="efficientnet",
@@ -246,7 +240,6 @@ CIFAR_IN_MINUTES = CIFAR | dict(
     epochs=18.0,
     warmup_epochs=1.5,
 )
-IN_MINUTES = ("cifar10", "cifar100")  # whose quick recipe that is
 GATELESS_LR = 4e-3  # digits without classes: no gate begins at zero, and 2.4e-2 is too large
 LARGE = 64  # pixels above which sets without a row of their own take Animal-Faces' angle and losses
 OF_LARGE = ("alpha_max_deg", "recon_l1", "con_l1", "con_perceptual")
@@ -279,7 +272,7 @@ def make_recipe(
         is_paper = dataset in PAPER or model not in OUR_SIZES
     if is_paper:
         fields |= PAPER.get(dataset) or (ANIMAL_FACES if image_size > LARGE else CIFAR)
-    elif dataset in IN_MINUTES and overrides.get("model") not in QUICK_SIZES:
+    elif dataset in ("cifar10", "cifar100") and overrides.get("model") not in QUICK_SIZES:
         fields |= CIFAR_IN_MINUTES
     else:
         fields |= quick_fields(dataset, image_size, overrides)
@@ -307,12 +300,9 @@ def quick_fields(dataset: str, image_size: int, overrides: dict[str, Any]) -> di
 
 
 def micro_batches(batch_size: int, at_once: int, processes: int) -> int:
-    """The least number of micro-batches with at most `at_once` images on each rank.
+    """The least number of micro-batches with at most `at_once` images on each rank, or 1.
 
-    So a step fits a GPU of 24 GB at 32 px, of 80 GB at 256 px. 1 where no number splits evenly.
+    So a step fits a GPU of 24 GB at 32 px, of 80 GB at 256 px.
     """
-    for count in range(1, batch_size + 1):
-        even = batch_size % (count * processes) == 0
-        if even and batch_size <= at_once * count * processes:
-            return count
-    return 1
+    counts = range(math.ceil(batch_size / (at_once * processes)), batch_size + 1)
+    return next((count for count in counts if batch_size % (count * processes) == 0), 1)

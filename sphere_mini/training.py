@@ -20,7 +20,7 @@ from .distributed import autocast, gradient_sync, mean_over_ranks, rank_shard, w
 from .losses import LossWeights, StepNoise, draw_step_noise, sphere_losses
 from .model import SphereEncoder
 from .perceptual import Perceptual, load_perceptual
-from .recipe import Recipe
+from .recipe import LR_BATCH, Recipe
 from .vit import Block, MixerBlock
 
 FLIP_STREAM = 1  # keeps the random numbers of flips apart from those of the noise
@@ -31,7 +31,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
     lr·(s+1)/(W+1) during warm-up, then a cosine that reaches min_lr at the last step.
     """
-    scale = recipe.lr_scale
+    scale = recipe.batch_size / LR_BATCH
     warmup = recipe.warmup_steps
     if step < warmup:
         return scale * recipe.lr * (step + 1) / (warmup + 1)

@@ -124,8 +124,8 @@ def read_split(
 ) -> Split:
     """The images in `root`'s folders of classes; those in `root` itself where these hold none.
 
-    classes: to be numbered in this order; (): as they are found. A file on the disk is seen once, by
-    a name that is no link if it has one, and not if it is in `seen`. `UserError`: an empty class.
+    classes: to be numbered in this order; (): as they are found. A file is seen once, by a name
+    that is no link if it has one, and not if it is in `seen`. `UserError`: an empty class.
     """
     files = sorted(visible_files(root))
     images = {}

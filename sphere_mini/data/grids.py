@@ -43,8 +43,8 @@ def image_grid(
 ) -> Image.Image:
     """Rows of images, each (C, 3, H, W) in [0, 1], as one picture.
 
-    labels stand left of the rows, captions under the images. Images are enlarged by a whole factor
-    to `min_tile` pixels or more, so that each of their own pixels can be seen; letters grow along.
+    labels stand left of the rows, captions under the images, which are enlarged by a whole factor
+    to `min_tile` pixels or more; letters grow along.
     """
     smallest, largest = FONT_SIZE
     font = ImageFont.truetype(FONT, min(max(smallest, min_tile // FONT_SHARE), largest))
@@ -93,11 +93,8 @@ def save_animation(images: Tensor, path: Path, comment: str, min_side: int = MIN
     back = there[-2:0:-1]
     pause = [FRAME_MS] * len(back)
     times = [END_MS, *pause, END_MS, *pause]
-    rest = [*there[1:], *back]
-    text = printable(comment).encode()
-    there[0].save(
-        path, "GIF", save_all=True, append_images=rest, duration=times, loop=0, comment=text
-    )
+    options = dict(duration=times, loop=0, comment=printable(comment).encode())
+    there[0].save(path, "GIF", save_all=True, append_images=[*there[1:], *back], **options)
 
 
 def count_steps(num_steps: int) -> str:

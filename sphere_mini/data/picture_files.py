@@ -81,15 +81,12 @@ def fit_square(picture: Image.Image, size: int) -> Image.Image:
         kept = [few + (side - few) % 2 for side, few in zip(picture.size, kept, strict=True)]
         picture = crop_middle(picture, kept)
     while min(picture.size) >= 2 * size:
-        halves = [side // 2 for side in picture.size]
-        picture = picture.resize(halves, Image.Resampling.BOX)
+        picture = picture.resize([side // 2 for side in picture.size], Image.Resampling.BOX)
     scale = size / min(picture.size)
     if scale != 1:
-        resample = Image.Resampling.BICUBIC
-        if size <= LARGEST_NEAREST:
-            resample = Image.Resampling.NEAREST
-        sides = [max(size, round(side * scale)) for side in picture.size]
-        picture = picture.resize(sides, resample)
+        is_small = size <= LARGEST_NEAREST
+        resample = Image.Resampling.NEAREST if is_small else Image.Resampling.BICUBIC
+        picture = picture.resize([max(size, round(s * scale)) for s in picture.size], resample)
     return crop_middle(picture, [size, size])
 
 

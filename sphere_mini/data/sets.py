@@ -163,6 +163,4 @@ def folder_splits(dataset: str, root: Path) -> Splits:
 
 def describe_classes(names: Sequence[str]) -> str:
     """How many classes there are, and the names of the first."""
-    if not names:
-        return "without classes"
-    return f"classes: {len(names)} ({shortened(names)})"
+    return f"classes: {len(names)} ({shortened(names)})" if names else "without classes"

@@ -49,15 +49,13 @@ def find_recipe(
     with reading(path):
         training = json.loads(path.read_text()).get("training", {})
     dataset = dataset or training.get("dataset")
-    problem = "this model does not say what it was trained on; pass --dataset, and --data-dir"
-    require(bool(dataset), problem)
+    require(bool(dataset), "this model does not say what it was trained on; pass --dataset")
     if dataset == training.get("dataset"):
         data_dir = data_dir or training.get("data_dir")
-    fields = dict(image_size=config.image_size, patch_size=config.patch_size, held_out=0.0)
+    fields = {"held_out": 0.0, "data_dir": data_dir or "", "conditional": config.num_classes > 0}
     fields |= {name: training[name] for name in ("held_out", "flip") if name in training}
-    return make_recipe(
-        dataset, data_dir=data_dir or "", conditional=config.num_classes > 0, **fields
-    )
+    fields |= {name: getattr(config, name) for name in ("image_size", "patch_size")}
+    return make_recipe(dataset, **fields)
 
 
 def make_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:

@@ -50,8 +50,7 @@ class Sampler:
         y = rows % num_classes if num_classes else None
         seeds = (first_seed + rows).tolist()
         images = generate(model, y, seeds=seeds, **self.options())
-        problem = "this model draws images that are not numbers; take an earlier checkpoint"
-        require(bool(images.isfinite().all()), problem)
+        require(bool(images.isfinite().all()), "this model draws images that are not numbers")
         return images
 
     def columns(self) -> Row:

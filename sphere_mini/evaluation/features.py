@@ -83,8 +83,7 @@ def fidelity(fake: list[Tensor], real: Tensor) -> dict[str, float]:
     """Scores of samples' features and logits, as from `extract`, against real features (m, F).
 
     FID: Fréchet distance, of at least as many images as features. KID: kernel distance, with logits
-    and wherever FID is missing. IS: Inception score, with logits. `precision`: share of samples
-    among the real images. `recall`: share of real images among the samples.
+    and wherever FID is missing. IS: Inception score, with logits. precision, recall: of manifolds.
     """
     features, *logits = fake  # (n, F)
     found = {}

@@ -31,19 +31,14 @@ FORMATS = {  # of numbers, by the first letters of their column's name
 
 @dataclass
 class Report:
-    """All figures of one evaluation, as rows by name; each row holds the facts, which all share.
-
-    samples: a row for each sampler. reconstruction: one row. coverage: all training images and,
-    with classes, the mean class and the worst. closest: the samples nearest to a training image, of
-    the last sampler. sphere: the encoded training images.
-    """
+    """All figures of one evaluation, as rows by name; each row holds the facts, which all share."""
 
     facts: dict[str, str]
-    samples: list[Row] = field(default_factory=list)
-    reconstruction: list[Row] = field(default_factory=list)
-    coverage: list[Row] = field(default_factory=list)
-    closest: Image.Image | None = None
-    sphere: Image.Image | None = None
+    samples: list[Row] = field(default_factory=list)  # a row for each sampler
+    reconstruction: list[Row] = field(default_factory=list)  # one row
+    coverage: list[Row] = field(default_factory=list)  # all images, mean class, worst class
+    closest: Image.Image | None = None  # samples nearest to a training image, last sampler
+    sphere: Image.Image | None = None  # the encoded training images
 
     def table(self) -> str:
         """The three tables as Markdown, without the facts that all rows share."""
@@ -98,9 +93,8 @@ def check_fit(model: SphereEncoder, reference: Reference) -> None:
     names = config.class_names or data.class_names
     same = names == data.class_names and config.num_classes in (0, len(names))
     fits = same and data.image_size == config.image_size
-    problem = f"these images have not the model's {config.num_classes} classes"
-    advice = "take those that it was trained on"
-    require(fits, f"{problem}, or not its {config.image_size} px; {advice}")
+    kind = f"{config.num_classes} classes and {config.image_size} px"
+    require(fits, f"these images have not the model's {kind}; take those that it was trained on")
 
 
 def usual_num_images(model: SphereEncoder, reference: Reference) -> int:

@@ -36,8 +36,7 @@ def score_samples(
 ) -> tuple[Row, Image.Image]:
     """All scores of one sampler, and a picture of the samples nearest to a training image.
 
-    A score is a list with one number for each of `repeats` times `num_images` samples; their seeds
-    count up from `seed`.
+    A score is a list of `repeats` numbers, each of `num_images` samples, by seeds from `seed` on.
     """
     real = reference.training_features
     below, _ = reference.threshold

@@ -14,7 +14,7 @@ from ..data.sets import find_splits, hold_some_out
 from ..distributed import any_rank, precision, world_size
 from ..losses import StepNoise, sphere_losses
 from ..model import SphereEncoder
-from ..perceptual import NETWORKS, Perceptual
+from ..perceptual import load_perceptual
 from ..recipe import LR_BATCH, OWN, SETS, Recipe
 from ..training import new_state, set_block_options, train
 
@@ -39,7 +39,7 @@ def dry_run(recipe: Recipe, device: torch.device, measure: bool = False) -> None
     lines = asdict(recipe) | {name: getattr(config, name) for name in NETWORK_FIELDS}
     lines["steps"] = f"{recipe.steps:,}" if recipe.steps else f"{recipe.epochs:g} epochs"
     lines["images an epoch"] = f"{num_images:,}" if num_images else "as many as the folder has"
-    batch_lr = f"{recipe.lr * recipe.lr_scale:.3g} (lr is that of {LR_BATCH} images)"
+    batch_lr = f"{recipe.lr * recipe.batch_size / LR_BATCH:.3g} (lr is that of {LR_BATCH} images)"
     lines["learning rate of a batch"] = batch_lr
     show_lines(lines)  # at once: the cost takes seconds
     show_lines(describe_cost(recipe, num_images, num_classes, device))
@@ -77,7 +77,7 @@ def describe_cost(
     tokens, channels = recipe.sphere_config(()).latent_shape
     four_steps = 4 * facts["decode"] + 3 * facts["encode"]
     generated = f"{billions(facts['decode'])} in one step, {billions(four_steps)} in four"
-    num_bytes = f"about {billions(facts['bytes'])} GB in {precision(device, recipe.dtype)}"
+    dtype = precision(device, recipe.dtype)
     return {
         "classes": num_classes if recipe.conditional else 0,
         "tokens": tokens,
@@ -87,7 +87,7 @@ def describe_cost(
         "compression": f"{3 * recipe.image_size**2 / (tokens * channels):.4g}",
         "GFLOPs per training image": billions(facts["step"]),
         "GFLOPs per generated image": generated,
-        "memory per device": num_bytes,
+        "memory per device": f"about {billions(facts['bytes'])} GB in {dtype}",
     }
 
 
@@ -103,7 +103,7 @@ def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device
     """
     config = recipe.sphere_config([str(label) for label in range(num_classes)])
     counted = replace(recipe, spread=0.0, compile=False)
-    perceptual = build_perceptual(recipe, torch.device("meta"))
+    perceptual = load_perceptual(recipe.perceptual, torch.device("meta"), pretrained=False)
     with torch.device("meta"):
         model = SphereEncoder(config)
         x = torch.zeros(1, 3, config.image_size, config.image_size)
@@ -142,13 +142,6 @@ def activation_bytes(recipe: Recipe, config: SphereConfig, dtype: str) -> int:
     return int(tokens * config.width * per_channel + pixels * pixel_bytes)
 
 
-def build_perceptual(recipe: Recipe, device: torch.device) -> Perceptual | None:
-    """The recipe's frozen network with random weights, which need no download; None for "none"."""
-    if recipe.perceptual == "none":
-        return None
-    return NETWORKS[recipe.perceptual](pretrained=False).to(device)
-
-
 def measure_speed(recipe: Recipe, num_classes: int, device: torch.device) -> tuple[float, int]:
     """(images a second of all ranks, steps measured) of a resolved recipe, on noise in memory."""
     names = tuple(str(label) for label in range(num_classes))
@@ -158,7 +151,8 @@ def measure_speed(recipe: Recipe, num_classes: int, device: torch.device) -> tup
     labels = torch.arange(recipe.batch_size) % max(num_classes, 1)
     data = ImageSet(images.to(device), labels.to(device), names)
     state = new_state(recipe, data)
-    for losses in train(state, recipe, data, build_perceptual(recipe, device)):
+    perceptual = load_perceptual(recipe.perceptual, device, pretrained=False)
+    for losses in train(state, recipe, data, perceptual):
         losses["loss"].item()  # wait until the device is done
         now = time.perf_counter()
         if state.step == 1:

@@ -17,10 +17,10 @@ from ..training import TrainState
 # fields that change neither weights nor losses
 FREE_ON_RESUME = ("data_dir", "in_memory_gb", "workers", "grad_accum", "checkpoint_activations")
 FREE_ON_RESUME += ("compile", "save_every", "log_every", "sample_every")
-# fields of both config and recipe that decide whether weights fit
-SHAPE_FIELDS = ("image_size", "patch_size", "width", "depth", "num_heads", "mixer_depth")
-SHAPE_FIELDS += ("pixel_head",)
+# fields of both config and recipe; all but the angle decide whether weights fit
 ANGLE = "alpha_max_deg"
+SHAPE_FIELDS = ("image_size", "patch_size", "width", "depth", "num_heads", "mixer_depth")
+SHAPE_FIELDS += ("pixel_head", ANGLE)
 COMPILERS = {"darwin": "clang++", "win32": "cl"}  # torch.compile's defaults; elsewhere g++
 WANTED = {bool: "true or false", int: "a whole number", float: "a number"}
 BOOLS = {"true": True, "false": False}
@@ -100,7 +100,7 @@ def load_pretrained(fields: dict[str, Any]) -> SphereEncoder | None:
 
 def shape_fields(config: SphereConfig) -> dict[str, Any]:
     """The recipe's fields that give a network of this config; its angle alone may change."""
-    fields = {name: getattr(config, name) for name in (*SHAPE_FIELDS, ANGLE)}
+    fields = {name: getattr(config, name) for name in SHAPE_FIELDS}
     fields["compression_ratio"] = 3 * config.patch_size**2 / config.latent_channels
     names = {size: name for name, size in SIZES.items()}
     fields["model"] = names.get(Size(config.width, config.depth, config.num_heads), "nano")
