@@ -15,7 +15,6 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ConvNeXt_Small_Weights, convnext_small
-from torchvision.transforms.functional import normalize
 
 from .errors import UserError
 
@@ -119,12 +118,14 @@ class LPIPSAndConvNeXt(LPIPS):
         convnext = fetched(partial(convnext_small, weights=weights), CONVNEXT_FILE)
         super().__init__(pretrained)
         self.convnext = convnext.requires_grad_(False).eval()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
 
     def features(self, x: Tensor) -> list[Tensor]:
         images = (x.float() + 1) / 2  # in [0, 1]
         size = (CONVNEXT_SIZE, CONVNEXT_SIZE)
         images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
-        logits = self.convnext(normalize(images, IMAGENET_MEAN, IMAGENET_STD)).float()
+        logits = self.convnext((images - self.mean) / self.std).float()
         return [*super().features(x), logits]
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:

@@ -75,13 +75,13 @@ class Recipe(LossWeights):
     save_every: int = 1000
 
     def __post_init__(self) -> None:
+        for name in ABOVE_ZERO:
+            require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
         for name, value in vars(self).items():
             if not isinstance(value, str):
                 require(0 <= value < 2**63, f"{name} must be 0 or more and finite, not {value}")
                 is_share = value <= 1 or name not in SHARES
                 require(is_share, f"{name} must lie in 0 ... 1, not {value}")
-        for name in ABOVE_ZERO:
-            require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
         require(self.seed < NUM_SEEDS, f"seed must be below 2^32, not {self.seed}")
         for name, known in (("model", SIZES), ("dtype", DTYPES), ("perceptual", PERCEPTUALS)):
             value = getattr(self, name)

@@ -148,7 +148,7 @@ def check_sound(run: Run) -> None:
     from_rank_0(lambda: require(run.folder.exists(), f"{problem}; {advice}"))
     step = find_bad_step(run.state)
     problem = f"loss, gradient or weights exploded at step {step}, they are not finite or huge"
-    kept = f"the checkpoint is of step {run.saved_step}"
+    kept = f"the last checkpoint is of step {run.saved_step or 'none'}"
     lower = f"a lower --lr than {run.recipe.lr:g}, a lower --set clip"
     require(step == 0, f"{problem}; {kept}; start anew with {lower}, or --dtype float32")
 

@@ -111,7 +111,7 @@ def check_same_data(state: TrainState, recipe: Recipe, data: ImageSet | ImageFil
     require(len(data) == count, f"{problem}; put them back, or others in their places")
     known = state.model.config.class_names
     found = data.class_names if recipe.conditional else ()
-    require(found == known, f"the classes were {', '.join(known)}, now {', '.join(found)}; restore")
+    require(found == known, f"the classes {', '.join(known)} are now {', '.join(found)}; undo that")
 
 
 def begun_before_restart() -> Path | None:

@@ -200,7 +200,7 @@ def test_test_in_test_is_no_class(tmp_path):
 def test_train_in_train_is_one_class(tmp_path):
     write_images(tmp_path / "train" / "train", 20)
     write_images(tmp_path / "test" / "test", 2, 10)
-    with pytest.raises(UserError, match="if the classes are the folders in train, pass that"):
+    with pytest.raises(UserError, match="pass .*train if that holds the classes"):
         read_folder(tmp_path)
     data, held_out = read_folder(tmp_path, conditional=False)
     assert len(data) == 18 and len(held_out) == 2
@@ -280,17 +280,3 @@ def test_names_that_look_the_same_are_the_same(tmp_path):
     write_images(tmp_path / "train" / "cafe\u0301", 1, 9)
     data, _ = read_folder(tmp_path)
     assert data.class_names == ("b", "caf\u00e9") and data.labels.tolist() == [0, 0, 1, 1, 1]
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_classes_that_the_terminal_cannot_show(encoding, tmp_path):
-    names = ("Łódź", os.fsdecode(b"caf\xe9"))
-    for k, name in enumerate(names):
-        write_images(tmp_path / "data" / name, 40, k)
-    command = [sys.executable, ROOT / "train.py", *TRAIN[1:], "--data-dir", tmp_path / "data"]
-    command += ["--steps", 1, "--out", tmp_path / "run"]
-    environment = os.environ | {"PYTHONIOENCODING": encoding}
-    done = subprocess.run([*map(str, command)], capture_output=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert b"d\\u017a" in done.stdout and b"caf\\udce9" in done.stdout
-    assert config(tmp_path / "run")["class_names"] == sorted(names)

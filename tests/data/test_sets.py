@@ -245,7 +245,7 @@ def test_val_is_held_out_where_there_is_test_too(tmp_path):
 def test_one_class_is_refused_unless_classes_are_ignored(tmp_path):
     black_image(tmp_path / "cat")
     recipe = make_recipe("folder", data_dir=str(tmp_path), image_size=8, batch_size=2)
-    problem = "has one class, cat; add a second folder.*if the classes are the folders in cat, pass"
+    problem = "has one class, cat; --unconditional ignores it; pass .*cat if that holds the classes"
     with pytest.raises(UserError, match=problem):
         load_data(recipe, CPU)
     data, _ = load_data(dataclasses.replace(recipe, conditional=False), CPU)

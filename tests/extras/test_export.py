@@ -125,7 +125,6 @@ def test_a_saved_images_command_draws_the_same_class(tmp_path):
     flags = [str(tmp_path / "run") if word == "RUN" else word for word in command[2:]]
     again = run("sample.py", *flags, "--save-images", tmp_path / "b")
     assert again.returncode == 0, again.stderr
-    assert "; class0000 is 1, class0001 is 2, class0002 is 3, class0003 is 4, " in done.stdout
     (drawn,) = (tmp_path / "b").iterdir()
     assert Image.open(drawn).tobytes() == Image.open(path).tobytes()
 

@@ -111,6 +111,12 @@ def test_save_and_load(tmp_path, half):
         assert torch.equal(a.half().float() if half else a, b)
 
 
+def test_class_names_beyond_ascii_go_through_the_files(tmp_path):
+    model = random_model(num_classes=2, class_names=("Łódź", "水"))
+    model.save_pretrained(tmp_path)
+    assert SphereEncoder.from_pretrained(tmp_path).config.class_names == ("Łódź", "水")
+
+
 def test_a_hub_name_that_cannot_be_fetched_is_one_sentence(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="hf://nobody/nothing could not be fetched"):

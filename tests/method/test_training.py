@@ -346,5 +346,5 @@ def test_a_part_that_is_not_here_names_the_argument(digits, monkeypatch):
 
     monkeypatch.setattr("lpips.LPIPS", no_network)
     state, recipe = fresh(digits, perceptual="lpips", steps=1)
-    with pytest.raises(UserError, match=r"make_recipe\(..., perceptual='efficientnet'\)"):
+    with pytest.raises(UserError, match=r"in Python perceptual='efficientnet'"):
         next(train(state, recipe, digits))

@@ -240,7 +240,7 @@ def test_no_room_for_a_picture(tmp_path, monkeypatch):
 
 MISTAKES = [
     ("reconstruct PICTURES/words.png", "words.png cannot be read as an image"),
-    ("reconstruct PICTURES/nothing.png", "there is no file"),
+    ("reconstruct PICTURES/nothing.png", "No such file or directory"),
     ("reconstruct", "required: IMAGE"),
     ("manipulate PICTURES/words.png --class 3", "words.png cannot be read as an image"),
     ("manipulate PICTURES/3.png --class 11", "no class '11'; give 0, 1, 2"),

@@ -170,7 +170,7 @@ def test_a_folder_of_photographs_trains_and_reports_held_out_images(photo_folder
     done = run(
         "sample.py",
         tmp_path / "run",
-        "--classes",
+        "--class",
         "flower",
         0,
         "--per-class",
