@@ -237,6 +237,7 @@ def test_a_class_that_is_a_link_to_another_is_refused(tmp_path):
         read_folder(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_read_is_one_sentence(tmp_path):
     write_images(tmp_path / "a", 3)
     write_images(tmp_path / "b", 3, 5)

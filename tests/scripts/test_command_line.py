@@ -182,6 +182,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(scene, photo_folder, command,
     assert every_file(scene) == before
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_right_code(tmp_path):
     done = run_process("train.py", *TINY, "--steps", 1, "--out", tmp_path / "run")
     assert done.returncode == 0 and "done" in done.stdout and "images/s" in done.stdout

@@ -39,7 +39,8 @@ def test_pictures_and_prior_are_those_of_the_weights(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "least"), [("fashion_mnist", 200, 0.7), ("cifar10", 60, 0.45)]
+    ("name", "count", "least"),
+    [("fashion_mnist", 200, 0.7), pytest.param("cifar10", 60, 0.45, marks=pytest.mark.slow)],
 )
 def test_samples_are_recognised(name, count, least):
     model = SphereEncoder.from_pretrained(folder_of(name))
