@@ -124,7 +124,7 @@ def local_folder(folder: str | Path, files: Sequence[str] = MODEL_FILES) -> Path
     if not str(folder).startswith(HUB_PREFIX):
         advice = "pass a run folder of train.py or a model folder"
         require(os.path.isdir(folder), f"there is no folder {folder}; {advice}")
-        require(is_utf8(str(folder)), f"{folder} is not in UTF-8, and safetensors needs it; rename")
+        require(is_utf8(str(folder)), f"{folder} is not in UTF-8; rename it")
         return Path(folder)
     name = folder.removeprefix(HUB_PREFIX)
     try:

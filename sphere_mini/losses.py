@@ -8,7 +8,7 @@
            + w·d(x_far, sg x_near)             pixel consistency
            + w·(1 - cos(E(x_far, y), sg z))    latent consistency
 
-d is smooth L1 plus a perceptual distance, each with its own weight; sg stops the gradient.
+d is smooth L1 plus a perceptual distance; each w is a weight of its own; sg stops the gradient.
 v_near is the paper's v_noisy, v_far its v_NOISY; both tilt v by the same Gaussian noise e.
 """
 
@@ -41,7 +41,7 @@ class LossWeights:
     # ours, off in the paper's recipes
     spread: float = 0.0  # weight of `spreading`
     latent_spares_encoder: bool = False  # latent consistency teaches the decoder alone
-    l1_beta: float = 1.0  # pixel difference below which smooth L1 is quadratic; less: less blur
+    l1_beta: float = 1.0  # pixel difference below which smooth L1 is quadratic; at 1 it always is
 
 
 class StepNoise(NamedTuple):
@@ -68,7 +68,7 @@ def draw_step_noise(
     e = torch.randn(batch_size, *config.latent_shape, generator=generator, device=device)
     r = jitter(batch_size, generator)
     r_far = with_hard_cases(r, config.alpha_max_deg, hard_fraction, generator)
-    r_near = r * NEAR_SCALE * jitter(batch_size, generator)  # of r, not of r_far
+    r_near = r * NEAR_SCALE * jitter(batch_size, generator)  # of r: near noise has no hard cases
     drop = torch.rand(4, batch_size, generator=generator, device=device) < label_drop
     return StepNoise(e, r_far, r_near, *drop)
 
@@ -106,9 +106,9 @@ def sphere_losses(
         x_near = x_far
     losses = pixel_losses(x, x_near, x_far, weights, perceptual)
     if weights.latent:
-        encode = partial(encode_with_fixed_weights, model)  # ours
-        if not weights.latent_spares_encoder:
-            encode = model.encode
+        encode = model.encode
+        if weights.latent_spares_encoder:  # ours
+            encode = partial(encode_with_fixed_weights, model)
         z_again = encode(x_far, drop_labels(y, noise.drop_again, null_label))  # (B, N, D)
         losses["lat_con"] = weights.latent * latent_consistency(z_again, z.detach())
     if weights.spread:  # ours

@@ -16,7 +16,7 @@ from .vit import ViT, build_decoder, build_encoder
 
 
 class SphereEncoder(nn.Module):
-    """Autoencoder whose spherified latents are uniform on a sphere (Yue et al., 2026).
+    """Autoencoder trained to decode any point of a sphere (Yue et al., 2026).
 
     `encode` gives raw latents; `spherify` them before `decode`. State-dict keys are those of
     published checkpoints.

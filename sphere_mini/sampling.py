@@ -169,9 +169,7 @@ def interpolate(
     inputs.check_loop(num_steps)
     inputs.check_path(corners, frames, path)
     y = inputs.as_labels(y, model.config)
-    labels, ends, step_noise = draw(
-        model, inputs.seeds_for(seeds, y=y), num_steps, share_noise=False
-    )
+    labels, ends, step_noise = draw(model, inputs.seeds_for(seeds, y=y), num_steps - 1, False)
     shares = corner_shares(frames, corners)  # (n, corners)
     noise = torch.einsum("nk,ktd->ntd", shares, ends)
     if path == "spherical" and corners == 2:
@@ -226,7 +224,8 @@ def crossover(
     model: SphereEncoder, a: Tensor, b: Tensor, how: str = "vertical", **sampling: Any
 ) -> Tensor:
     """`manipulate` two images (B, 3, H, W) in [0, 1] after `stitch`; null class, strength 0.25."""
-    return manipulate(model, stitch(a, b, how), None, **{"strength": 0.25} | sampling)
+    sampling.setdefault("strength", 0.25)
+    return manipulate(model, stitch(a, b, how), None, **sampling)
 
 
 def stitch(a: Tensor, b: Tensor, how: str) -> Tensor:
@@ -239,5 +238,6 @@ def stitch(a: Tensor, b: Tensor, how: str) -> Tensor:
     side = a.shape[-1]
     column = torch.arange(side, device=a.device)
     row = column[:, None]
+    # where `a` lies, in the order of STITCHES
     masks = (2 * row < side, 2 * column < side, column >= row, row + column < side)
     return torch.where(masks[STITCHES.index(how)], a, b)

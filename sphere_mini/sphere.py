@@ -88,7 +88,7 @@ def direction_across(a: Tensor, b: Tensor) -> Tensor:
 
 
 def perturb(v: Tensor, sigma: Tensor | float, e: Tensor) -> Tensor:
-    """Tilt a point by noise and return to the sphere: f(v + sigma·e) (the paper's v_NOISY).
+    """Tilt a point by noise and return to the sphere: f(v + sigma·e), the paper's v_NOISY, v_noisy.
 
     v, e: (B, N, D); sigma: a number or (B,). sigma = 0 returns v itself.
     """

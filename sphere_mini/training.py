@@ -59,7 +59,7 @@ class TrainState:
     loss_module: nn.Module  # of `model`; under torchrun its backward pass averages gradients
     ema: SphereEncoder
     optimizer: torch.optim.Optimizer
-    bad_step: Tensor  # (), the first step, from 1, with a loss or gradient that is not finite; or 0
+    bad_step: Tensor  # (), number of the first step with a NaN or infinity, counted from 1; 0: none
     step: int = 0
     num_images: int = 0  # size of the data set, on which the shuffling depends
 
@@ -122,7 +122,7 @@ def train_step(
     y: Tensor | None,
     perceptual: Perceptual | None = None,
 ) -> dict[str, Tensor | float]:
-    """One update of `state`, in place, by a resolved recipe.
+    """One update of `state`, in place, by a recipe whose length is known (`Recipe.resolved`).
 
     x: images (B, 3, H, W) in [-1, 1]; y: labels (B,) or None. Under torchrun they are this rank's
     shard, and the update is that of the global batch. Returns the losses and the gradient norm
@@ -142,7 +142,7 @@ def train_step(
             total[name] = total.get(name, 0) + value.detach() / recipe.grad_accum
     total = mean_over_ranks(total)
     grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip)
-    mark_bad_step(state, total["loss"] + grad_norm)  # from a NaN on, no weight changes
+    mark_bad_step(state, total["loss"] + grad_norm)  # after a NaN the optimizer changes nothing
     lr = set_learning_rates(state, recipe)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
@@ -200,8 +200,8 @@ def train(
     distribute(state)
     since = time.perf_counter()
     steps = range(state.step, recipe.steps)
-    rows = (batch_indices(step, recipe.batch_size, len(data), recipe.seed) for step in steps)
-    for images, y in rank_batches(data, rows):  # those of step state.step
+    indices = (batch_indices(step, recipe.batch_size, len(data), recipe.seed) for step in steps)
+    for images, y in rank_batches(data, indices):  # those of step state.step
         x = to_model_range(images, draw_flips(state, recipe))
         waited = time.perf_counter() - since
         labels = y if state.model.config.num_classes else None

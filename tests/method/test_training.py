@@ -201,6 +201,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - since)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
 def test_a_cpu_gets_freed_memory_without_asking_the_system_again():
     command = [sys.executable, "-c", FAULTS_OF_LATER_TENSORS]

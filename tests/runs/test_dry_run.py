@@ -148,6 +148,7 @@ def test_memory_grows_with_what_needs_it(larger):
     assert needs(**larger) > 1.01 * needs()
 
 
+@pytest.mark.slow
 def test_memory_of_half_precision_of_images_and_of_checkpointed_blocks():
     assert needs(dtype="bfloat16") < 0.9 * needs()
     assert needs(depth=8, checkpoint_activations=True) < 0.5 * needs(depth=8)

@@ -345,6 +345,7 @@ def test_accepted_seeds_give_different_images(digits_model):
         make_recipe("digits", seed=2**32)
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     shutil.copy(ROOT / "examples" / "digits" / "3.png", tmp_path / name)

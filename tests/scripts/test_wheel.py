@@ -88,6 +88,7 @@ def test_a_wheel_holds_the_package_and_no_more(wheel):
     assert modules == {path.relative_to(ROOT).as_posix() for path in paths}
 
 
+@pytest.mark.slow
 def test_the_readmes_program_runs_where_the_clone_is_not(wheel, tmp_path):
     site = tmp_path / "site"
     empty = tmp_path / "empty"
