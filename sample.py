@@ -250,7 +250,7 @@ def step_names(num_steps: int) -> list[str]:
     return [f"step {k + 1}" for k in range(num_steps)]
 
 
-TASKS = {  # what does it, and its flags
+TASKS = {  # what does it, and its flags, of `cli.FLAGS`
     "generate": (generate, f"{LOOP} --prior --seed --class --per-class --trajectory --save-images"),
     "reconstruct": (reconstruct, "images --class"),
     "interpolate": (interpolate, f"{LOOP} --prior --seed --class --frames --path"),

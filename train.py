@@ -132,7 +132,7 @@ def follow(run: Run, stop: progress.Stop) -> None:
     recipe = run.recipe
     writes = rank() == 0  # all ranks train, one writes
     steps = train(run.state, recipe, run.data, run.perceptual)
-    silent = None if writes else True  # None: where there is no terminal
+    silent = None if writes else True  # None: tqdm hides the bar without a terminal
     bar = tqdm(steps, total=recipe.steps, initial=run.state.step, unit="step", disable=silent)
     pace = Pace(run.state.step)
     for losses in bar:

@@ -37,25 +37,19 @@ SIZES = {
 
 @dataclass(frozen=True)
 class SphereConfig:
-    """Everything that fixes the network; `UserError` where the numbers do not fit together.
+    """Everything that fixes the network; `UserError` where the numbers do not fit together."""
 
-    image_size, patch_size: pixels. width: channels; depth: blocks of each end, besides mixer_depth
-    of its MLP-Mixer. latent_channels: D, numbers per token. num_classes: 0 without classes.
-    pixel_head: "conv" or "linear". alpha_max_deg: largest noise angle of training, in (0, 90).
-    class_names: one for each class, or none.
-    """
-
-    image_size: int = 32
-    patch_size: int = 2
-    width: int = 512
-    depth: int = 8
+    image_size: int = 32  # pixels
+    patch_size: int = 2  # pixels
+    width: int = 512  # channels
+    depth: int = 8  # blocks of each end
     num_heads: int = 8
-    latent_channels: int = 8
-    num_classes: int = 10
-    mixer_depth: int = 2
-    pixel_head: str = "conv"
-    alpha_max_deg: float = 80.0
-    class_names: tuple[str, ...] = ()
+    latent_channels: int = 8  # D, numbers per token
+    num_classes: int = 10  # 0 without classes
+    mixer_depth: int = 2  # blocks of each end's MLP-Mixer
+    pixel_head: str = "conv"  # or "linear"
+    alpha_max_deg: float = 80.0  # largest noise angle of training, in (0, 90)
+    class_names: tuple[str, ...] = ()  # one for each class, or none
 
     def __post_init__(self) -> None:
         for name in POSITIVE:

@@ -23,7 +23,10 @@ M_MMAP_MAX = -4
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`, or the best one for "auto"; `UserError` where it is not there."""
+    """The device called `name`, or the best one for "auto"; `UserError` where it is not there.
+
+    On a CPU this process keeps freed memory from now on.
+    """
     devices = {"cpu": torch.device("cpu")}
     best = torch.accelerator.current_accelerator(check_available=True) or devices["cpu"]
     devices[best.type] = best
@@ -126,7 +129,7 @@ def first_on_node(load: Callable[[], T]) -> T:
     A `UserError` of `load` reaches all ranks; all of them have to call this.
     """
     is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    loaded, problem = attempt(load if is_first else str)  # str() costs nothing
+    loaded, problem = attempt(load) if is_first else (None, None)
     if any_rank(problem is not None):  # the others have waited here
         raise problem or UserError("another rank could not read what this run needs")
     return loaded if is_first else load()

@@ -1,7 +1,6 @@
 """The method of training (Yue et al., 2026). Everything else in this file spells out these lines:
 
-    z      = E(x, y)                           encode
-    v      = f(z)                              spherify
+    z      = E(x, y);  v = f(z)                encode, spherify
     x_near = D(f(v + σ_near·e), y)             decode after little noise
     x_far  = D(f(v + σ_far·e), y)              decode after noise up to alpha_max and beyond
     loss   = w·d(x_near, x)                    pixel reconstruction
@@ -13,7 +12,6 @@ v_near is the paper's v_noisy, v_far its v_NOISY; both tilt v by the same Gaussi
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -92,13 +90,14 @@ def sphere_losses(
     out. Without pixel consistency x_near is x_far, as in the paper's ablation.
     """
     null_label = model.config.null_label
-    sigma_max = model.config.sigma_max
+    sigma_far = noise.r_far * model.config.sigma_max  # (B,)
+    sigma_near = noise.r_near * model.config.sigma_max
     z = model.encode(x, drop_labels(y, noise.drop_encode, null_label))  # (B, N, D)
     v = spherify(z)
-    v_far = perturb(v, noise.r_far * sigma_max, noise.e)
+    v_far = perturb(v, sigma_far, noise.e)
     y_far = drop_labels(y, noise.drop_far, null_label)
     if weights.con_l1 or weights.con_perceptual:
-        v_near = perturb(v, noise.r_near * sigma_max, noise.e)
+        v_near = perturb(v, sigma_near, noise.e)
         y_near = drop_labels(y, noise.drop_near, null_label)
         x_far, x_near = decode_both(model, v_far, v_near, y_far, y_near)  # (B, 3, H, W) each
     else:
@@ -106,10 +105,11 @@ def sphere_losses(
         x_near = x_far
     losses = pixel_losses(x, x_near, x_far, weights, perceptual)
     if weights.latent:
-        encode = model.encode
+        y_again = drop_labels(y, noise.drop_again, null_label)
         if weights.latent_spares_encoder:  # ours
-            encode = partial(encode_with_fixed_weights, model)
-        z_again = encode(x_far, drop_labels(y, noise.drop_again, null_label))  # (B, N, D)
+            z_again = encode_with_fixed_weights(model, x_far, y_again)
+        else:
+            z_again = model.encode(x_far, y_again)  # (B, N, D)
         losses["lat_con"] = weights.latent * latent_consistency(z_again, z.detach())
     if weights.spread:  # ours
         losses["spread"] = weights.spread * spreading(z, y)
@@ -131,39 +131,38 @@ def pixel_losses(
 ) -> dict[str, Tensor]:
     """`pix_recon` and `pix_con`, each where one of its weights is above 0."""
     losses = {}
+    seen_near = []
     if weights.recon_perceptual or weights.con_perceptual:
-        seen_near = perceptual.features(x_near)  # the frozen network sees each image once
+        seen_near = perceptual.features(x_near)  # once for both
     if weights.recon_l1 or weights.recon_perceptual:
-        distance = 0.0
-        if weights.recon_perceptual:
-            distance = perceptual.distance(seen_near, perceptual.features(x))
-        losses["pix_recon"] = pixel_reconstruction(x_near, x, distance, weights)
+        losses["pix_recon"] = pixel_reconstruction(x_near, x, seen_near, weights, perceptual)
     if weights.con_l1 or weights.con_perceptual:
-        distance = 0.0
-        if weights.con_perceptual:
-            target = [stage.detach() for stage in seen_near]
-            distance = perceptual.distance(perceptual.features(x_far), target)
-        losses["pix_con"] = pixel_consistency(x_far, x_near, distance, weights)
+        losses["pix_con"] = pixel_consistency(x_far, x_near, seen_near, weights, perceptual)
     return losses
 
 
 def pixel_reconstruction(
-    x_near: Tensor, x: Tensor, perceptual_distance: Tensor | float, weights: LossWeights
+    x_near: Tensor, x: Tensor, seen_near: list[Tensor], w: LossWeights, perceptual: Perceptual
 ) -> Tensor:
     """L_pix-recon = w1·smoothL1(x_near, x) + w2·perceptual(x_near, x)."""
-    loss = weights.recon_perceptual * perceptual_distance
-    if weights.recon_l1:
-        loss = loss + weights.recon_l1 * smooth_l1(x_near, x, weights.l1_beta)
+    loss = 0.0
+    if w.recon_perceptual:
+        loss = w.recon_perceptual * perceptual.distance(seen_near, perceptual.features(x))
+    if w.recon_l1:
+        loss = loss + w.recon_l1 * smooth_l1(x_near, x, w.l1_beta)
     return loss
 
 
 def pixel_consistency(
-    x_far: Tensor, x_near: Tensor, perceptual_distance: Tensor | float, weights: LossWeights
+    x_far: Tensor, x_near: Tensor, seen_near: list[Tensor], w: LossWeights, perceptual: Perceptual
 ) -> Tensor:
     """L_pix-con = w3·smoothL1(x_far, sg x_near) + w4·perceptual(x_far, sg x_near)."""
-    loss = weights.con_perceptual * perceptual_distance
-    if weights.con_l1:
-        loss = loss + weights.con_l1 * smooth_l1(x_far, x_near.detach(), weights.l1_beta)
+    loss = 0.0
+    if w.con_perceptual:
+        target = [stage.detach() for stage in seen_near]
+        loss = w.con_perceptual * perceptual.distance(perceptual.features(x_far), target)
+    if w.con_l1:
+        loss = loss + w.con_l1 * smooth_l1(x_far, x_near.detach(), w.l1_beta)
     return loss
 
 

@@ -83,22 +83,17 @@ class SphereEncoder(nn.Module):
 
 
 def initialize(model: SphereEncoder) -> None:
-    """The paper's initialization, in place, so that E and D give zeros at first.
-
-    Zero: biases, AdaLN, and the last Linear before the latent and the pixels. Normal: the decoder's
-    input with its mixer (std 1), embedding tables (std 0.02). Xavier-uniform: the other Linears and
-    the convolutions, with a gain of 0.01 in the pixel head.
-    """
+    """The paper's initialization, in place, so that E and D give zeros at first."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            if ".adaLN_modulation." in name or name.endswith(".ffn.linear"):
+            if ".adaLN_modulation." in name or name.endswith(".ffn.linear"):  # last of a network
                 nn.init.zeros_(module.weight)
-            elif name.startswith("decoder.x_embedder"):
+            elif name.startswith("decoder.x_embedder"):  # the decoder's input and its mixer
                 nn.init.normal_(module.weight)
             else:
                 nn.init.xavier_uniform_(module.weight)
         elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            gain = 0.01 if name.startswith("decoder.out") else 1.0
+            gain = 0.01 if name.startswith("decoder.out") else 1.0  # the pixel head
             nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1), gain=gain)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)

@@ -243,7 +243,10 @@ CIFAR_IN_MINUTES = CIFAR | dict(
 GATELESS_LR = 4e-3  # digits without classes: no gate begins at zero, and 2.4e-2 is too large
 LARGE = 64  # pixels above which sets without a row of their own take Animal-Faces' angle and losses
 OF_LARGE = ("alpha_max_deg", "recon_l1", "con_l1", "con_perceptual")
-IMAGES_AT_ONCE = {"conv": 64, "linear": 4}  # per rank, in the paper's recipes: see micro_batches
+IMAGES_AT_ONCE = {
+    "conv": 64,
+    "linear": 4,
+}  # per rank, in the paper's recipes: see count_micro_batches
 MINI_AT_ONCE = 256  # the same for mini at 32 px, in 16 to 20 GB
 QUICK_SIZES = ("nano", "tiny")  # those that the quick recipe's learning rate suits
 OUR_SIZES = (*QUICK_SIZES, "mini")  # whose runs are short by default
@@ -266,10 +269,10 @@ def make_recipe(
     require(not unknown, f"a recipe has no {', '.join(unknown)}; its fields: {', '.join(known)}")
     fields = {"dataset": dataset} | SETS[dataset or OWN].fields
     image_size = overrides.get("image_size", fields["image_size"])
-    model = overrides.get("model", "nano")
+    asked = overrides.get("model", "nano")
     is_paper = recipe == "paper"
     if recipe is None:
-        is_paper = dataset in PAPER or model not in OUR_SIZES
+        is_paper = dataset in PAPER or asked not in OUR_SIZES
     if is_paper:
         fields |= PAPER.get(dataset) or (ANIMAL_FACES if image_size > LARGE else CIFAR)
     elif dataset in ("cifar10", "cifar100") and overrides.get("model") not in QUICK_SIZES:
@@ -279,10 +282,10 @@ def make_recipe(
     fields = {"batch_size": LR_BATCH} | fields
     if fields["model"] not in QUICK_SIZES:
         at_once = IMAGES_AT_ONCE[fields.get("pixel_head", "conv")]
-        if fields["model"] == "mini" and model in OUR_SIZES:
+        if fields["model"] == "mini" and asked in OUR_SIZES:
             at_once = MINI_AT_ONCE
         batch_size = overrides.get("batch_size", fields["batch_size"])
-        fields["grad_accum"] = micro_batches(batch_size, at_once, processes)
+        fields["grad_accum"] = count_micro_batches(batch_size, at_once, processes)
     return Recipe(**fields | overrides)
 
 
@@ -299,7 +302,7 @@ def quick_fields(dataset: str, image_size: int, overrides: dict[str, Any]) -> di
     return fields
 
 
-def micro_batches(batch_size: int, at_once: int, processes: int) -> int:
+def count_micro_batches(batch_size: int, at_once: int, processes: int) -> int:
     """The least number of micro-batches with at most `at_once` images on each rank, or 1.
 
     So a step fits a GPU of 24 GB at 32 px, of 80 GB at 256 px.

@@ -33,6 +33,15 @@ def spherify(z: Tensor) -> Tensor:
     return z * torch.rsqrt(z.square().mean(dim=all_but_batch, keepdim=True) + EPS)
 
 
+def perturb(v: Tensor, sigma: Tensor | float, e: Tensor) -> Tensor:
+    """Tilt a point by noise and return to the sphere: f(v + sigma·e), the paper's v_noisy, v_NOISY.
+
+    v, e: (B, ...); sigma: a number or (B,). sigma = 0 returns v itself.
+    """
+    sigma = torch.as_tensor(sigma, device=v.device).view(-1, *[1] * (v.dim() - 1))  # (B, 1, 1)
+    return torch.where(sigma == 0, v, spherify(v + sigma * e))
+
+
 def random_point(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
     """Points (B, ...) uniform on the sphere, on the generator's device: f(e), e ~ N(0, I)."""
     device = generator.device if generator else None
@@ -57,43 +66,6 @@ def angle_between(u: Tensor, v: Tensor) -> Tensor:
     u = spherify(u).flatten(1)  # (B, L)
     v = spherify(v).flatten(1)  # (B, L)
     return torch.rad2deg(2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1)))
-
-
-def slerp(u: Tensor, v: Tensor, t: Tensor | float) -> Tensor:
-    """The point a fraction t of the way along the great circle from u to v.
-
-    cos(t·Ω)·û + sin(t·Ω)·ŵ with Ω their angle and ŵ ⟂ û. u, v: (B, ...) on the sphere; t: a number
-    or (B,) in [0, 1]; 0 and 1 give u and v themselves. Opposite points have no shortest way: one
-    great circle is chosen.
-    """
-    a = F.normalize(at_least_float32(u).flatten(1), dim=1)  # (B, L)
-    b = F.normalize(at_least_float32(v).flatten(1), dim=1)  # (B, L)
-    t = torch.as_tensor(t, device=a.device, dtype=a.dtype).view(-1, 1)
-    turn = t * torch.deg2rad(angle_between(u, v))[:, None]  # (B, 1)
-    across = direction_across(a, b)
-    point = (torch.cos(turn) * a + torch.sin(turn) * across) * math.sqrt(a.shape[1])
-    point = torch.where(t == 1, v.flatten(1), point)
-    point = torch.where(turn == 0, u.flatten(1), point)
-    return point.view(-1, *u.shape[1:])
-
-
-def direction_across(a: Tensor, b: Tensor) -> Tensor:
-    """Unit vectors (B, L) in the planes of unit vectors a and b, perpendicular to a, towards b."""
-    across = b - (a * b).sum(1, keepdim=True) * a
-    any_axis = F.one_hot(a.abs().argmin(1), a.shape[1])
-    across = torch.where(across.norm(dim=1, keepdim=True) < PARALLEL, any_axis, across)
-    for _ in range(2):  # the second pass removes the rounding error of the first
-        across = F.normalize(across - (a * across).sum(1, keepdim=True) * a, dim=1)
-    return across
-
-
-def perturb(v: Tensor, sigma: Tensor | float, e: Tensor) -> Tensor:
-    """Tilt a point by noise and return to the sphere: f(v + sigma·e), the paper's v_NOISY, v_noisy.
-
-    v, e: (B, N, D); sigma: a number or (B,). sigma = 0 returns v itself.
-    """
-    sigma = torch.as_tensor(sigma, device=v.device).view(-1, *[1] * (v.dim() - 1))  # (B, 1, 1)
-    return torch.where(sigma == 0, v, spherify(v + sigma * e))
 
 
 def jitter(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
@@ -128,3 +100,31 @@ def with_hard_cases(
     coin, u = torch.rand((2, len(r)), generator=generator, device=r.device)  # (B,), (B,)
     hard = 1 + u * (hard_band(alpha_max_deg) - 1)
     return torch.where(coin < fraction, hard, r)
+
+
+def slerp(u: Tensor, v: Tensor, t: Tensor | float) -> Tensor:
+    """The point a fraction t of the way along the great circle from u to v.
+
+    cos(t·Ω)·û + sin(t·Ω)·ŵ with Ω their angle and ŵ ⟂ û. u, v: (B, ...) on the sphere; t: a number
+    or (B,) in [0, 1]; 0 and 1 give u and v themselves. Opposite points have no shortest way: one
+    great circle is chosen.
+    """
+    a = F.normalize(at_least_float32(u).flatten(1), dim=1)  # (B, L)
+    b = F.normalize(at_least_float32(v).flatten(1), dim=1)  # (B, L)
+    t = torch.as_tensor(t, device=a.device, dtype=a.dtype).view(-1, 1)
+    turn = t * torch.deg2rad(angle_between(u, v))[:, None]  # (B, 1)
+    across = direction_across(a, b)
+    point = (torch.cos(turn) * a + torch.sin(turn) * across) * math.sqrt(a.shape[1])
+    point = torch.where(t == 1, v.flatten(1), point)
+    point = torch.where(turn == 0, u.flatten(1), point)
+    return point.view(-1, *u.shape[1:])
+
+
+def direction_across(a: Tensor, b: Tensor) -> Tensor:
+    """Unit vectors (B, L) in the planes of unit vectors a and b, perpendicular to a, towards b."""
+    across = b - (a * b).sum(1, keepdim=True) * a
+    any_axis = F.one_hot(a.abs().argmin(1), a.shape[1])
+    across = torch.where(across.norm(dim=1, keepdim=True) < PARALLEL, any_axis, across)
+    for _ in range(2):  # the second pass removes the rounding error of the first
+        across = F.normalize(across - (a * across).sum(1, keepdim=True) * a, dim=1)
+    return across

@@ -27,7 +27,7 @@ FLIP_STREAM = 1  # keeps the random numbers of flips apart from those of the noi
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """The decoder's rate at step s of a resolved recipe with W warm-up steps, times batch_size/256.
+    """The decoder's rate at step s, scaled by batch_size/256; W: the recipe's warm-up steps.
 
     lr·(s+1)/(W+1) during warm-up, then a cosine that reaches min_lr at the last step.
     """
@@ -61,11 +61,11 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     bad_step: Tensor  # (), number of the first step with a NaN or infinity, counted from 1; 0: none
     step: int = 0
-    num_images: int = 0  # size of the data set, on which the shuffling depends
+    num_images: int = 0  # of the data set: resuming refuses another number
 
 
 class LossModule(nn.Module):
-    """`sphere_losses` as a forward pass, the form that `DistributedDataParallel` takes."""
+    """`sphere_losses` as a forward pass, for `DistributedDataParallel`; weights: the recipe."""
 
     def __init__(self, model: SphereEncoder) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def new_state(recipe: Recipe, data: ImageSet | Dataset) -> TrainState:
 
 
 def init_state(recipe: Recipe, config: SphereConfig, device: torch.device) -> TrainState:
-    """The same for a network of this config. AdamW has one group of weights for each end."""
+    """Weights, EMA and AdamW, one group of weights for each end, for a network of this config."""
     torch.manual_seed(recipe.seed)
     model = SphereEncoder(config).to(device)
     ema = copy.deepcopy(model).requires_grad_(False).eval()
@@ -129,12 +129,12 @@ def train_step(
     before clipping, on the device, and the decoder's learning rate.
     """
     noise = draw_rank_noise(state, recipe, len(x))  # this rank's shard of the step's noise
-    micro_batches = torch.arange(len(x), device=x.device).chunk(recipe.grad_accum)
+    row_chunks = torch.arange(len(x), device=x.device).chunk(recipe.grad_accum)  # micro-batches
     total = {}
-    for k, rows in enumerate(micro_batches, 1):
+    for k, rows in enumerate(row_chunks, 1):
         micro_y = None if y is None else y[rows]
         micro_noise = StepNoise(*[drawn[rows] for drawn in noise])
-        with gradient_sync(state.loss_module, on=k == len(micro_batches)):
+        with gradient_sync(state.loss_module, on=k == len(row_chunks)):
             with autocast(x.device, recipe.dtype):
                 losses = state.loss_module(x[rows], micro_y, micro_noise, recipe, perceptual)
             (losses["loss"] / recipe.grad_accum).backward()
@@ -142,7 +142,9 @@ def train_step(
             total[name] = total.get(name, 0) + value.detach() / recipe.grad_accum
     total = mean_over_ranks(total)
     grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip)
-    mark_bad_step(state, total["loss"] + grad_norm)  # after a NaN the optimizer changes nothing
+    freeze_if_not_finite(
+        state, total["loss"] + grad_norm
+    )  # after a NaN the optimizer changes nothing
     lr = set_learning_rates(state, recipe)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
@@ -166,7 +168,7 @@ def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def mark_bad_step(state: TrainState, value: Tensor) -> None:
+def freeze_if_not_finite(state: TrainState, value: Tensor) -> None:
     """Note the first step whose value is not finite; from it on the optimizer changes nothing."""
     bad = (state.bad_step == 0) & ~value.isfinite()  # on the device: the host need not wait
     state.bad_step = torch.where(bad, state.step + 1, state.bad_step)

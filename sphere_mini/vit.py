@@ -84,7 +84,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, heads, d)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, heads, N, d)
-        qk, v = qkv.split([2, 1])  # (2, B, heads, N, d), (1, B, heads, N, d)
+        qk, v = qkv.split([2, 1])  # (2, B, heads, N, d), (1, B, heads, N, d); q, k turn together
         q, k = apply_rope(qk, rope)  # 2 of (B, heads, N, d)
         out = F.scaled_dot_product_attention(q, k, v[0])  # (B, heads, N, d)
         return self.proj(out.transpose(1, 2).flatten(2))  # (B, N, width)
@@ -95,7 +95,7 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        hidden = int(width * (2 / 3 * 4.0))
+        hidden = int(width * (2 / 3 * 4.0))  # 8/3, rounded as in published checkpoints
         self.w12 = nn.Linear(width, 2 * hidden)
         self.w3 = nn.Linear(hidden, width)
 
