@@ -77,7 +77,7 @@ def draw_rivals(ax: Axes, rows: list[Row], title: str, distance: str) -> None:
         means = [statistics.mean(distances) for distances in found.values()]
         dashed = "--" if model.endswith("shipped") else "-"
         ax.plot(list(found), means, dashed, color=color, marker=marker, label=label)
-    ax.set(xscale="log", yscale="log", title=title, xlabel="network evaluations", ylabel=distance)
+    ax.set(xscale="log", yscale="log", title=title, xlabel="passes", ylabel=distance)
     ax.set_xticks([0.5, 1, 2, 5, 10, 50], ["0.5", "1", "2", "5", "10", "50"])
     ax.minorticks_off()
 
