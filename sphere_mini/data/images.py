@@ -165,7 +165,7 @@ def as_images(
     each epoch. Its `classes` name the classes; without them labels are ignored.
     """
     if not isinstance(data, ImageSet | ImageFiles):
-        names = tuple(getattr(data, "classes", ()))
+        names = tuple(str(name) for name in getattr(data, "classes", ()))
         data = ImageFiles(data, names, recipe.image_size, recipe.workers, pick_device())
     if config is not None:
         require_fit(data, config)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.grids import GRID_COLUMNS, count_steps, image_grid, quantise
-from ..distributed import rank_chunks
+from ..distributed import rank, rank_chunks
 from ..extras.prior import encode_under_own_class
 from ..model import SphereEncoder
 from ..sampling import reconstruct
@@ -141,7 +141,7 @@ def score_held_out(model: SphereEncoder, reference: Reference) -> Row:
 @torch.no_grad()
 def score_coverage(
     model: SphereEncoder, reference: Reference, num_images: int
-) -> tuple[list[Row], Image.Image]:
+) -> tuple[list[Row], Image.Image | None]:
     """How uniform the encoded training images lie on the sphere, and a picture of it.
 
     Rows: all of them, and with classes the mean class and the worst; each under its own class.
@@ -151,6 +151,8 @@ def score_coverage(
     rows = reference.some_rows(most).split(BATCH)
     batches = reference.data.batches(rank_chunks(rows, "latents", BATCH))
     v, labels = extract(lambda batch: (encode_under_own_class(model, *batch), batch[1]), batches)
+    if rank() > 0:  # the latents of all are large: one rank looks at them
+        return [], None
     found = [{"points": "all", "images": len(v)} | coverage(v)]
     if model.config.num_classes == 0:
         return found, sphere_figure(v, torch.zeros_like(labels))

@@ -17,8 +17,8 @@ from ..files import write_safely
 
 try:
     from torch.utils.tensorboard import SummaryWriter
-except ImportError:
-    SummaryWriter = None  # the package is optional
+except Exception:  # the package is optional, and a broken one raises anything
+    SummaryWriter = None
 
 METRICS_FILE = "metrics.jsonl"
 CURVES_FILE = "losses.png"
