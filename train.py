@@ -96,7 +96,7 @@ def main() -> None:
         return
     announce(run, device)
     stop = progress.Stop(args.max_minutes)
-    with progress.explained_failures(run):
+    with progress.explained_failures(run, stop):
         follow(run, stop)
     say_how_it_ended(run, stop)
 

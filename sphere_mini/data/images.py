@@ -151,7 +151,7 @@ class ImageFiles(Dataset):
 
 
 def leave_process_group(worker: int) -> None:
-    """Keep Ctrl-C and SIGTERM to a training run from its workers: it finishes its step first."""
+    """Keep signals to a run's process group from its workers: it finishes its step first."""
     if os.name == "posix":
         os.setsid()
 

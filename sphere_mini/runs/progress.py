@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..data.grids import GRID_COLUMNS, image_grid
 from ..data.images import ImageFiles, ImageSet, evenly_spaced
-from ..distributed import from_rank_0, rank, world_size
+from ..distributed import any_rank, from_rank_0, rank, world_size
 from ..errors import ReadError, UserError, require
 from ..evaluation.draws import class_rows, grid_labels
 from ..evaluation.metrics import held_out_psnr
@@ -154,7 +154,7 @@ def check_sound(run: Run) -> None:
 
 
 @contextmanager
-def explained_failures(run: Run) -> Iterator[None]:
+def explained_failures(run: Run, stop: Stop) -> Iterator[None]:
     """Too little memory, or a damaged image (after a save), becomes advice how to go on."""
     command = f"python train.py --resume {shlex.quote(str(run.folder))}"
     try:
@@ -162,6 +162,8 @@ def explained_failures(run: Run) -> Iterator[None]:
     except ReadError as error:
         if run.state.step > run.saved_step and find_bad_step(run.state) == 0:
             save_checkpoint(run)
+        if any_rank(stop.asked()):  # a signal to all processes ended the workers too
+            return
         saved = from_rank_0(lambda: run.saved_step)  # which alone writes
         command = f"{command} {error.flags}".rstrip()
         advice = f"then go on with `{command}`; {saved:,} steps are saved"
