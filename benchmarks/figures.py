@@ -16,7 +16,10 @@ DOCS = Path(__file__).parents[1] / "docs"
 RESULTS = DOCS / "results"
 FIGURES = DOCS / "figures"
 # Okabe and Ito's colours, told apart by colour-blind readers too
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
+BLUE = "#0072B2"
+ORANGE = "#D55E00"
+GREEN = "#009E73"
+GREY = "#999999"
 RIVALS = {  # colour, marker and label of each model in rivals_*.csv
     "sphere encoder": (BLUE, "o", "sphere encoder"),
     "sphere encoder, shipped": (BLUE, "s", "the same, 108 core-minutes"),

@@ -1,43 +1,17 @@
 """Runs that meet trouble: damaged images, a killed reader, folders that cannot be used."""
 
 import os
-import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from conftest import DIGITS_MODEL, ROOT, run
 from folder_images import TRAIN, write_images
-from short_runs import SLOW_STEPS, TINY_NETWORK, launch, rows, saved_step, without_root
+from short_runs import TINY_NETWORK, saved_step, without_root
 
 from sphere_mini import files
 from sphere_mini.files import claim_path
-
-
-@pytest.mark.slow
-def test_a_reader_that_is_killed(tmp_path):
-    write_images(tmp_path / "data" / "a", 8)
-    write_images(tmp_path / "data" / "b", 8, first=8)
-    folder = tmp_path / "run"
-    flags = ("--set", "in_memory_gb=0", "--set", "workers=2", "--data-dir", tmp_path / "data")
-    flags += ("--steps", 100000, "--save-every", 100000, "--out", folder)
-    # most of the time it is in the middle of a step, where it must not be interrupted
-    process = launch(SLOW_STEPS, ROOT / "train.py", *TRAIN[1:], *flags)
-    while not (folder / "metrics.jsonl").exists() and process.poll() is None:
-        time.sleep(0.05)
-    listed = ["pgrep", "-P", str(process.pid)]
-    children = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 2 and err.count("\n") == 1
-    last = int(re.findall(r"step (\d+) is done", out)[-1]) + 1
-    assert "was ended by the system, mostly to save memory; take fewer; then go on with " in err
-    assert f"`python train.py --resume {folder} --set workers=1`; {last:,} steps are saved" in err
-    assert saved_step(folder) == last == rows(folder)[-1]["step"]
-    assert not any(os.path.exists(f"/proc/{child}") for child in children)  # none is left
 
 
 def test_a_damaged_image_in_a_picture_alone_costs_the_picture(tmp_path):
