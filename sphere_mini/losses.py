@@ -2,7 +2,7 @@
 
     z      = E(x, y);  v = f(z)                encode, spherify
     x_near = D(f(v + σ_near·e), y)             decode after little noise
-    x_far  = D(f(v + σ_far·e), y)              decode after noise up to alpha_max and beyond
+    x_far  = D(f(v + σ_far·e), y)              decode after noise up to alpha_max + 5°
     loss   = w·d(x_near, x)                    pixel reconstruction
            + w·d(x_far, sg x_near)             pixel consistency
            + w·(1 - cos(E(x_far, y), sg z))    latent consistency

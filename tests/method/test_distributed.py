@@ -164,6 +164,7 @@ def test_mistakes_are_said_once(tmp_path):
 @pytest.mark.slow
 def test_resuming_on_another_number_of_processes(tmp_path):
     flags = (*TINY, "--steps", 30, "--save-every", 10, "--log-every", 1)
+    flags += ("--set", "spread=0")  # which sees the pairs of one process alone
     assert run("train.py", *flags, "--out", tmp_path / "one").returncode == 0
     stop = ("--max-minutes", 0.0001)
     assert (
