@@ -16,9 +16,11 @@ from sphere_mini.cli import Parser, run_script
 from sphere_mini.config import SIZES
 from sphere_mini.distributed import any_rank, connect, rank, world_size
 from sphere_mini.errors import require
+from sphere_mini.files import warn_on_write_error
 from sphere_mini.recipe import DTYPES, LR_BATCH, PERCEPTUALS, RECIPES, SETS, Recipe
 from sphere_mini.runs import progress
 from sphere_mini.runs.dry_run import dry_run
+from sphere_mini.runs.folder import save_weights
 from sphere_mini.runs.log import Pace, SummaryWriter
 from sphere_mini.runs.settings import given_fields, load_pretrained, new_recipe
 from sphere_mini.runs.start import Run, begun_before_restart, resume, start
@@ -37,7 +39,7 @@ RECIPE_FLAGS = {  # fields of the recipe that have a flag of their own; --set re
     "lr": "peak learning rate of the decoder per 256 images of global batch",
     "perceptual": "frozen network of the perceptual loss; efficientnet needs no download",
     "dtype": "precision of the network's matmuls",
-    "compile": "the blocks by torch.compile: a longer start, then faster",
+    "compile": "the blocks by torch.compile (default: in long runs on an accelerator)",
     "seed": "of the weights, the order of images and the noise",
     "init_from": "start from the weights of this model, a folder or hf://owner/name, to fine-tune",
     "save_every": "steps between two checkpoints",
@@ -55,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     for name, note in RECIPE_FLAGS.items():
         options = {"type": types[name], "choices": CHOICES.get(name)}
         if types[name] is bool:
-            options = {"action": "store_true", "default": None}
+            options = {"action": argparse.BooleanOptionalAction}
         add("--" + name.replace("_", "-"), help=note, **options)
     add("--unconditional", action="store_true", help="ignore the classes")
     note = "the paper's settings, or ours for minutes (default: the paper's for its sets and sizes)"
@@ -87,11 +89,14 @@ def main() -> None:
     device = connect(args.device)
     fields = given_fields(vars(args))
     if args.dry_run:
-        dry_run(new_recipe(fields, args.recipe, load_pretrained(fields)), device, args.measure)
+        recipe = new_recipe(fields, args.recipe, load_pretrained(fields))
+        dry_run(recipe, device, args.measure, "compile" not in fields)
         return
     run = get_ready(args, fields, device)
     if run.state.step == run.recipe.steps:
-        progress.save_checkpoint(run)  # the last one may have been cut off
+        if rank() == 0:
+            with warn_on_write_error("weights"):  # the last save may have been cut off
+                save_weights(run.folder, run.state, run.recipe)
         print(f"{run.folder} is finished; a --steps above {run.recipe.steps:,} takes it further")
         return
     announce(run, device)
@@ -124,7 +129,8 @@ def announce(run: Run, device: torch.device) -> None:
     split = f"processes {world_size()} x micro-batches {recipe.grad_accum} x {images} images"
     lr = recipe.lr * recipe.batch_size / LR_BATCH
     rates = f"learning rate {lr:.3g}, encoder {lr * recipe.encoder_lr_factor:.3g}"
-    print(f"a step: {split} = {recipe.batch_size:,}; {rates}")
+    compiled = "compiled, so the first one takes a minute" if recipe.compile else "not compiled"
+    print(f"a step: {split} = {recipe.batch_size:,}; {rates}; {compiled}")
 
 
 def follow(run: Run, stop: progress.Stop) -> None:

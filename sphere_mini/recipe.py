@@ -13,6 +13,7 @@ from .losses import LossWeights
 from .perceptual import NETWORKS
 
 DTYPES = ("auto", "float32", "bfloat16")
+OPTIMIZERS = ("adamw", "muon")
 PERCEPTUALS = ("none", *NETWORKS)
 ABOVE_ZERO = ("batch_size", "grad_accum", "epochs", "lr", "image_size", "clip", "l1_beta")
 ABOVE_ZERO += ("compression_ratio", "log_every", "sample_every", "save_every")
@@ -64,6 +65,8 @@ class Recipe(LossWeights):
     lr: float = 1e-4  # decoder's, per 256 images of global batch
     min_lr: float = 1e-6  # likewise
     encoder_lr_factor: float = 0.1
+    optimizer: str = "adamw"  # muon: ours, for the matrices of the blocks
+    muon_lr_factor: float = 4.0  # Muon's learning rate is this times AdamW's
     clip: float = 1.0  # gradient norm
     ema: float = 0.9997
     compile: bool = False  # the blocks by torch.compile
@@ -83,7 +86,8 @@ class Recipe(LossWeights):
                 is_share = value <= 1 or name not in SHARES
                 require(is_share, f"{name} must lie in 0 ... 1, not {value}")
         require(self.seed < NUM_SEEDS, f"seed must be below 2^32, not {self.seed}")
-        for name, known in (("model", SIZES), ("dtype", DTYPES), ("perceptual", PERCEPTUALS)):
+        choices = {"model": SIZES, "dtype": DTYPES, "perceptual": PERCEPTUALS}
+        for name, known in (choices | {"optimizer": OPTIMIZERS}).items():
             value = getattr(self, name)
             require(value in known, f"{name} must be one of {', '.join(known)}, not {value!r}")
         batch = f"a batch of {self.batch_size} in {self.grad_accum} micro-batches"

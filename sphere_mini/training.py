@@ -19,6 +19,7 @@ from .data.images import ImageSet, as_images, batch_indices, rank_batches, to_mo
 from .distributed import autocast, gradient_sync, mean_over_ranks, rank_shard, world_size
 from .losses import LossWeights, StepNoise, draw_step_noise, sphere_losses
 from .model import SphereEncoder
+from .muon import Muon, split_weights
 from .perceptual import Perceptual, load_perceptual
 from .recipe import LR_BATCH, Recipe
 from .vit import Block, MixerBlock
@@ -58,7 +59,8 @@ class TrainState:
     model: SphereEncoder
     loss_module: nn.Module  # of `model`; under torchrun its backward pass averages gradients
     ema: SphereEncoder
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer  # AdamW
+    muon: Muon  # of the matrices that are not AdamW's; without any unless the recipe takes Muon
     bad_step: Tensor  # (), number of the first step with a NaN or infinity, counted from 1; 0: none
     step: int = 0
     num_images: int = 0  # of the data set: resuming refuses another number
@@ -94,12 +96,14 @@ def init_state(recipe: Recipe, config: SphereConfig, device: torch.device) -> Tr
     model = SphereEncoder(config).to(device)
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     set_block_options(model, recipe)
-    groups = [{"params": list(end.parameters())} for end in (model.encoder, model.decoder)]
+    ends = (model.encoder, model.decoder)
+    matrices, others = split_weights(ends, recipe.optimizer == "muon")  # a group for each end
     return TrainState(
         model=model,
         loss_module=LossModule(model),
         ema=ema,
-        optimizer=torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        optimizer=torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        muon=Muon(matrices),
         bad_step=torch.zeros((), dtype=torch.long, device=device),
     )
 
@@ -142,12 +146,12 @@ def train_step(
             total[name] = total.get(name, 0) + value.detach() / recipe.grad_accum
     total = mean_over_ranks(total)
     grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip)
-    freeze_if_not_finite(
-        state, total["loss"] + grad_norm
-    )  # after a NaN the optimizer changes nothing
+    freeze_if_not_finite(state, total["loss"] + grad_norm)  # after a NaN no step changes weights
     lr = set_learning_rates(state, recipe)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
+    with autocast(x.device, recipe.dtype):  # for Muon's products
+        state.optimizer.step()
+        state.muon.step()
+    state.model.zero_grad(set_to_none=True)
     update_ema(state, recipe.ema)
     state.step += 1
     return total | {"grad_norm": grad_norm, "lr": lr}
@@ -169,18 +173,20 @@ def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
 
 
 def freeze_if_not_finite(state: TrainState, value: Tensor) -> None:
-    """Note the first step whose value is not finite; from it on the optimizer changes nothing."""
+    """Note the first step whose value is not finite; from it on the optimizers change nothing."""
     bad = (state.bad_step == 0) & ~value.isfinite()  # on the device: the host need not wait
     state.bad_step = torch.where(bad, state.step + 1, state.bad_step)
     state.optimizer.found_inf = (state.bad_step > 0).float()  # fused AdamW skips where this is 1
+    state.muon.found_inf = state.optimizer.found_inf
 
 
 def set_learning_rates(state: TrainState, recipe: Recipe) -> float:
-    """Give the optimizer this step's rates, the encoder a fraction; returns the decoder's."""
+    """Give the optimizers this step's rates, the encoder a fraction; returns the decoder's."""
     lr = learning_rate(state.step, recipe)
-    encoder_group, decoder_group = state.optimizer.param_groups
-    encoder_group["lr"] = lr * recipe.encoder_lr_factor
-    decoder_group["lr"] = lr
+    for optimizer, rate in ((state.optimizer, lr), (state.muon, lr * recipe.muon_lr_factor)):
+        encoder_group, decoder_group = optimizer.param_groups
+        encoder_group["lr"] = rate * recipe.encoder_lr_factor
+        decoder_group["lr"] = rate
     return lr
 
 

@@ -24,13 +24,14 @@ RECOMPUTE = dict(use_reentrant=False, preserve_rng_state=False)  # of activation
 
 
 class RMSNorm(nn.RMSNorm):
-    """RMSNorm over the last dimension with a learned scale, in float32 also under autocast."""
+    """RMSNorm over the last dimension with a learned scale; computed in at least float32."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.to(self.weight.dtype))
+        # inside in float32, in one kernel if the weights are of the input's type
+        return F.rms_norm(x, self.normalized_shape, self.weight.type_as(x), self.eps)
 
 
 def named(**layers: nn.Module) -> nn.Sequential:
@@ -171,8 +172,8 @@ class MixerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens_last = self.norm1(x).transpose(1, 2)  # (B, channels, N)
-        x = x + self.alpha1 * self.tok_mixer(tokens_last).transpose(1, 2)
-        return x + self.alpha2 * self.chn_mixer(self.norm2(x))
+        x = x + self.alpha1.type_as(x) * self.tok_mixer(tokens_last).transpose(1, 2)
+        return x + self.alpha2.type_as(x) * self.chn_mixer(self.norm2(x))
 
 
 def mlp_mixer(num_tokens: int, channels: int, depth: int) -> nn.Sequential:
@@ -221,7 +222,8 @@ class ViT(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor | None) -> Tensor:
         """c: class embeddings (B, width) from this network's own table; None without classes."""
-        x = self.x_embedder(x) + self.pos_embed  # (B, N, width)
+        x = self.x_embedder(x)  # (B, N, width)
+        x = x + self.pos_embed.type_as(x)  # in bfloat16 under autocast, and so are all blocks
         for block in self.blocks:
             if self.checkpoint_activations and torch.is_grad_enabled():
                 x = checkpoint(block, x, c, self.rope, **RECOMPUTE)

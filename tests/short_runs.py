@@ -54,8 +54,9 @@ def tensors(state):
     """Every tensor of a state, by name."""
     found = {f"model.{k}": v for k, v in state.model.state_dict().items()}
     found |= {f"ema.{k}": v for k, v in state.ema.state_dict().items()}
-    for k, moments in state.optimizer.state_dict()["state"].items():
-        found |= {f"optimizer.{k}.{name}": value for name, value in moments.items()}
+    for part in ("optimizer", "muon"):
+        for k, moments in getattr(state, part).state_dict()["state"].items():
+            found |= {f"{part}.{k}.{name}": value for name, value in moments.items()}
     return found
 
 
@@ -81,10 +82,10 @@ def assert_same_end(folder, straight):
     assert a["step"] == b["step"] == 40
     for part in ("model", "ema"):
         assert all(torch.equal(a[part][k], b[part][k]) for k in b[part])
-    for k, moments in b["optimizer"]["state"].items():
-        assert all(
-            torch.equal(a["optimizer"]["state"][k][name], value) for name, value in moments.items()
-        )
+    for part in ("optimizer", "muon"):
+        assert a[part]["state"].keys() == b[part]["state"].keys()
+        for k, moments in b[part]["state"].items():
+            assert same(a[part]["state"][k], moments)
     steps = [
         [json.loads(line)["step"] for line in (f / "metrics.jsonl").open()]
         for f in (folder, straight)

@@ -1,7 +1,9 @@
 """The answer to `train.py --dry-run`: a recipe in full, and what it costs."""
 
+import shutil
 import time
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from ..model import SphereEncoder
 from ..perceptual import load_perceptual
 from ..recipe import LR_BATCH, OWN, SETS, Recipe
 from ..training import new_state, set_block_options, train
+from .settings import compiler_name
 
 NETWORK_FIELDS = ("width", "depth", "num_heads", "patch_size")  # a recipe may leave them open
 # bytes per token and channel that a block keeps for the gradients: in float32 by the shapes of its
@@ -24,21 +27,27 @@ NETWORK_FIELDS = ("width", "depth", "num_heads", "patch_size")  # a recipe may l
 BLOCK_BYTES = {"float32": 107, "bfloat16": 58}
 # what the frozen network keeps: bytes per pixel of an image, and the least side that it sees
 PERCEPTUAL_BYTES = {"efficientnet": (2000, 64), "lpips": (5000, 16), "lpips+convnext": (8000, 224)}
+COMPILE_FROM = 1.5e16  # FLOPs of a rank's run: 3 (s) to 7 minutes (mini) of an H200, not compiled
+UNKNOWN = "as many as the folder has"
 MOST_STEPS = 10  # that are measured, after a first one that is slower
 ENOUGH_SECONDS = 20.0  # after which no further one begins
 
 
-def dry_run(recipe: Recipe, device: torch.device, measure: bool = False) -> None:
+def dry_run(recipe: Recipe, device: torch.device, measure: bool, choose_compile: bool) -> None:
     """Print a recipe in full and what it costs; nothing is written.
 
-    measure: train a few steps on noise, for the time of the whole run.
+    measure: train a few steps on noise, for the time of the whole run. choose_compile: as a run
+    does that no flag tells whether to compile.
     """
     num_images, num_classes = count_images(recipe)
     recipe = recipe.resolved(num_images)
+    if choose_compile:
+        pays = pays_to_compile(recipe, num_images, num_classes, device)
+        recipe = replace(recipe, compile=pays)
     config = recipe.sphere_config(())
     lines = asdict(recipe) | {name: getattr(config, name) for name in NETWORK_FIELDS}
     lines["steps"] = f"{recipe.steps:,}" if recipe.steps else f"{recipe.epochs:g} epochs"
-    lines["images an epoch"] = f"{num_images:,}" if num_images else "as many as the folder has"
+    lines["images an epoch"] = f"{num_images:,}" if num_images else UNKNOWN
     batch_lr = f"{recipe.lr * recipe.batch_size / LR_BATCH:.3g} (lr is that of {LR_BATCH} images)"
     lines["learning rate of a batch"] = batch_lr
     show_lines(lines)  # at once: the cost takes seconds
@@ -46,8 +55,10 @@ def dry_run(recipe: Recipe, device: torch.device, measure: bool = False) -> None
     if measure:
         images_per_s, steps = measure_speed(recipe, num_classes, device)
         note = f"measured in {steps} steps on {device}, without reading images"
-        total = tqdm.format_interval(recipe.steps * recipe.batch_size / images_per_s)
-        show_lines({"images/s": f"{images_per_s:,.1f}, {note}", "time": total})
+        show_lines({"images/s": f"{images_per_s:,.1f}, {note}"})
+        if recipe.steps:
+            total = recipe.steps * recipe.batch_size / images_per_s
+            show_lines({"time": tqdm.format_interval(total)})
 
 
 def show_lines(lines: dict[str, Any]) -> None:
@@ -79,7 +90,7 @@ def describe_cost(
     generated = f"{billions(facts['decode'])} in one step, {billions(four_steps)} in four"
     dtype = precision(device, recipe.dtype)
     return {
-        "classes": num_classes if recipe.conditional else 0,
+        "classes": (num_classes if num_images else UNKNOWN) if recipe.conditional else 0,
         "tokens": tokens,
         "latent channels": channels,
         "latent dimension": f"{tokens * channels:,}",
@@ -140,6 +151,20 @@ def activation_bytes(recipe: Recipe, config: SphereConfig, dtype: str) -> int:
     pixel_bytes, least = PERCEPTUAL_BYTES.get(recipe.perceptual, (0, 0))
     pixels = micro_batch * max(least, config.image_size) ** 2
     return int(tokens * config.width * per_channel + pixels * pixel_bytes)
+
+
+def pays_to_compile(
+    recipe: Recipe, num_images: int, num_classes: int, device: torch.device
+) -> bool:
+    """Whether a resolved recipe's run is long enough to compile, where no flag says; a CPU's never.
+
+    Compiling takes a minute or two, once, and needs Triton and a C++ compiler.
+    """
+    can = find_spec("triton") is not None and shutil.which(compiler_name()) is not None
+    if device.type == "cpu" or not can:
+        return False
+    images = recipe.steps * recipe.batch_size / world_size()
+    return images * cost(recipe, num_images, num_classes, device)["step"] > COMPILE_FROM
 
 
 def measure_speed(recipe: Recipe, num_classes: int, device: torch.device) -> tuple[float, int]:

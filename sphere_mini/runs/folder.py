@@ -18,7 +18,7 @@ from ..training import TrainState, init_state
 STATE_FILE = "last.pt"
 SAMPLES_FOLDER = "samples"
 BEFORE = {"held_out": 0.0}  # values of fields that older runs do not name
-STATE_PARTS = ("model", "ema", "optimizer")  # fields of a TrainState with a state_dict
+STATE_PARTS = ("model", "ema", "optimizer", "muon")  # fields of a TrainState with a state_dict
 
 
 def save_run(folder: Path, state: TrainState, recipe: Recipe) -> None:
@@ -32,6 +32,11 @@ def save_run(folder: Path, state: TrainState, recipe: Recipe) -> None:
     for name in STATE_PARTS:
         content[name] = getattr(state, name).state_dict()
     write_safely(folder / STATE_FILE, lambda path: torch.save(content, path))
+    save_weights(folder, state, recipe)
+
+
+def save_weights(folder: Path, state: TrainState, recipe: Recipe) -> None:
+    """Write the EMA weights, with the recipe and the step beside them. Raises `OSError`."""
     state.ema.save_pretrained(folder, training=asdict(recipe) | {"step": state.step})
 
 
@@ -60,7 +65,8 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[TrainState, Recip
     config = config_from_dict(content["config"])
     state = init_state(replace(recipe, compile=False), config, device)
     for name in STATE_PARTS:
-        getattr(state, name).load_state_dict(content[name])
+        if name in content:  # older runs have no Muon
+            getattr(state, name).load_state_dict(content[name])
     state.step = content["step"]
     state.num_images = content["num_images"]
     return state, recipe, path

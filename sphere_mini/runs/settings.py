@@ -11,7 +11,7 @@ from ..config import SIZES, Size, SphereConfig
 from ..distributed import world_size
 from ..errors import UserError, require
 from ..model import SphereEncoder
-from ..recipe import Recipe, make_recipe
+from ..recipe import PERCEPTUAL_WEIGHTS, Recipe, make_recipe
 from ..training import TrainState
 
 # fields that change neither weights nor losses
@@ -57,7 +57,11 @@ def new_recipe(
     """`make_recipe`'s preset; over it a pretrained model's shape, and then the given fields."""
     shape = shape_fields(pretrained.config) if pretrained else {}
     values = {"dataset": "digits"} | shape | fields
+    require(values["dataset"] != "", "--dataset takes a name; for your own images it is folder")
     recipe = make_recipe(recipe=preset, processes=world_size(), **values)
+    for name in PERCEPTUAL_WEIGHTS if recipe.perceptual == "none" else ():
+        problem = f"--set {name} weighs a network, and --perceptual is none"
+        require(not fields.get(name), f"{problem}; leave it out, or name a network")
     check_machine(recipe)
     return recipe
 
@@ -80,10 +84,14 @@ def check_machine(recipe: Recipe) -> None:
     problem = f"a batch of {recipe.batch_size} cannot be split evenly: {split}"
     is_even = recipe.batch_size % (world_size() * recipe.grad_accum) == 0
     require(is_even, f"{problem}; change --batch-size")
-    compiler = os.environ.get("CXX") or COMPILERS.get(sys.platform, "g++")
-    problem = f"--compile takes the C++ compiler {compiler}, which is not here"
-    advice = "install it, or leave out --compile (for a run that has it: --set compile=false)"
-    require(not recipe.compile or bool(shutil.which(compiler)), f"{problem}; {advice}")
+    problem = f"--compile takes the C++ compiler {compiler_name()}, which is not here"
+    has_compiler = bool(shutil.which(compiler_name()))
+    require(not recipe.compile or has_compiler, f"{problem}; install it, or pass --no-compile")
+
+
+def compiler_name() -> str:
+    """The C++ compiler that torch.compile calls."""
+    return os.environ.get("CXX") or COMPILERS.get(sys.platform, "g++")
 
 
 def load_pretrained(fields: dict[str, Any]) -> SphereEncoder | None:

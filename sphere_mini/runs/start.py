@@ -1,7 +1,7 @@
 """How a run begins: as a new one, or going on with one that was stopped or killed."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..model import SphereEncoder, save_config
 from ..perceptual import Perceptual, load_perceptual
 from ..recipe import Recipe
 from ..training import TrainState, new_state, set_block_options
+from .dry_run import pays_to_compile
 from .folder import SAMPLES_FOLDER, load_run
 from .log import METRICS_FILE, keep_rows
 from .settings import load_pretrained, new_recipe, resumed_recipe, start_from
@@ -53,6 +54,9 @@ def start(fields: dict[str, Any], preset: str | None, out: str | None, device: t
     problem = f"the batch ({recipe.batch_size}) is larger than the data set"
     require(recipe.batch_size <= count, f"{problem}; use --batch-size {count} or less")
     recipe = recipe.resolved(count)
+    if "compile" not in fields:
+        pays = pays_to_compile(recipe, count, len(data.class_names), device)
+        recipe = replace(recipe, compile=pays)
     state = new_state(recipe, data)
     state.num_images = count
     if pretrained:

@@ -6,9 +6,10 @@ from conftest import TINY, parity_case, random_model
 from huggingface_hub import HfApi, RepoUrl
 from safetensors.torch import load_file, save_file
 
-from sphere_mini import SphereConfig, SphereEncoder, UserError
+from sphere_mini import SphereConfig, SphereEncoder, UserError, spherify
 from sphere_mini.files import push_to_hub
 from sphere_mini.recipe import Recipe
+from sphere_mini.vit import Block, MixerBlock, RMSNorm
 
 PAPER_COUNTS = [  # the names of these columns stand in the test below
     ("s", 32, 1.5, 2, "conv", 10, 79_898_955),
@@ -160,3 +161,33 @@ def test_the_linear_parity_model_survives_the_round_trip(tmp_path):
     assert torch.equal(
         SphereEncoder.from_pretrained(tmp_path).encode(io["x"]), model.encode(io["x"])
     )
+
+
+def test_under_autocast_the_whole_stream_is_bfloat16_and_near_float32():
+    model = random_model(num_classes=3, mixer_depth=1)
+    passed = {}
+
+    def note(layer, args, out):
+        passed.setdefault(type(layer).__name__, set()).update((args[0].dtype, out.dtype))
+
+    for layer in model.modules():
+        if isinstance(layer, Block | MixerBlock | RMSNorm):
+            layer.register_forward_hook(note)
+    x = torch.rand(4, 3, model.config.image_size, model.config.image_size) * 2 - 1
+    y = torch.arange(4) % 3
+    exact = model.encode(x, y), model.decode(spherify(model.encode(x, y)), y)
+    assert passed == dict.fromkeys(("Block", "MixerBlock", "RMSNorm"), {torch.float32})
+    passed.clear()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = model.encode(x, y), model.decode(spherify(model.encode(x, y)), y)
+    assert passed == dict.fromkeys(("Block", "MixerBlock", "RMSNorm"), {torch.bfloat16})
+    for a, b in zip(rounded, exact, strict=True):
+        assert 0 < (a - b).norm() < 0.05 * b.norm()
+
+
+def test_a_norm_of_bfloat16_is_that_of_float32_rounded():
+    norm = RMSNorm(64)
+    x = (1e3 * torch.randn(8, 64, generator=torch.Generator().manual_seed(0))).bfloat16()
+    exact = norm(x.float())
+    assert exact.dtype == torch.float32 and norm(x).dtype == torch.bfloat16
+    assert (norm(x).float() - exact).abs().max() < 0.01 * exact.abs().max()

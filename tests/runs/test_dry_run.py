@@ -7,12 +7,15 @@ import types
 import pytest
 import torch
 from conftest import dry_run, run
+from short_runs import TINY, config
 
 from sphere_mini import SphereEncoder, training
 from sphere_mini.data.images import ImageSet
 from sphere_mini.perceptual import load_perceptual
 from sphere_mini.recipe import PERCEPTUALS, make_recipe
-from sphere_mini.runs.dry_run import cost, measure_speed
+from sphere_mini.runs import dry_run as dry_run_module
+from sphere_mini.runs import start as start_module
+from sphere_mini.runs.dry_run import cost, measure_speed, pays_to_compile
 from sphere_mini.training import new_state, train
 
 CPU = torch.device("cpu")
@@ -46,8 +49,9 @@ def test_a_folders_images_are_counted_where_it_is(photo_folder):
     done = run("train.py", *flags, "--data-dir", photo_folder / "train" / "china", "--dry-run")
     assert done.stdout.startswith("data: 24 images of ") and "without classes" in done.stdout
     assert re.search(r"^classes +0$", done.stdout, re.MULTILINE)
-    shown = dry_run(*flags)
-    assert shown["images an epoch"] == "as many as the folder has"
+    shown = dry_run(*flags, "--measure")
+    assert shown["images an epoch"] == shown["classes"] == "as many as the folder has"
+    assert "images/s" in shown and "time" not in shown
 
 
 @pytest.mark.parametrize(
@@ -99,6 +103,36 @@ def note_steps(done):
         return step(state, recipe, x, y, perceptual)
 
     return noting
+
+
+def test_compiling_pays_in_a_long_run_on_an_accelerator_with_its_tools(monkeypatch):
+    accelerator = torch.device("meta")  # any device but a CPU
+    monkeypatch.setattr(dry_run_module, "find_spec", lambda name: name)  # Triton is here
+    monkeypatch.setattr(dry_run_module.shutil, "which", lambda name: name)  # and a compiler
+    long = make_recipe("cifar10", recipe="quick").resolved(50_000)
+    assert pays_to_compile(long, 50_000, 10, accelerator)
+    assert not pays_to_compile(long, 50_000, 10, CPU)
+    short = make_recipe("cifar10", recipe="quick", epochs=5.0).resolved(50_000)
+    assert not pays_to_compile(short, 50_000, 10, accelerator)
+    for name, missing in (("find_spec", dry_run_module), ("which", dry_run_module.shutil)):
+        with monkeypatch.context() as context:
+            context.setattr(missing, name, lambda name: None)
+            assert not pays_to_compile(long, 50_000, 10, accelerator)
+
+
+def test_a_run_compiles_by_itself_where_that_pays_and_no_flag_says(monkeypatch, tmp_path):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block, **_: compiled.append(block))
+    for module in (dry_run_module, start_module):
+        monkeypatch.setattr(module, "pays_to_compile", lambda *_: True)
+    assert (
+        dry_run(*TINY)["compile"] == "True" and dry_run(*TINY, "--no-compile")["compile"] == "False"
+    )
+    for flags, count in ((("--no-compile",), 0), ((), 4)):
+        out = tmp_path / f"run{count}"
+        done = run("train.py", *TINY, "--steps", 2, *flags, "--out", out)
+        assert done.returncode == 0 and len(compiled) == count
+        assert config(out)["training"]["compile"] == (count > 0)
 
 
 def test_flops_are_those_of_the_formulas():

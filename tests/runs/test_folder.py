@@ -16,7 +16,7 @@ from sphere_mini.runs.folder import load_run, save_run
 from sphere_mini.training import draw_flips, init_state, train
 
 
-@pytest.mark.parametrize("where", [{}, {"in_memory_gb": 0.0, "workers": 1}])
+@pytest.mark.parametrize("where", [{}, {"in_memory_gb": 0.0, "workers": 1}, {"optimizer": "muon"}])
 def test_resume_in_the_middle_of_an_epoch_is_bit_exact(photo_folder, tmp_path, where):
     data, recipe, whole = prepare(photo_folder, **where)
     for _ in train(whole, recipe, data):
@@ -35,6 +35,17 @@ def test_resume_in_the_middle_of_an_epoch_is_bit_exact(photo_folder, tmp_path, w
     for _ in train(again, recipe_again, data):
         pass
     assert len(tensors(whole)) > 100 and same(tensors(whole), tensors(again)) and again.step == 60
+
+
+def test_a_checkpoint_from_before_there_was_muon_is_read(tmp_path):
+    recipe = make_recipe("digits", **NANO, optimizer="adamw", steps=9).resolved(1797)
+    state = init_state(recipe, recipe.sphere_config("0123456789"), CPU)
+    save_run(tmp_path, state, recipe)
+    content = torch.load(tmp_path / "last.pt", weights_only=True)
+    del content["muon"], content["recipe"]["optimizer"], content["recipe"]["muon_lr_factor"]
+    torch.save(content, tmp_path / "last.pt")
+    again, recipe_again = load_run(tmp_path, CPU)
+    assert recipe_again == recipe and same(tensors(again), tensors(state))
 
 
 class Marker:

@@ -33,6 +33,7 @@ from tqdm import tqdm
 from sphere_mini import training
 from sphere_mini.data.grids import image_grid
 from sphere_mini.data.images import ImageSet, to_model_range
+from sphere_mini.recipe import OPTIMIZERS
 from sphere_mini.runs.folder import load_run
 from sphere_mini.runs.progress import find_bad_step, show_row, training_picture
 from sphere_mini.training import train, train_step
@@ -121,8 +122,9 @@ def test_a_line_of_the_log_says_how_long_the_rest_takes(capsys):
     assert capsys.readouterr().out == seen
 
 
-def test_numbers_that_are_none_never_reach_the_weights(photo_folder):
-    data, recipe, state = prepare(photo_folder)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_numbers_that_are_none_never_reach_the_weights(optimizer, photo_folder):
+    data, recipe, state = prepare(photo_folder, optimizer=optimizer)
     x, y = to_model_range(data.images[:10]), data.labels[:10]
     for _ in range(3):
         train_step(state, recipe, x, y)
@@ -212,8 +214,9 @@ class HostCopies(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_no_tensor_is_copied_to_the_host_between_log_steps(photo_folder):
-    data, recipe, state = prepare(photo_folder)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_no_tensor_is_copied_to_the_host_between_log_steps(optimizer, photo_folder):
+    data, recipe, state = prepare(photo_folder, optimizer=optimizer)
     steps = train(state, recipe, data)
     next(steps)
     with HostCopies() as copies:

@@ -74,8 +74,11 @@ def test_processes_that_see_different_checkpoints_stop(tmp_path, monkeypatch):
 
 def test_a_finished_run_says_so_and_more_steps_take_it_further(tmp_path, straight):
     shutil.copytree(straight, tmp_path / "run")
+    was = (tmp_path / "run" / "last.pt").stat()
     done = run("train.py", "--resume", tmp_path / "run")
     assert done.returncode == 0 and "is finished; a --steps above 40" in done.stdout
+    now = (tmp_path / "run" / "last.pt").stat()
+    assert (now.st_ino, now.st_mtime_ns) == (was.st_ino, was.st_mtime_ns)  # nothing to save
     done = run(
         "train.py", "--resume", tmp_path / "run", "--steps", 45, "--grad-accum", 2, "--log-every", 1
     )

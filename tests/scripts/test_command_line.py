@@ -91,6 +91,10 @@ MISTAKES = [  # command, what the one sentence says
     ("train.py --seed 99999999999999999999", "finite"),
     ("train.py --data-dir PHOTOS", "--dataset folder"),
     ("train.py --set recon_l1=0 --set con_l1=0 --set latent=0", "one of recon_l1, "),
+    ("train.py --set dataset=", "for your own images it is folder"),
+    ("train.py --set dataset= --dry-run", "for your own images it is folder"),
+    ("train.py --set recon_perceptual=1", "--perceptual is none; leave it out, or name a network"),
+    ("train.py --set optimizer=sgd", "optimizer must be one of adamw, muon, not 'sgd'"),
     ("train.py --set perceptual=vgg", "one of none, efficientnet, lpips"),
     (
         "train.py --perceptual efficientnet --set recon_perceptual=0 --set con_perceptual=0",
