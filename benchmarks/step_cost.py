@@ -1,9 +1,11 @@
-"""What a training step costs: its time and peak memory, plain and checkpointed, as a table.
+"""What training steps cost on this device: by default the table of docs/many-gpus.md.
 
-    python benchmarks/step_cost.py --dataset imagenet --model xl --micro-batch 8 16
+    python benchmarks/step_cost.py
+    python benchmarks/step_cost.py imagenet-xl-8 imagenet-xl-16 --how checkpointed
 
-"Checkpointed" is --checkpoint-activations. Each row is measured in a process of its own, on crops
-of one of scikit-learn's photographs; "computed" is what `train.py --dry-run` says of the memory.
+A row is DATASET-MODEL-IMAGES. Each row is measured in a process of its own, on crops of one of
+scikit-learn's photographs. Share of peak: the step's TFLOP/s (matrix products and convolutions)
+over those of a product of large matrices, measured in the same process.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import multiprocessing
 import resource
 import statistics
 import time
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -18,38 +21,53 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from sphere_mini.data.images import to_model_range
-from sphere_mini.distributed import pick_device
+from sphere_mini.distributed import autocast, pick_device
 from sphere_mini.perceptual import load_perceptual
 from sphere_mini.recipe import SETS, Recipe, make_recipe
 from sphere_mini.runs.dry_run import cost
 from sphere_mini.training import init_state, train_step
 
-WARM_UP = 2  # steps that are not measured
-REPEATS = range(2)  # each row is measured twice: so far figures vary
-TITLES = ("micro-batch", "checkpointed", "s per step", "images/s", "GB at the peak", "GB computed")
+TABLE = ("cifar10-mini-256", "cifar10-s-128", "cifar10-b-64")
+TABLE += ("imagenet-b-16", "imagenet-l-8", "imagenet-xl-8")
+WAYS = {
+    "plain": {},
+    "compiled": {"compile": True},
+    "checkpointed": {"checkpoint_activations": True},
+    "both": {"compile": True, "checkpoint_activations": True},
+}
+WARM_UP = 3  # steps that are not measured
+PRODUCT_SIDE = {"cpu": 2048}  # of the matrices whose product shows the peak
+LARGE_PRODUCT = 8192
+TITLES = (
+    "row",
+    "how",
+    "ms",
+    "images/s",
+    "TFLOP/s",
+    "share of peak",
+    "GB at the peak",
+    "GB computed",
+)
 
 
 def main() -> None:
-    """Print rows for each size of micro-batch, plain and checkpointed in turn."""
+    """Print a line for each row and way, as soon as it is measured."""
     args = parse_arguments()
-    data_set = SETS[args.dataset]
     print_row(TITLES)
-    print("|---|---|---|---|---|---|")
-    for size, _, checkpointed in product(args.micro_batch, REPEATS, (False, True)):
+    print("|---" * len(TITLES) + "|", flush=True)
+    for row, how in product(args.rows, args.how):
+        dataset, model, images = row.rsplit("-", 2)
         recipe = make_recipe(
-            args.dataset,
-            model=args.model,
-            perceptual=args.perceptual,
-            batch_size=size,
+            dataset,
+            model=model,
+            batch_size=int(images),
             grad_accum=1,
-            checkpoint_activations=checkpointed,
+            perceptual=args.perceptual,
             in_memory_gb=0.0,
-        ).resolved(data_set.num_images)
-        facts = cost(recipe, data_set.num_images, data_set.num_classes, pick_device())
+            **WAYS[how],
+        )
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            seconds, peak = pool.apply(measure, (recipe, data_set.num_classes, args.steps))
-        figures = (seconds, size / seconds, peak, facts["bytes"] / 1e9)
-        print_row([size, checkpointed, *[f"{figure:.3g}" for figure in figures]])
+            print_row([row, how, *pool.apply(measure, (recipe, args.steps))])
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -57,16 +75,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = [name for name, data_set in SETS.items() if data_set.num_images]
-    parser.add_argument("--dataset", choices=known, default="cifar10")
-    parser.add_argument("--model", default="s")
-    parser.add_argument("--micro-batch", type=int, nargs="+", default=[16])
-    parser.add_argument(
-        "--perceptual",
-        default="efficientnet",
-        help="that of --dataset's recipe may need a download",
-    )
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("rows", nargs="*", default=TABLE, metavar="ROW")
+    parser.add_argument("--how", nargs="+", choices=WAYS, default=list(WAYS))
+    note = "of random weights, which take as long as trained ones (default: none)"
+    parser.add_argument("--perceptual", default="none", help=note)
+    parser.add_argument("--steps", type=int, default=10, help="measured; the median counts")
     return parser.parse_args()
 
 
@@ -75,23 +88,50 @@ def print_row(cells: tuple | list) -> None:
     print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
 
 
-def measure(recipe: Recipe, num_classes: int, steps: int) -> tuple[float, float]:
-    """Seconds of a resolved recipe's step, the median of `steps`, and GB at the peak."""
+def measure(recipe: Recipe, steps: int) -> list[str]:
+    """The figures of one row; "out of memory" where the step does not fit."""
     device = pick_device()
-    class_names = [str(k) for k in range(num_classes)]
+    num_images, num_classes, _ = SETS[recipe.dataset]
+    recipe = recipe.resolved(num_images)
+    facts = cost(replace(recipe, compile=False), num_images, num_classes, device)
+    try:
+        peak = peak_flops(recipe, device)
+        seconds = step_seconds(recipe, num_classes, steps, device)
+    except torch.OutOfMemoryError:
+        return ["out of memory", "", "", "", "", f"{facts['bytes'] / 1e9:.1f}"]
+    flops = facts["step"] * recipe.batch_size / seconds
+    figures = [f"{1000 * seconds:.1f}", f"{recipe.batch_size / seconds:.3g}", f"{flops / 1e12:.3g}"]
+    figures += [f"{flops / peak:.0%}", f"{peak_bytes(device) / 1e9:.1f}"]
+    return [*figures, f"{facts['bytes'] / 1e9:.1f}"]
+
+
+def step_seconds(recipe: Recipe, num_classes: int, steps: int, device: torch.device) -> float:
+    """Seconds of a resolved recipe's step, the median of `steps`."""
+    class_names = [str(k) for k in range(num_classes)] if recipe.conditional else []
     state = init_state(recipe, recipe.sphere_config(class_names), device)
     x = crops(recipe, device)
-    y = None
-    if num_classes:
-        y = torch.arange(recipe.batch_size, device=device) % num_classes
-    perceptual = load_perceptual(recipe.perceptual, device)
+    y = torch.arange(recipe.batch_size, device=device) % num_classes if class_names else None
+    perceptual = load_perceptual(recipe.perceptual, device, pretrained=False)
     seconds = []
     for _ in range(WARM_UP + steps):
         since = time.perf_counter()
-        losses = train_step(state, recipe, x, y, perceptual)
-        losses["loss"].item()  # waits for the device
+        train_step(state, recipe, x, y, perceptual)["loss"].item()  # waits for the device
         seconds.append(time.perf_counter() - since)
-    return statistics.median(seconds[WARM_UP:]), peak_bytes(device) / 1e9
+    return statistics.median(seconds[WARM_UP:])
+
+
+def peak_flops(recipe: Recipe, device: torch.device) -> float:
+    """FLOP/s of a product of large square matrices in the type of the recipe's products."""
+    side = PRODUCT_SIDE.get(device.type, LARGE_PRODUCT)
+    seconds = []
+    with autocast(device, recipe.dtype):
+        one = torch.randn(1, 1, device=device)
+        factor = torch.randn(side, side, device=device, dtype=(one @ one).dtype)
+        for _ in range(10):
+            since = time.perf_counter()
+            (factor @ factor)[0, 0].item()
+            seconds.append(time.perf_counter() - since)
+    return 2 * side**3 / min(seconds)
 
 
 def crops(recipe: Recipe, device: torch.device) -> Tensor:
