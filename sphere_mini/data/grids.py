@@ -17,8 +17,6 @@ from ..errors import printable
 MIN_TILE = 48  # pixels a side of an image in a grid, at least
 GAP = 4  # pixels between images
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-FONT_SIZE = (14, 28)  # pixels, beside small images and beside large ones
-FONT_SHARE = 8  # a letter is so many times smaller than an image that it stands beside
 MIN_FRAME = 192  # pixels a side of an animation, at least
 FRAME_MS = 120  # milliseconds of an animation's frame
 END_MS = 600  # milliseconds of its first and its last one
@@ -44,10 +42,9 @@ def image_grid(
     """Rows of images, each (C, 3, H, W) in [0, 1], as one picture.
 
     labels stand left of the rows, captions under the images, which are enlarged by a whole factor
-    to `min_tile` pixels or more; letters grow along.
+    to `min_tile` pixels or more; letters grow along, from 14 to 28 pixels.
     """
-    smallest, largest = FONT_SIZE
-    font = ImageFont.truetype(FONT, min(max(smallest, min_tile // FONT_SHARE), largest))
+    font = ImageFont.truetype(FONT, min(max(14, min_tile // 8), 28))
     labels = [printable(label) for label in labels]
     captions = [[printable(text) for text in row] for row in captions or []]
     tiles = [[enlarge(pixels, min_tile) for pixels in to_uint8(row)] for row in rows]

@@ -1,14 +1,14 @@
 """Data sets by name and by folder."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, Flowers102
 
 from ..errors import UserError, require, shortened
@@ -21,25 +21,12 @@ DIGIT_MAX = 16  # they count ink from 0 to 16
 HELD_OUT_IN_TRAINING = 1000  # images at most, of the test or val split, that training looks at
 
 
-class FetchedSet(NamedTuple):
-    """A data set that torchvision reads, and downloads where it is missing."""
-
-    build: Callable[..., Dataset]
-    training: Sequence[dict[str, Any]]  # arguments for each split to train on
-    held_out: dict[str, Any]  # those for the held-out split
-    files: str  # what torchvision wants in its root folder, in words
-
-
-TRAIN = [dict(train=True)]
-TEST = dict(train=False)
-# Flowers: 70 images a class instead of the classifiers' 10, as it is mostly used for generation
-TRAIN_AND_TEST = [dict(split="train"), dict(split="test")]
 FLOWERS = "flowers-102/102flowers.tgz, flowers-102/imagelabels.mat and flowers-102/setid.mat"
-FETCHED = {
-    "fashion_mnist": FetchedSet(FashionMNIST, TRAIN, TEST, "FashionMNIST/raw/*-ubyte (unpacked)"),
-    "cifar10": FetchedSet(CIFAR10, TRAIN, TEST, CIFAR10.filename),
-    "cifar100": FetchedSet(CIFAR100, TRAIN, TEST, CIFAR100.filename),
-    "flowers102": FetchedSet(Flowers102, TRAIN_AND_TEST, dict(split="val"), FLOWERS),
+FETCHED = {  # torchvision's class of a set, and the files that it wants in its root folder
+    "fashion_mnist": (FashionMNIST, "FashionMNIST/raw/*-ubyte (unpacked)"),
+    "cifar10": (CIFAR10, CIFAR10.filename),
+    "cifar100": (CIFAR100, CIFAR100.filename),
+    "flowers102": (Flowers102, FLOWERS),
 }
 
 
@@ -81,7 +68,7 @@ def find_splits(recipe: Recipe) -> Splits:
     if recipe.dataset == "digits":
         return digit_splits(recipe)
     if recipe.dataset in FETCHED:
-        splits = fetched_splits(FETCHED[recipe.dataset], root)
+        splits = fetched_splits(recipe.dataset, root)
     else:
         splits = folder_splits(recipe.dataset, root)
     names = splits.class_names
@@ -134,16 +121,19 @@ def load_digit_images(image_size: int, device: torch.device) -> ImageSet:
     return ImageSet(images.to(device), labels.to(device), tuple("0123456789"))
 
 
-def fetched_splits(fetched: FetchedSet, root: Path) -> Splits:
+def fetched_splits(dataset: str, root: Path) -> Splits:
     """The splits of a torchvision set, from `root` or downloaded; `UserError` for neither."""
-    splits = [*fetched.training, fetched.held_out]
+    build, files = FETCHED[dataset]
+    splits = [dict(train=True), dict(train=False)]  # the last one is held out
+    if build is Flowers102:  # generators mostly train on 70 images a class, not classifiers' 10
+        splits = [dict(split=name) for name in ("train", "test", "val")]
     try:
-        *parts, held_out = [fetched.build(str(root), download=True, **split) for split in splits]
+        *parts, held_out = [build(str(root), download=True, **split) for split in splits]
     except Exception as error:  # torchvision's, of unpacking, or of any network layer below
         reason = [type(error).__name__, *str(error).strip().splitlines()][-1]
-        problem = f"{fetched.build.__name__} could not be read or downloaded ({reason})"
+        problem = f"{build.__name__} could not be read or downloaded ({reason})"
         advice = "remove damaged files there (their checksum is wrong) first"
-        raise UserError(f"{problem}; place in {root}: {fetched.files}; {advice}") from error
+        raise UserError(f"{problem}; place in {root}: {files}; {advice}") from error
     training = ConcatDataset(parts)
     names = tuple(parts[0].classes)
     description = f"{len(training):,} images of {root}, {describe_classes(names)}"
