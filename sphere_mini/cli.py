@@ -9,17 +9,11 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from .config import NUM_SEEDS, SphereConfig
-from .data.inputs import GUIDANCE_PLACES, PATHS, STITCHES, class_number
+from .data.inputs import GUIDANCE_PLACES, PATHS, STITCHES
 from .distributed import disconnect
-from .errors import UserError, require
+from .errors import UserError
 from .recipe import SETS
 
-PATIENCE = 30  # seconds after which a download that receives nothing fails instead of hanging
-TURN = 3  # seconds that other ranks leave rank 0 to say what is wrong
-NOISE = ("shared", "fresh")
-SCHEDULES = ("fixed", "decay")
-PRIORS = ("uniform", "fitted")
 SEVERAL = dict(nargs="+")
 CLASS_HELP = "numbers or names (default: of generate ten, of interpolate the seeds', else null)"
 FLAGS = {  # of sample.py's tasks
@@ -28,9 +22,9 @@ FLAGS = {  # of sample.py's tasks
     "--num-steps": dict(type=int, default=4, help="steps of the loop"),
     "--guidance": dict(type=float, default=1.0, help="classifier-free guidance, 1 is off"),
     "--guidance-place": dict(choices=GUIDANCE_PLACES, default="both", help="what it acts on"),
-    "--noise": dict(choices=NOISE, default="shared", help="one for all steps, or one each"),
-    "--schedule": dict(choices=SCHEDULES, default="fixed", help="of the noise's angle"),
-    "--prior": dict(choices=PRIORS, default="uniform", help="fitted (ours): where images lie"),
+    "--noise": dict(choices=("shared", "fresh"), default="shared", help="of all steps, or of each"),
+    "--schedule": dict(choices=("fixed", "decay"), default="fixed", help="of the noise's angle"),
+    "--prior": dict(choices=("uniform", "fitted"), default="uniform", help="fitted: to images"),
     "--seed": dict(type=int, default=0, help="of the first image; the next ones count up"),
     "--class": SEVERAL | dict(dest="classes", metavar="CLASS", default=[], help=CLASS_HELP),
     "--per-class": dict(type=int, metavar="N", help="images (default: 10; of a trajectory 1)"),
@@ -70,7 +64,7 @@ def run_script(main: Callable[[], None]) -> None:
 
     A `UserError` becomes one line on stderr and exit code 2, Ctrl-C 130.
     """
-    socket.setdefaulttimeout(PATIENCE)
+    socket.setdefaulttimeout(30)  # seconds, or a download that receives nothing would hang
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may hold what it cannot show
             stream.reconfigure(errors="backslashreplace")
@@ -91,7 +85,7 @@ def fail(problem: str, code: int) -> NoReturn:
     """Say what is wrong, and end the program with this exit code."""
     if int(os.environ.get("RANK", 0)) > 0:
         # rank 0 has mostly found the same: it says so, and torchrun ends this process meanwhile
-        time.sleep(TURN)
+        time.sleep(3)
     print(f"error: {problem}", file=sys.stderr)
     sys.exit(code)
 
@@ -121,13 +115,3 @@ def loop_options(args: argparse.Namespace) -> dict[str, Any]:
     if getattr(args, "prior", "uniform") == "fitted":
         options["start"] = args.fitted.points
     return options
-
-
-def class_numbers(config: SphereConfig, args: argparse.Namespace) -> list[int]:
-    """The classes that --class names, none where it is left out."""
-    return [class_number(text, config) for text in args.classes]
-
-
-def check_seed(seed: int) -> None:
-    """`UserError` for a first seed that is none."""
-    require(0 <= seed < NUM_SEEDS, f"--seed must be a whole number from 0 to 2^32 - 1, not {seed}")

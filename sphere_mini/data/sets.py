@@ -102,9 +102,8 @@ def hold_some_out(splits: Splits, share: float) -> Splits:
 
 def digit_splits(recipe: Recipe) -> Splits:
     """All of scikit-learn's digits to train on; `UserError` for a folder or another size."""
-    fits = not recipe.data_dir and recipe.image_size == DIGIT_SIDE
-    problem = "the digits come with scikit-learn and are 8 by 8 pixels"
-    require(fits, f"{problem}; for your own images use --dataset folder")
+    advice = "for your own images use --dataset folder"
+    require(not recipe.data_dir, f"the digits come with scikit-learn; {advice}")
     digits = load_digit_images(recipe.image_size, torch.device("cpu"))
     images = list(zip(digits.images, digits.labels.tolist(), strict=True))
     description = f"{len(images):,} digits of scikit-learn, {describe_classes(digits.class_names)}"
