@@ -116,10 +116,8 @@ class LPIPSAndConvNeXt(LPIPS):
         return [*super().features(x), logits]
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        *stages_a, logits_a = a
-        *stages_b, logits_b = b
-        on_stages = super().distance(stages_a, stages_b)
-        return (1.0 * on_stages + 0.1 * F.mse_loss(logits_a, logits_b)) / 1.1
+        on_stages = super().distance(a[:-1], b[:-1])  # the last ones are the logits
+        return (1.0 * on_stages + 0.1 * F.mse_loss(a[-1], b[-1])) / 1.1
 
 
 NETWORKS = {"efficientnet": EfficientNetLite, "lpips": LPIPS, "lpips+convnext": LPIPSAndConvNeXt}

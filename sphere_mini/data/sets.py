@@ -91,13 +91,10 @@ def hold_some_out(splits: Splits, share: float) -> Splits:
             rows.append(row)
     if not rows:
         return splits._replace(description=f"{splits.description}; none held out")
-    chosen = set(rows)
-    note = f"; {len(rows):,} of them are held out (--set held_out=0 trains on all)"
-    return splits._replace(
-        training=[image for k, image in enumerate(images) if k not in chosen],
-        held_out=[images[k] for k in rows],
-        description=splits.description + note,
-    )
+    training = [images[row] for row in sorted(set(range(len(images))) - set(rows))]
+    held_out = [images[row] for row in rows]
+    note = f"{len(rows):,} of them are held out (--set held_out=0 trains on all)"
+    return Splits(training, held_out, splits.class_names, f"{splits.description}; {note}")
 
 
 def digit_splits(recipe: Recipe) -> Splits:
@@ -144,10 +141,9 @@ def folder_splits(dataset: str, root: Path) -> Splits:
     training = find_training(root, dataset)
     held_out = find_held_out(root, training)
     description = f"{training.description}, {describe_classes(training.class_names)}"
-    if held_out is None:
-        return Splits(training.images, None, training.class_names, description)
-    description += f"; held out: {held_out.description}"
-    return Splits(training.images, held_out.images, training.class_names, description)
+    if held_out:
+        description += f"; held out: {held_out.description}"
+    return Splits(training.images, held_out and held_out.images, training.class_names, description)
 
 
 def describe_classes(names: Sequence[str]) -> str:

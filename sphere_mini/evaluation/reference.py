@@ -75,7 +75,7 @@ class Reference:
         return first_on_node(lambda: load_extractor(self.features, self.data.device))
 
     def has_distance(self, num_images: int) -> bool:
-        """Whether so many samples have a Fréchet distance: there are at least as many as features."""
+        """Whether so many samples have a Fréchet distance, which takes as many as features."""
         count, dim = self.training_features.shape
         return min(num_images, count) >= dim
 
