@@ -21,12 +21,11 @@ DIGIT_MAX = 16  # they count ink from 0 to 16
 HELD_OUT_IN_TRAINING = 1000  # images at most, of the test or val split, that training looks at
 
 
-FLOWERS = "flowers-102/102flowers.tgz, flowers-102/imagelabels.mat and flowers-102/setid.mat"
 FETCHED = {  # torchvision's class of a set, and the files that it wants in its root folder
     "fashion_mnist": (FashionMNIST, "FashionMNIST/raw/*-ubyte (unpacked)"),
     "cifar10": (CIFAR10, CIFAR10.filename),
     "cifar100": (CIFAR100, CIFAR100.filename),
-    "flowers102": (Flowers102, FLOWERS),
+    "flowers102": (Flowers102, "flowers-102/ with 102flowers.tgz, imagelabels.mat, setid.mat"),
 }
 
 
