@@ -25,7 +25,7 @@ FETCHED = {  # torchvision's class of a set, and the files that it wants in its 
     "fashion_mnist": (FashionMNIST, "FashionMNIST/raw/*-ubyte (unpacked)"),
     "cifar10": (CIFAR10, CIFAR10.filename),
     "cifar100": (CIFAR100, CIFAR100.filename),
-    "flowers102": (Flowers102, "flowers-102/ with 102flowers.tgz, imagelabels.mat, setid.mat"),
+    "flowers102": (Flowers102, "flowers-102/102flowers.tgz beside imagelabels.mat and setid.mat"),
 }
 
 
