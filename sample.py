@@ -12,33 +12,27 @@ from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import sphere_mini
-from sphere_mini.cli import (
-    SEVERAL,
-    Parser,
-    add_flags,
-    check_seed,
-    class_numbers,
-    loop_options,
-    run_script,
-)
-from sphere_mini.data.grids import GRID_COLUMNS, MIN_FRAME, image_grid, save_animation, save_picture
+from sphere_mini.cli import Parser, run_script
+from sphere_mini.config import NUM_SEEDS
+from sphere_mini.data import grids
+from sphere_mini.data.inputs import GUIDANCE_PLACES, PATHS, STITCHES, class_number
 from sphere_mini.data.picture_files import open_picture, square_pixels
 from sphere_mini.distributed import connect, rank
 from sphere_mini.errors import require
 from sphere_mini.evaluation import command, evaluate
-from sphere_mini.evaluation.command import find_prior
-from sphere_mini.evaluation.draws import class_rows, grid_labels
 from sphere_mini.evaluation.features import EXTRACTORS, NUMBERED_BELOW
 from sphere_mini.evaluation.metrics import psnr
 from sphere_mini.evaluation.report import facts_of, usual_num_images
 from sphere_mini.extras.export import export_images
 from sphere_mini.files import claim_path, free_path, writing
 from sphere_mini.model import SphereEncoder
+from sphere_mini.recipe import SETS
 from sphere_mini.sampling import stitch
 
 MIN_TILE = 96  # pixels a side of an image in a picture, at least: large enough to see
@@ -56,7 +50,13 @@ def parse_args(argv: list[str]) -> Namespace:
         task = tasks.add_parser(name, help=about, description=about, prog=f"sample.py RUN {name}")
         task.set_defaults(function=function)
         flags += " --out --device" if name == "evaluate" else " --out --scale --device"
-        add_flags(task, flags.split(), CHANGES.get(name, {}))
+        for flag in flags.split():
+            options = FLAGS[flag] | CHANGES.get(name, {}).get(flag, {})
+            default = options.get("default")
+            if default not in (None, []):
+                shown = " ".join(map(str, default)) if isinstance(default, list) else default
+                options["help"] += f" (default: {shown})"
+            task.add_argument(flag, **options)
     help_flags = ["-h", "--help"]
     if argv and argv[0] not in help_flags:
         require(not argv[0].startswith("-"), "RUN comes first, then a task and its flags")
@@ -69,9 +69,9 @@ def main() -> None:
     """Read the arguments, load the model and run the task."""
     args = parse_args(sys.argv[1:])
     args.command = shlex.join(["python", "sample.py", *sys.argv[1:]])
-    if "seed" in args:
-        for seed in args.seed if isinstance(args.seed, list) else [args.seed]:
-            check_seed(seed)
+    seeds = getattr(args, "seed", [])
+    for seed in seeds if isinstance(seeds, list) else [seeds]:
+        require(0 <= seed < NUM_SEEDS, f"--seed must be in 0 ... 2^32 - 1, not {seed}")
     if args.out:  # what is wrong with it should not cost the wait for the picture
         require(not os.path.isfile(args.out), f"{args.out} exists already; choose another --out")
         is_name = args.task == "evaluate" or args.out.endswith(".png")
@@ -80,8 +80,10 @@ def main() -> None:
     require(scale is None or scale > 0, f"--scale must be above 0, not {scale}")
     device = connect(args.device)
     model = SphereEncoder.from_pretrained(args.run).to(device)
+    args.labels = [class_number(text, model.config) for text in getattr(args, "classes", [])]
+    args.min_side = scale and scale * model.config.image_size  # pixels of an image in a picture
     if "fitted" in getattr(args, "prior", ""):
-        args.fitted = find_prior(args.run, model)  # all ranks together
+        args.fitted = command.find_prior(args.run, model)  # all ranks together
     is_shared = args.task == "evaluate" or getattr(args, "save_images", None)
     if rank() == 0 or is_shared:  # a picture is the work of one rank
         args.function(model, args)
@@ -91,31 +93,29 @@ def generate(model: SphereEncoder, args: Namespace) -> None:
     """Samples, one row a class."""
     count = args.per_class
     require(count is None or count > 0, f"--per-class must be above 0, not {count}")
-    one_value = len(args.num_steps) == 1
-    labels = class_numbers(model.config, args)
+    if args.trajectory or args.save_images:
+        flag = "--save-images" if args.save_images else "--trajectory"
+        require(len(args.num_steps) == 1, f"{flag} takes one value of --num-steps")
     if args.save_images:
         problem = "--trajectory makes a picture and --save-images single images; choose one"
         require(not args.trajectory, problem)
-        require(one_value, "--save-images takes one value of --num-steps")
         require(not args.out, "--save-images writes into its own folder; leave out --out")
-        labels = labels or list(range(model.config.num_classes))
+        labels = args.labels or list(range(model.config.num_classes))
+        count = count or grids.GRID_COLUMNS
         options = {"num_steps": args.num_steps[0]} | loop_options(args)
         folder = Path(args.save_images)
-        total = export_images(model, folder, labels, count or GRID_COLUMNS, args.seed, **options)
+        total = export_images(model, folder, labels, count, args.seed, **options)
         print(f"{total:,} images are in {folder}")
         return
-    labels = labels or grid_labels(model)
-    options = {"seed": args.seed} | loop_options(args)
+    labels = args.labels or grids.grid_labels(model)
+    count = count or (1 if args.trajectory else grids.GRID_COLUMNS)
+    options = {"seed": args.seed, "every_step": args.trajectory} | loop_options(args)
+    rows, names = grids.class_rows(model, labels, count, args.num_steps, **options)
     captions = None
     if args.trajectory:
-        require(one_value, "--trajectory takes one value of --num-steps")
-        count = count or 1
-        rows, names = class_rows(model, labels, count, args.num_steps, every_step=True, **options)
         rows = [image for row in rows for image in row.unbind(1)]  # (T, 3, H, W) each
         names = [name for name in names for _ in range(count)]
         captions = [step_names(args.num_steps[0])] * len(names)
-    else:
-        rows, names = class_rows(model, labels, count or GRID_COLUMNS, args.num_steps, **options)
     save_grid(rows, names, captions, model, args)
 
 
@@ -124,7 +124,7 @@ def reconstruct(model: SphereEncoder, args: Namespace) -> None:
     real = read_images(args.images, model)
     columns = [real]
     captions = [["input"] for _ in real]
-    for label in class_numbers(model.config, args) or [None]:
+    for label in args.labels or [None]:
         y = None if label is None else [label] * len(real)
         again = sphere_mini.reconstruct(model, real, y).cpu()
         columns.append(again)
@@ -140,7 +140,7 @@ def interpolate(model: SphereEncoder, args: Namespace) -> None:
     is_grid = len(args.seed) == 4
     require(not (is_grid and args.path), "a grid among four seeds is bilinear; leave out --path")
     require(len(args.classes) in (0, len(args.seed)), "--class takes one class per seed")
-    y = class_numbers(model.config, args) or None
+    y = args.labels or None
     path = args.path or "spherical"
     count = args.frames
     options = loop_options(args)
@@ -155,18 +155,18 @@ def interpolate(model: SphereEncoder, args: Namespace) -> None:
     if not is_grid:
         animation = free_path(picture.with_suffix(".gif"))
         with writing(animation):
-            save_animation(images, animation, args.command, smallest_side(MIN_FRAME, model, args))
+            min_side = args.min_side or grids.MIN_FRAME
+            grids.save_animation(images, animation, args.command, min_side)
         print(f"animation: {animation}")
 
 
 def manipulate(model: SphereEncoder, args: Namespace) -> None:
     """An image drawn towards classes, or without any towards what the model knows."""
-    labels = class_numbers(model.config, args)
-    names = [model.config.class_name(label) for label in labels] or [""]
+    names = [model.config.class_name(label) for label in args.labels] or [""]
     count = len(names)
     x = read_images([args.image], model).expand(count, -1, -1, -1)  # (B, 3, H, W)
     options = {"seeds": [args.seed] * count, "every_step": True} | loop_options(args)
-    y = labels or None
+    y = args.labels or None
     steps = sphere_mini.manipulate(model, x, y, args.num_steps, args.strength, **options)
     rows = torch.cat([x[None], steps.cpu()]).unbind(1)  # (1 + T, 3, H, W) each
     captions = [["input", *step_names(args.num_steps)]] * count
@@ -193,12 +193,14 @@ def evaluate_model(model: SphereEncoder, args: Namespace) -> None:
     num_images = args.num_images
     if num_images is None:
         num_images = usual_num_images(model, reference)
-    left_out = reference.why_no_distance(num_images)
-    if left_out:
-        print(f"left out: {left_out}")
+    has_distance = reference.has_distance(num_images)
+    if not has_distance:
+        count, dim = reference.training_features.shape
+        problem = f"which takes {dim:,} images, not {min(num_images, count):,}"
+        print(f"left out: the Fréchet distance, {problem}; the kernel distance (KD) stands instead")
     for name, fact in facts_of(model, reference).items():
         print(f"{name}: {fact}")
-    if num_images < NUMBERED_BELOW and not left_out:
+    if num_images < NUMBERED_BELOW and has_distance:
         alone = f"compare them with those of {num_images:,} images alone"
         print(f"warning: distances of {num_images:,} images come out too large; {alone}")
     path = free_path(folder / "scores.json")
@@ -215,6 +217,22 @@ def evaluate_model(model: SphereEncoder, args: Namespace) -> None:
     print("what each figure says: docs/numbers.md")
 
 
+def loop_options(args: Namespace) -> dict[str, Any]:
+    """The flags of the loop, but for its steps, as arguments of the sampling functions.
+
+    args.fitted: the fitted prior, where --prior asks for it.
+    """
+    options = {
+        "guidance": args.guidance,
+        "guidance_place": args.guidance_place,
+        "share_noise": args.noise == "shared",
+        "decay": args.schedule == "decay",
+    }
+    if getattr(args, "prior", "uniform") == "fitted":
+        options["start"] = args.fitted.points
+    return options
+
+
 def read_images(paths: Sequence[str], model: SphereEncoder) -> Tensor:
     """Image files as the model's size wants them: (B, 3, H, W) in [0, 1], their centre squares."""
     size = model.config.image_size
@@ -229,20 +247,15 @@ def save_grid(
     args: Namespace,
 ) -> Path:
     """Save a task's picture, as `image_grid` makes it, with what is needed to make it again."""
-    picture = image_grid(rows, names, captions, smallest_side(MIN_TILE, model, args))
+    picture = grids.image_grid(rows, names, captions, args.min_side or MIN_TILE)
     facts = {"command": args.command, "weights": model.weights_hash()}
     if "seed" in args:
         facts["seed"] = args.seed
     path = claim_path(args.out, Path("pictures", f"{Path(args.run).name}-{args.task}.png"))
     with writing(path):
-        save_picture(picture, path, facts)
+        grids.save_picture(picture, path, facts)
     print(f"picture: {path}")
     return path
-
-
-def smallest_side(usual: int, model: SphereEncoder, args: Namespace) -> int:
-    """Pixels a side of an image in a picture, at least: `usual`, or what --scale says."""
-    return usual if args.scale is None else args.scale * model.config.image_size
 
 
 def step_names(num_steps: int) -> list[str]:
@@ -250,7 +263,39 @@ def step_names(num_steps: int) -> list[str]:
     return [f"step {k + 1}" for k in range(num_steps)]
 
 
-TASKS = {  # what does it, and its flags, of `cli.FLAGS`
+SEVERAL = dict(nargs="+")
+CLASS_HELP = "numbers or names (default: of generate ten, of interpolate the seeds', else null)"
+FLAGS = {  # options of the tasks' flags
+    "image": dict(metavar="IMAGE", help="file of any size; the centre square is used"),
+    "images": dict(metavar="IMAGE", nargs="+", help="files of any size; centre squares are used"),
+    "--num-steps": dict(type=int, default=4, help="steps of the loop"),
+    "--guidance": dict(type=float, default=1.0, help="classifier-free guidance, 1 is off"),
+    "--guidance-place": dict(choices=GUIDANCE_PLACES, default="both", help="what it acts on"),
+    "--noise": dict(choices=("shared", "fresh"), default="shared", help="of all steps, or of each"),
+    "--schedule": dict(choices=("fixed", "decay"), default="fixed", help="of the noise's angle"),
+    "--prior": dict(choices=("uniform", "fitted"), default="uniform", help="fitted: to images"),
+    "--seed": dict(type=int, default=0, help="of the first image; the next ones count up"),
+    "--class": SEVERAL | dict(dest="classes", metavar="CLASS", default=[], help=CLASS_HELP),
+    "--per-class": dict(type=int, metavar="N", help="images (default: 10; of a trajectory 1)"),
+    "--trajectory": dict(action="store_true", help="one row an image, showing every step"),
+    "--save-images": dict(metavar="DIR", help="single PNGs, N of every class; goes on there"),
+    "--frames": dict(type=int, default=16, help="images of a path, or of a grid's side"),
+    "--path": dict(choices=PATHS, help="between two seeds (default: spherical)"),
+    "--strength": dict(type=float, default=1.0, help="share of the noise, above 0 and up to 1"),
+    "--stitch": dict(choices=STITCHES, default="vertical", help="where the first lies"),
+    "--swap": dict(action="store_true", help="the second image takes the first one's place"),
+    "--dataset": dict(choices=SETS, help="training images to compare with (default: RUN's)"),
+    "--data-dir": dict(metavar="PATH", help="where they are (default: RUN's, or data/<dataset>)"),
+    "--features": dict(choices=EXTRACTORS, help="default: efficientnet; for the digits pixels"),
+    "--num-reference": dict(type=int, metavar="N", default=50_000, help="training images at most"),
+    "--judge": dict(action="store_true", help="train a classifier of samples, if RUN has none"),
+    "--num-images": dict(type=int, metavar="N", help="samples a row (default: usually 50,000)"),
+    "--repeats": dict(type=int, metavar="K", default=1, help="N samples K times: mean ± deviation"),
+    "--out": dict(metavar="PNG", help="must not exist (default: in pictures/, numbered)"),
+    "--scale": dict(type=int, metavar="N", help="picture's pixels for one of an image's"),
+    "--device": dict(default="auto", help="auto, or a device of this machine by name"),
+}
+TASKS = {  # what does it, and its flags
     "generate": (generate, f"{LOOP} --prior --seed --class --per-class --trajectory --save-images"),
     "reconstruct": (reconstruct, "images --class"),
     "interpolate": (interpolate, f"{LOOP} --prior --seed --class --frames --path"),
@@ -258,6 +303,7 @@ TASKS = {  # what does it, and its flags, of `cli.FLAGS`
     "crossover": (crossover, f"images {LOOP} --seed --stitch --swap --strength"),
     "evaluate": (evaluate_model, f"{LOOP} --prior --seed --dataset --data-dir --features {SCORES}"),
 }
+SWEPT = [*LOOP.split(), "--prior"]  # each takes several values, and all are combined
 CHANGES = {  # options of flags, where they are not as in `FLAGS`
     "generate": {"--num-steps": SEVERAL | dict(default=[4])},
     "interpolate": {"--seed": SEVERAL | dict(default=[0, 1], help="two, or four for a grid")},
@@ -267,14 +313,9 @@ CHANGES = {  # options of flags, where they are not as in `FLAGS`
         "--num-steps": dict(default=10),
         "--strength": dict(default=0.25),
     },
-    "evaluate": {
+    "evaluate": {flag: SEVERAL | dict(default=[FLAGS[flag]["default"]]) for flag in SWEPT}
+    | {
         "--num-steps": SEVERAL | dict(default=[1, 4]),
-        "--guidance": SEVERAL | dict(default=[1.0]),
-        "--guidance-place": SEVERAL | dict(default=["both"]),
-        "--noise": SEVERAL | dict(default=["shared"]),
-        "--schedule": SEVERAL | dict(default=["fixed"]),
-        "--prior": SEVERAL | dict(default=["uniform"]),
-        "--features": dict(choices=EXTRACTORS),
         "--out": dict(metavar="FOLDER", help="for the figures (default: RUN)"),
     },
 }

@@ -1,4 +1,4 @@
-"""What the scripts share: a parser, errors in one sentence, and the flags of sampling."""
+"""What the scripts share: a parser, and errors in one sentence."""
 
 import argparse
 import io
@@ -6,52 +6,11 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NoReturn
 
-from .config import NUM_SEEDS, SphereConfig
-from .data.inputs import GUIDANCE_PLACES, PATHS, STITCHES, class_number
 from .distributed import disconnect
-from .errors import UserError, require
-from .recipe import SETS
-
-PATIENCE = 30  # seconds after which a download that receives nothing fails instead of hanging
-TURN = 3  # seconds that other ranks leave rank 0 to say what is wrong
-NOISE = ("shared", "fresh")
-SCHEDULES = ("fixed", "decay")
-PRIORS = ("uniform", "fitted")
-SEVERAL = dict(nargs="+")
-CLASS_HELP = "numbers or names (default: of generate ten, of interpolate the seeds', else null)"
-FLAGS = {  # of sample.py's tasks
-    "image": dict(metavar="IMAGE", help="file of any size; the centre square is used"),
-    "images": dict(metavar="IMAGE", nargs="+", help="files of any size; centre squares are used"),
-    "--num-steps": dict(type=int, default=4, help="steps of the loop"),
-    "--guidance": dict(type=float, default=1.0, help="classifier-free guidance, 1 is off"),
-    "--guidance-place": dict(choices=GUIDANCE_PLACES, default="both", help="what it acts on"),
-    "--noise": dict(choices=NOISE, default="shared", help="one for all steps, or one each"),
-    "--schedule": dict(choices=SCHEDULES, default="fixed", help="of the noise's angle"),
-    "--prior": dict(choices=PRIORS, default="uniform", help="fitted (ours): where images lie"),
-    "--seed": dict(type=int, default=0, help="of the first image; the next ones count up"),
-    "--class": SEVERAL | dict(dest="classes", metavar="CLASS", default=[], help=CLASS_HELP),
-    "--per-class": dict(type=int, metavar="N", help="images (default: 10; of a trajectory 1)"),
-    "--trajectory": dict(action="store_true", help="one row an image, showing every step"),
-    "--save-images": dict(metavar="DIR", help="single PNGs, N of every class; goes on there"),
-    "--frames": dict(type=int, default=16, help="images of a path, or of a grid's side"),
-    "--path": dict(choices=PATHS, help="between two seeds (default: spherical)"),
-    "--strength": dict(type=float, default=1.0, help="share of the noise, above 0 and up to 1"),
-    "--stitch": dict(choices=STITCHES, default="vertical", help="where the first lies"),
-    "--swap": dict(action="store_true", help="the second image takes the first one's place"),
-    "--dataset": dict(choices=SETS, help="training images to compare with (default: RUN's)"),
-    "--data-dir": dict(metavar="PATH", help="where they are (default: RUN's, or data/<dataset>)"),
-    "--features": dict(help="inception gives FID (default: efficientnet; for the digits pixels)"),
-    "--num-reference": dict(type=int, metavar="N", default=50_000, help="training images at most"),
-    "--judge": dict(action="store_true", help="train a classifier of samples, if RUN has none"),
-    "--num-images": dict(type=int, metavar="N", help="samples a row (default: usually 50,000)"),
-    "--repeats": dict(type=int, metavar="K", default=1, help="N samples K times: mean ± deviation"),
-    "--out": dict(metavar="PNG", help="must not exist (default: in pictures/, numbered)"),
-    "--scale": dict(type=int, metavar="N", help="picture's pixels for one of an image's"),
-    "--device": dict(default="auto", help="auto, or a device of this machine by name"),
-}
+from .errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -70,7 +29,7 @@ def run_script(main: Callable[[], None]) -> None:
 
     A `UserError` becomes one line on stderr and exit code 2, Ctrl-C 130.
     """
-    socket.setdefaulttimeout(PATIENCE)
+    socket.setdefaulttimeout(30)  # seconds, or a download that receives nothing would hang
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may hold what it cannot show
             stream.reconfigure(errors="backslashreplace")
@@ -91,43 +50,6 @@ def fail(problem: str, code: int) -> NoReturn:
     """Say what is wrong, and end the program with this exit code."""
     if int(os.environ.get("RANK", 0)) > 0:
         # rank 0 has mostly found the same: it says so, and torchrun ends this process meanwhile
-        time.sleep(TURN)
+        time.sleep(3)
     print(f"error: {problem}", file=sys.stderr)
     sys.exit(code)
-
-
-def add_flags(task: argparse.ArgumentParser, names: Iterable[str], changes: dict[str, Any]) -> None:
-    """Some of `FLAGS`, with other options where `changes` has them."""
-    for name in names:
-        options = FLAGS[name] | changes.get(name, {})
-        default = options.get("default")
-        if default not in (None, []):
-            shown = " ".join(map(str, default)) if isinstance(default, list) else default
-            options["help"] += f" (default: {shown})"
-        task.add_argument(name, **options)
-
-
-def loop_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags of the loop, but for its steps, as arguments of the sampling functions.
-
-    args.fitted: the fitted prior, where --prior asks for it.
-    """
-    options = {
-        "guidance": args.guidance,
-        "guidance_place": args.guidance_place,
-        "share_noise": args.noise == "shared",
-        "decay": args.schedule == "decay",
-    }
-    if getattr(args, "prior", "uniform") == "fitted":
-        options["start"] = args.fitted.points
-    return options
-
-
-def class_numbers(config: SphereConfig, args: argparse.Namespace) -> list[int]:
-    """The classes that --class names, none where it is left out."""
-    return [class_number(text, config) for text in args.classes]
-
-
-def check_seed(seed: int) -> None:
-    """`UserError` for a first seed that is none."""
-    require(0 <= seed < NUM_SEEDS, f"--seed must be a whole number from 0 to 2^32 - 1, not {seed}")

@@ -27,12 +27,11 @@ def pick_device(name: str = "auto") -> torch.device:
 
     On a CPU this process keeps freed memory from now on.
     """
-    devices = {"cpu": torch.device("cpu")}
-    best = torch.accelerator.current_accelerator(check_available=True) or devices["cpu"]
-    devices[best.type] = best
-    known = name in ("auto", *devices)
-    require(known, f"there is no device {name!r} here; choose from auto, {', '.join(devices)}")
-    device = devices.get(name, best)
+    cpu = torch.device("cpu")
+    best = torch.accelerator.current_accelerator(check_available=True) or cpu
+    devices = {"auto": best, "cpu": cpu, best.type: best}
+    require(name in devices, f"there is no device {name!r} here; choose from {', '.join(devices)}")
+    device = devices[name]
     if device.type == "cpu":
         keep_freed_memory()
     return device
@@ -69,14 +68,6 @@ def connect(name: str) -> torch.device:
         count = torch.accelerator.device_count()
         require(local_rank < count, f"--nproc-per-node exceeds the {count} {device.type} devices")
         torch.accelerator.set_device_index(local_rank)
-    init_process_group(device)
-    if rank() > 0:  # only rank 0 prints
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the end)
-    return device
-
-
-def init_process_group(device: torch.device) -> None:
-    """Wait for all ranks that torchrun has started, and form their process group."""
     backend = dist.get_default_backend_for_device(device)
     if device.type != "cpu":
         backend = f"cpu:gloo,{device.type}:{backend}"  # gloo for what the hosts agree on
@@ -86,6 +77,9 @@ def init_process_group(device: torch.device) -> None:
     dist.init_process_group(backend, store=store, rank=own_rank, world_size=processes)
     # of 1x1 convolutions: a little slower, no error
     warnings.filterwarnings("ignore", message="Grad strides do not match")
+    if own_rank > 0:  # only rank 0 prints
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the end)
+    return device
 
 
 def disconnect() -> None:
@@ -139,10 +133,10 @@ def from_rank_0(make: Callable[[], T]) -> T:
     """What `make` gives on rank 0, or the `UserError` that it raises there, on all ranks."""
     if not dist.is_initialized():
         return make()
-    outcome = [attempt(make) if rank() == 0 else None]
+    outcome = list(attempt(make)) if rank() == 0 else [None, None]
     dist.broadcast_object_list(outcome)
-    made, problem = outcome[0]
-    if problem is not None:
+    made, problem = outcome
+    if problem:
         raise problem
     return made
 

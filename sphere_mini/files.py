@@ -23,7 +23,6 @@ JUDGE_FILE = "judge.safetensors"  # likewise: see evaluation/judge.py
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, PRIOR_FILE, JUDGE_FILE)
 UMASK = os.umask(0)  # the only way to ask for it is to set it
 os.umask(UMASK)
-WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # a full disk, as each library puts it
 
 
 def previous(path: Path) -> Path:
@@ -42,7 +41,7 @@ def write_safely(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.chmod(0o666 & ~UMASK)  # safetensors would leave it to the owner alone
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-    except WRITE_ERRORS as error:
+    except (OSError, RuntimeError, SafetensorError) as error:  # as each library says "disk full"
         with suppress(OSError):
             temporary.unlink()
         raise OSError(str(error)) from error

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TypeVar
@@ -18,21 +19,10 @@ from torchvision.models import ConvNeXt_Small_Weights, convnext_small
 
 from .errors import UserError
 
-VGG_FILE = "vgg16-397923af.pth"
 VGG_MIN = 16  # pixels that the network wants at least
 EFFICIENTNET_MIN = 64  # likewise
 EFFICIENTNET_STAGES = (0, 2, 4, 10)  # blocks: the last one at each resolution from 1/2 to 1/16
-EFFICIENTNET_NORMS = {  # each convolution's batch norm
-    "_conv_stem": "_bn0",
-    "_expand_conv": "_bn0",
-    "_depthwise_conv": "_bn1",
-    "_project_conv": "_bn2",
-    "_conv_head": "_bn1",
-}
-CONVNEXT_FILE = "convnext_small-0c510722.pth"
 CONVNEXT_SIZE = 224  # pixels that the network wants exactly
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of images in [0, 1], by channel
-IMAGENET_STD = (0.229, 0.224, 0.225)
 NO_DOWNLOAD = "--perceptual efficientnet or none (in Python perceptual='efficientnet')"
 T = TypeVar("T")
 
@@ -87,11 +77,10 @@ class EfficientNetLite(Perceptual):
 def fold_norms(network: nn.Module) -> None:
     """Fold a frozen EfficientNet's batch norms into the convolutions before them, in place."""
     for module in list(network.modules()):
-        for conv, norm in EFFICIENTNET_NORMS.items():
-            if hasattr(module, conv):
-                folded = fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm))
-                setattr(module, conv, folded.requires_grad_(False))
-                setattr(module, norm, nn.Identity())
+        for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
+            if isinstance(norm, nn.BatchNorm2d):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm).requires_grad_(False))
+                setattr(module, norm_name, nn.Identity())
 
 
 class LPIPS(Perceptual):
@@ -99,7 +88,7 @@ class LPIPS(Perceptual):
 
     def __init__(self, pretrained: bool = True) -> None:
         build = partial(lpips.LPIPS, net="vgg", pnet_rand=not pretrained, verbose=False)
-        super().__init__(fetched(build, VGG_FILE))
+        super().__init__(fetched(build, "vgg16-397923af.pth"))
 
     def features(self, x: Tensor) -> list[Tensor]:
         stages = self.network.net(self.network.scaling_layer(enlarged(x, VGG_MIN)))
@@ -115,24 +104,20 @@ class LPIPSAndConvNeXt(LPIPS):
 
     def __init__(self, pretrained: bool = True) -> None:
         weights = ConvNeXt_Small_Weights.IMAGENET1K_V1 if pretrained else None
-        convnext = fetched(partial(convnext_small, weights=weights), CONVNEXT_FILE)
+        build = partial(convnext_small, weights=weights)
+        convnext = fetched(build, "convnext_small-0c510722.pth")
         super().__init__(pretrained)
         self.convnext = convnext.requires_grad_(False).eval()
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
 
     def features(self, x: Tensor) -> list[Tensor]:
-        images = (x.float() + 1) / 2  # in [0, 1]
         size = (CONVNEXT_SIZE, CONVNEXT_SIZE)
-        images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
-        logits = self.convnext((images - self.mean) / self.std).float()
+        images = F.interpolate(x.float(), size, mode="bilinear", antialias=True)
+        logits = self.convnext(self.network.scaling_layer(images)).float()  # by ImageNet's mean
         return [*super().features(x), logits]
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        *stages_a, logits_a = a
-        *stages_b, logits_b = b
-        on_stages = super().distance(stages_a, stages_b)
-        return (1.0 * on_stages + 0.1 * F.mse_loss(logits_a, logits_b)) / 1.1
+        on_stages = super().distance(a[:-1], b[:-1])  # the last ones are the logits
+        return (1.0 * on_stages + 0.1 * F.mse_loss(a[-1], b[-1])) / 1.1
 
 
 NETWORKS = {"efficientnet": EfficientNetLite, "lpips": LPIPS, "lpips+convnext": LPIPSAndConvNeXt}

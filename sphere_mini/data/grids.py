@@ -1,7 +1,8 @@
-"""Grids of images as one picture, and files of them."""
+"""Rows of samples, grids of images as one picture, and files of them."""
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,48 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..errors import printable
+from ..model import SphereEncoder
+from ..sampling import generate
+from .images import evenly_spaced
 
 MIN_TILE = 48  # pixels a side of an image in a grid, at least
 GAP = 4  # pixels between images
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-FONT_SIZE = (14, 28)  # pixels, beside small images and beside large ones
-FONT_SHARE = 8  # a letter is so many times smaller than an image that it stands beside
 MIN_FRAME = 192  # pixels a side of an animation, at least
-FRAME_MS = 120  # milliseconds of an animation's frame
-END_MS = 600  # milliseconds of its first and its last one
 GRID_COLUMNS = 10
+
+
+def grid_labels(model: SphereEncoder) -> list[int | None]:
+    """The classes to show, at most ten and evenly spaced; ten times None without classes."""
+    num_classes = model.config.num_classes
+    return evenly_spaced(num_classes, 10).tolist() if num_classes else [None] * 10
+
+
+def class_rows(
+    model: SphereEncoder,
+    labels: Sequence[int | None],
+    columns: int,
+    steps: Sequence[int] = (4,),
+    seed: int = 0,
+    **sampling: Any,
+) -> tuple[list[Tensor], list[str]]:
+    """One row (columns, 3, H, W) of samples for each class and number of steps, and rows' names.
+
+    A column is one seed, from `seed` on, under every class; without classes (labels None) every
+    image has its own. sampling: as in `generate`.
+    """
+    rows = []
+    names = []
+    for num_steps, (r, label) in product(steps, enumerate(labels)):
+        first = seed + (r * columns if label is None else 0)
+        y = None if label is None else torch.full((columns,), label)
+        seeds = range(first, first + columns)
+        rows.append(generate(model, y, num_steps, seeds=seeds, **sampling))
+        parts = [model.config.class_name(label)]
+        if len(steps) > 1:
+            parts.append(count_steps(num_steps))
+        names.append(" · ".join(filter(None, parts)))
+    return rows, names
 
 
 def quantise(images: Tensor) -> Tensor:
@@ -44,10 +77,9 @@ def image_grid(
     """Rows of images, each (C, 3, H, W) in [0, 1], as one picture.
 
     labels stand left of the rows, captions under the images, which are enlarged by a whole factor
-    to `min_tile` pixels or more; letters grow along.
+    to `min_tile` pixels or more; letters grow along, from 14 to 28 pixels.
     """
-    smallest, largest = FONT_SIZE
-    font = ImageFont.truetype(FONT, min(max(smallest, min_tile // FONT_SHARE), largest))
+    font = ImageFont.truetype(FONT, min(max(14, min_tile // 8), 28))
     labels = [printable(label) for label in labels]
     captions = [[printable(text) for text in row] for row in captions or []]
     tiles = [[enlarge(pixels, min_tile) for pixels in to_uint8(row)] for row in rows]
@@ -91,8 +123,8 @@ def save_animation(images: Tensor, path: Path, comment: str, min_side: int = MIN
     """Write images (n, 3, H, H) in [0, 1] as an endless GIF, there and back, with a comment."""
     there = [enlarge(pixels, min_side) for pixels in to_uint8(images)]
     back = there[-2:0:-1]
-    pause = [FRAME_MS] * len(back)
-    times = [END_MS, *pause, END_MS, *pause]
+    frames = [120] * len(back)  # milliseconds
+    times = [600, *frames, 600, *frames]  # both ends stand longer
     options = dict(duration=times, loop=0, comment=printable(comment).encode())
     there[0].save(path, "GIF", save_all=True, append_images=[*there[1:], *back], **options)
 

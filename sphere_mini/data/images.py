@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..config import SphereConfig
 from ..distributed import pick_device, rank_shard, read_together
-from ..errors import ReadError, UserError, composed, require
+from ..errors import ReadError, UserError, composed, require, shortened
 from ..recipe import Recipe
 from .picture_files import open_picture, square_pixels
 
@@ -165,7 +165,7 @@ def as_images(
     each epoch. Its `classes` name the classes; without them labels are ignored.
     """
     if not isinstance(data, ImageSet | ImageFiles):
-        names = tuple(str(name) for name in getattr(data, "classes", ()))
+        names = tuple(composed(str(name)) for name in getattr(data, "classes", ()))
         data = ImageFiles(data, names, recipe.image_size, recipe.workers, pick_device())
     if config is not None:
         require_fit(data, config)
@@ -192,11 +192,15 @@ def tensor_picture(pixels: Tensor) -> Image.Image:
 
 def require_fit(data: ImageSet | ImageFiles, config: SphereConfig) -> None:
     """`UserError` for images or classes that a network of this configuration is not made for."""
-    classes = len(data.class_names)
-    fits = data.image_size == config.image_size and config.num_classes in (0, classes)
-    problem = f"the images are of {data.image_size} px, classes: {classes}, and the network"
-    problem += f" of {config.image_size} px, classes: {config.num_classes}"
-    require(fits, f"{problem}; make it by new_state(recipe, data)")
+    names = data.class_names
+    same_classes = config.num_classes in (0, len(names)) and config.class_names in ((), names)
+    found = f"{data.image_size} px, classes: {len(names)} ({shortened(names)})"
+    wanted = f"{config.image_size} px, classes: {config.num_classes}"
+    if config.class_names:
+        wanted += f" ({shortened(config.class_names)})"
+    problem = f"the images are of {found}, and the network of {wanted}"
+    advice = "take images that it was trained on, or make a network by new_state(recipe, data)"
+    require(same_classes and data.image_size == config.image_size, f"{problem}; {advice}")
 
 
 def to_model_range(images: Tensor, flip: Tensor | None = None) -> Tensor:

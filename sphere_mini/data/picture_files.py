@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..errors import UserError, require
 
-LARGEST_NEAREST = 64  # pixels: up to this size pictures are resized without interpolation
 THIN = 32  # of pictures longer than so many times their width the ends are cut off first
 WHITE_IS_ZERO = 0  # of a TIFF's PHOTOMETRIC_INTERPRETATION
 
@@ -84,8 +83,7 @@ def fit_square(picture: Image.Image, size: int) -> Image.Image:
         picture = picture.resize([side // 2 for side in picture.size], Image.Resampling.BOX)
     scale = size / min(picture.size)
     if scale != 1:
-        is_small = size <= LARGEST_NEAREST
-        resample = Image.Resampling.NEAREST if is_small else Image.Resampling.BICUBIC
+        resample = Image.Resampling.NEAREST if size <= 64 else Image.Resampling.BICUBIC
         picture = picture.resize([max(size, round(s * scale)) for s in picture.size], resample)
     return crop_middle(picture, [size, size])
 

@@ -1,14 +1,14 @@
 """Data sets by name and by folder."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, Flowers102
 
 from ..errors import UserError, require, shortened
@@ -21,25 +21,11 @@ DIGIT_MAX = 16  # they count ink from 0 to 16
 HELD_OUT_IN_TRAINING = 1000  # images at most, of the test or val split, that training looks at
 
 
-class FetchedSet(NamedTuple):
-    """A data set that torchvision reads, and downloads where it is missing."""
-
-    build: Callable[..., Dataset]
-    training: Sequence[dict[str, Any]]  # arguments for each split to train on
-    held_out: dict[str, Any]  # those for the held-out split
-    files: str  # what torchvision wants in its root folder, in words
-
-
-TRAIN = [dict(train=True)]
-TEST = dict(train=False)
-# Flowers: 70 images a class instead of the classifiers' 10, as it is mostly used for generation
-TRAIN_AND_TEST = [dict(split="train"), dict(split="test")]
-FLOWERS = "flowers-102/102flowers.tgz, flowers-102/imagelabels.mat and flowers-102/setid.mat"
-FETCHED = {
-    "fashion_mnist": FetchedSet(FashionMNIST, TRAIN, TEST, "FashionMNIST/raw/*-ubyte (unpacked)"),
-    "cifar10": FetchedSet(CIFAR10, TRAIN, TEST, CIFAR10.filename),
-    "cifar100": FetchedSet(CIFAR100, TRAIN, TEST, CIFAR100.filename),
-    "flowers102": FetchedSet(Flowers102, TRAIN_AND_TEST, dict(split="val"), FLOWERS),
+FETCHED = {  # torchvision's class of a set, and the files that it wants in its root folder
+    "fashion_mnist": (FashionMNIST, "FashionMNIST/raw/*-ubyte (unpacked)"),
+    "cifar10": (CIFAR10, CIFAR10.filename),
+    "cifar100": (CIFAR100, CIFAR100.filename),
+    "flowers102": (Flowers102, "flowers-102/102flowers.tgz beside imagelabels.mat and setid.mat"),
 }
 
 
@@ -81,7 +67,7 @@ def find_splits(recipe: Recipe) -> Splits:
     if recipe.dataset == "digits":
         return digit_splits(recipe)
     if recipe.dataset in FETCHED:
-        splits = fetched_splits(FETCHED[recipe.dataset], root)
+        splits = fetched_splits(recipe.dataset, root)
     else:
         splits = folder_splits(recipe.dataset, root)
     names = splits.class_names
@@ -104,20 +90,16 @@ def hold_some_out(splits: Splits, share: float) -> Splits:
             rows.append(row)
     if not rows:
         return splits._replace(description=f"{splits.description}; none held out")
-    chosen = set(rows)
-    note = f"; {len(rows):,} of them are held out (--set held_out=0 trains on all)"
-    return splits._replace(
-        training=[image for k, image in enumerate(images) if k not in chosen],
-        held_out=[images[k] for k in rows],
-        description=splits.description + note,
-    )
+    training = [images[row] for row in sorted(set(range(len(images))) - set(rows))]
+    held_out = [images[row] for row in rows]
+    note = f"{len(rows):,} of them are held out (--set held_out=0 trains on all)"
+    return Splits(training, held_out, splits.class_names, f"{splits.description}; {note}")
 
 
 def digit_splits(recipe: Recipe) -> Splits:
     """All of scikit-learn's digits to train on; `UserError` for a folder or another size."""
-    fits = not recipe.data_dir and recipe.image_size == DIGIT_SIDE
-    problem = "the digits come with scikit-learn and are 8 by 8 pixels"
-    require(fits, f"{problem}; for your own images use --dataset folder")
+    advice = "for your own images use --dataset folder"
+    require(not recipe.data_dir, f"the digits come with scikit-learn; {advice}")
     digits = load_digit_images(recipe.image_size, torch.device("cpu"))
     images = list(zip(digits.images, digits.labels.tolist(), strict=True))
     description = f"{len(images):,} digits of scikit-learn, {describe_classes(digits.class_names)}"
@@ -134,16 +116,19 @@ def load_digit_images(image_size: int, device: torch.device) -> ImageSet:
     return ImageSet(images.to(device), labels.to(device), tuple("0123456789"))
 
 
-def fetched_splits(fetched: FetchedSet, root: Path) -> Splits:
+def fetched_splits(dataset: str, root: Path) -> Splits:
     """The splits of a torchvision set, from `root` or downloaded; `UserError` for neither."""
-    splits = [*fetched.training, fetched.held_out]
+    build, files = FETCHED[dataset]
+    splits = [dict(train=True), dict(train=False)]  # the last one is held out
+    if build is Flowers102:  # generators mostly train on 70 images a class, not classifiers' 10
+        splits = [dict(split=name) for name in ("train", "test", "val")]
     try:
-        *parts, held_out = [fetched.build(str(root), download=True, **split) for split in splits]
+        *parts, held_out = [build(str(root), download=True, **split) for split in splits]
     except Exception as error:  # torchvision's, of unpacking, or of any network layer below
         reason = [type(error).__name__, *str(error).strip().splitlines()][-1]
-        problem = f"{fetched.build.__name__} could not be read or downloaded ({reason})"
+        problem = f"{build.__name__} could not be read or downloaded ({reason})"
         advice = "remove damaged files there (their checksum is wrong) first"
-        raise UserError(f"{problem}; place in {root}: {fetched.files}; {advice}") from error
+        raise UserError(f"{problem}; place in {root}: {files}; {advice}") from error
     training = ConcatDataset(parts)
     names = tuple(parts[0].classes)
     description = f"{len(training):,} images of {root}, {describe_classes(names)}"
@@ -155,10 +140,9 @@ def folder_splits(dataset: str, root: Path) -> Splits:
     training = find_training(root, dataset)
     held_out = find_held_out(root, training)
     description = f"{training.description}, {describe_classes(training.class_names)}"
-    if held_out is None:
-        return Splits(training.images, None, training.class_names, description)
-    description += f"; held out: {held_out.description}"
-    return Splits(training.images, held_out.images, training.class_names, description)
+    if held_out:
+        description += f"; held out: {held_out.description}"
+    return Splits(training.images, held_out and held_out.images, training.class_names, description)
 
 
 def describe_classes(names: Sequence[str]) -> str:

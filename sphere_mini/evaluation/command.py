@@ -11,6 +11,7 @@ import numpy as np
 
 from ..config import SphereConfig
 from ..data.grids import save_picture
+from ..data.images import require_fit
 from ..data.sets import load_data
 from ..distributed import first_on_node, rank
 from ..errors import reading, require
@@ -18,10 +19,10 @@ from ..extras.prior import FittedPrior, fit_prior, load_prior
 from ..files import CONFIG_FILE, HUB_PREFIX, free_path, local_folder, warn_on_write_error, writing
 from ..model import SphereEncoder
 from ..recipe import OWN, Recipe, make_recipe
-from .draws import Sampler
 from .judge import Judge, fit_judge, load_judge
 from .reference import MOST_HELD_OUT, Reference
-from .report import Report, check_fit
+from .report import Report
+from .scores import Sampler
 
 
 def sampling_options(args: argparse.Namespace) -> list[Sampler]:
@@ -67,7 +68,7 @@ def make_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
     if recipe.dataset == OWN:  # nothing is written among one's own pictures
         folder = Path(args.out or args.run)
     reference = Reference(data, held_out, args.features, name, folder, args.num_reference)
-    check_fit(model, reference)
+    require_fit(data, model.config)
     judge = load_judge(local_folder(args.run), data.class_names)
     if judge is None and args.judge:
         require(model.config.num_classes > 0, "this model has no classes; leave out --judge")
@@ -132,7 +133,9 @@ def write_json(path: Path, report: Report) -> None:
     """Write all figures that are known, on rank 0; `UserError` where that fails."""
     if rank() == 0:
         with writing(path):
-            path.write_text(report.as_json(), encoding="utf-8")
+            parts = ("samples", "reconstruction", "coverage")
+            rows = {part: getattr(report, part) for part in parts}
+            path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
 def advice_on(report: Report, closest: str) -> Iterator[str]:

@@ -16,8 +16,7 @@ from ..distributed import gather
 from ..perceptual import EfficientNetLite, fetched
 from .metrics import frechet_distance
 
-EFFICIENTNET_SIDE = 96  # pixels to which images are resized for EfficientNet
-KID_SUBSET = 1000  # images in one of the kernel distance's subsets
+BATCH = 125  # images in work at once
 MOST_COMPARED = 10_000  # images of each kind for precision and recall, which look at all pairs
 NUMBERED_BELOW = 10_000  # images: a Fréchet distance of fewer carries their number in its name
 EXTRACTORS = {"pixels": "-pixels", "efficientnet": "-EfficientNet", "inception": ""}  # suffixes
@@ -39,8 +38,7 @@ class EfficientNetFeatures(nn.Module):
         self.network = EfficientNetLite().network
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        size = (EFFICIENTNET_SIDE, EFFICIENTNET_SIDE)
-        x = F.interpolate(images.float() / 255, size, mode="bicubic", antialias=True)
+        x = F.interpolate(images.float() / 255, (96, 96), mode="bicubic", antialias=True)
         x = (x.clamp(0, 1) - 0.498) / 0.502  # (B, 3, 96, 96), as the network was trained
         x = x.contiguous(memory_format=torch.channels_last)
         features = self.network.extract_features(x).mean((2, 3))  # (B, 1280)
@@ -74,7 +72,7 @@ def extract(extractor: Callable, batches: Iterable) -> list[Tensor]:
 
 def kernel_distance(fake: Tensor, real: Tensor) -> float:
     """torch-fidelity's kernel distance of features (n, F) and (m, F), two images or more each."""
-    size = min(KID_SUBSET, len(fake), len(real))
+    size = min(1000, len(fake), len(real))  # images in one of its subsets
     found = metric_kid.kid_features_to_metric(fake, real, kid_subset_size=size, verbose=False)
     return found[metric_kid.KEY_METRIC_KID_MEAN]
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
 from tqdm import tqdm
 
 from ..data.images import ImageFiles, ImageSet, batch_indices, to_model_range
@@ -16,18 +17,9 @@ from ..distributed import rank
 from ..errors import reading, require
 from ..files import JUDGE_FILE, write_safely
 
-WIDTHS = (24, 48, 96)  # channels of the three stages, each at half the size of the one before
 EPOCHS = 4
 LEAST_STEPS = 300  # of a small set: fewer would leave its batch norms where they began
 BATCH = 256
-PEAK_LR = 6e-3
-SMOOTHING = 0.05  # of the labels
-
-
-def convolution(channels: int, width: int) -> tuple[nn.Module, ...]:
-    """A 3×3 convolution, batch norm and ReLU."""
-    convolved = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-    return convolved, nn.BatchNorm2d(width), nn.ReLU()
 
 
 class Judge(nn.Module):
@@ -36,19 +28,18 @@ class Judge(nn.Module):
     def __init__(self, class_names: tuple[str, ...]) -> None:
         super().__init__()
         self.class_names = class_names
-        first, second, third = WIDTHS
         self.layers = nn.Sequential(
-            *convolution(3, first),
-            *convolution(first, first),
+            *Conv2dNormActivation(3, 24),  # 3×3 convolution, batch norm, ReLU
+            *Conv2dNormActivation(24, 24),
             nn.MaxPool2d(2),
-            *convolution(first, second),
-            *convolution(second, second),
+            *Conv2dNormActivation(24, 48),
+            *Conv2dNormActivation(48, 48),
             nn.MaxPool2d(2),
-            *convolution(second, third),
+            *Conv2dNormActivation(48, 96),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             nn.Dropout(0.3),
-            nn.Linear(third, len(class_names)),
+            nn.Linear(96, len(class_names)),
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -87,14 +78,14 @@ def fit_judge(data: ImageSet | ImageFiles, flip: bool = True, seed: int = 0) -> 
     judge = Judge(tuple(data.class_names))
     steps = max(LEAST_STEPS, EPOCHS * len(data) // BATCH)
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=6e-3, total_steps=steps)
     rows = (batch_indices(step, BATCH, len(data), seed) for step in range(steps))
     silent = rank() > 0 or None  # None: where there is no terminal
     for images, y in tqdm(data.batches(rows), "judge", steps, leave=False, disable=silent):
         judge.to(images.device)
         flipped = (torch.rand(len(images)) < (0.5 if flip else 0.0)).to(images.device)
-        images = torch.where(flipped[:, None, None, None], images.flip(3), images)
-        loss = F.cross_entropy(judge(images), y, label_smoothing=SMOOTHING)
+        logits = judge.layers(to_model_range(images, flipped))
+        loss = F.cross_entropy(logits, y, label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

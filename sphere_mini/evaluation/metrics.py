@@ -1,6 +1,5 @@
 """Measures of quality: PSNR, Fréchet distance, nearness, coverage, and the judge of the digits."""
 
-import math
 from functools import cache
 from typing import Any
 
@@ -19,8 +18,6 @@ from ..sampling import reconstruct
 
 CHUNK = 1000  # rows whose distances to all others are held at once
 NEIGHBOURS = 50  # nearest training images that say what distances are usual around an image
-FENCE = 2.0  # interquartile ranges below the first quartile: beyond lie near-duplicates
-MEMORISED_SHARE = 0.01  # of images that were not trained on, those that pass for memorised
 TINY = 1e-12  # keeps logarithms and quotients finite
 
 
@@ -77,11 +74,12 @@ def nearness(a: Tensor, b: Tensor, others: bool = False) -> tuple[Tensor, Tensor
 def memorised_below(held_out: Tensor) -> tuple[float, int]:
     """The nearness below which a sample counts as memorised, and the number of near-duplicates.
 
-    held_out: (n,) nearness of images not trained on; 1% lie below, near-duplicates left out.
+    held_out: (n,) nearness of images not trained on; 1% lie below, without near-duplicates, which
+    lie two interquartile ranges or more below the first quartile.
     """
     first, third = held_out.quantile(torch.tensor([0.25, 0.75]))
-    clean = held_out[held_out >= first - FENCE * (third - first)]
-    return clean.quantile(MEMORISED_SHARE).item(), len(held_out) - len(clean)
+    clean = held_out[held_out >= first - 2 * (third - first)]
+    return clean.quantile(0.01).item(), len(held_out) - len(clean)
 
 
 def coverage(v: Tensor) -> dict[str, float]:
@@ -94,8 +92,7 @@ def coverage(v: Tensor) -> dict[str, float]:
     cosines = pair_cosines(v)
     return {
         "angle_ks": float(stats.kstest(cosines, cosine_law(dim).cdf).statistic),
-        # the mean of Kolmogorov's distribution
-        "angle_ks_uniform": math.sqrt(math.pi / 2) * math.log(2) / math.sqrt(len(cosines)),
+        "angle_ks_uniform": float(stats.kstwobign.mean()) / len(cosines) ** 0.5,
         "mean_norm": F.normalize(v.flatten(1).double(), dim=1).mean(0).norm().item(),
         "mean_norm_uniform": len(v) ** -0.5,
         "dimension": effective_dimension(v),

@@ -26,7 +26,6 @@ STYLE = {
     "legend.edgecolor": "none",
     "legend.fontsize": 12,
 }
-MOST_IN_VIEW = 2000  # points of a cloud that are drawn
 VIEW_LIMITS = (-3, 3)  # of a cloud's axes, in standard deviations of uniform points
 
 
@@ -45,7 +44,7 @@ def sphere_figure(v: Tensor, labels: Tensor) -> Image.Image:
     images = v.flatten(1).float()
     dim = images.shape[1]
     directions = torch.randn(dim, 3, generator=generator) / dim**0.5
-    some = evenly_spaced(len(v), MOST_IN_VIEW)
+    some = evenly_spaced(len(v), 2000)
     with rc_context(STYLE):
         figure = Figure((12, 4.5), layout="constrained")
         draw_angles(figure.add_subplot(1, 3, 1), v)

@@ -14,19 +14,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..data.images import ImageFiles, ImageSet, evenly_spaced
+from ..data.sets import DIGIT_SIDE
 from ..distributed import first_on_node, from_rank_0, rank, rank_chunks
 from ..errors import require
 from ..files import warn_on_write_error, write_safely
-from .draws import BATCH
-from .features import EXTRACTORS, Extractor, extract, load_extractor
+from .features import BATCH, EXTRACTORS, Extractor, extract, load_extractor
 from .judge import Judge
 from .metrics import memorised_below, nearness
 
-MOST_REFERENCE = 50_000  # training images of the reference, by the field's convention
 MOST_HELD_OUT = 10_000  # images that were not trained on, where a script reads them
 FINGERPRINTED = 1000  # images, spread evenly, that tell a set from another one
-DIGIT_SIDE = 8  # pixels
-DIGIT_NAMES = tuple("0123456789")
 
 
 @dataclass(eq=False)
@@ -47,7 +44,7 @@ class Reference:
     features: str | None = None
     name: str = ""
     folder: Path | None = None
-    most: int = MOST_REFERENCE
+    most: int = 50_000  # by the field's convention
     judge: Judge | None = None
 
     def __post_init__(self) -> None:
@@ -70,21 +67,17 @@ class Reference:
     @property
     def holds_digits(self) -> bool:
         """Whether these are the digits that the judge of `metrics.py` knows."""
-        return self.data.image_size == DIGIT_SIDE and self.data.class_names == DIGIT_NAMES
+        return self.data.image_size == DIGIT_SIDE and self.data.class_names == tuple("0123456789")
 
     @cached_property
     def extractor(self) -> Extractor:
         """The network of the features; `UserError` where its weights are not here."""
         return first_on_node(lambda: load_extractor(self.features, self.data.device))
 
-    def why_no_distance(self, num_images: int) -> str:
-        """Why so many samples have no Fréchet distance to this reference; "" where they have."""
-        dims = {"pixels": self.data.image_size**2, "efficientnet": 1280, "inception": 2048}
-        count = min(num_images, len(self.rows))
-        if count >= dims[self.features]:
-            return ""
-        problem = f"the Fréchet distance, which takes {dims[self.features]:,} images, not {count:,}"
-        return f"{problem}; the kernel distance (KD) stands instead"
+    def has_distance(self, num_images: int) -> bool:
+        """Whether so many samples have a Fréchet distance, which takes as many as features."""
+        count, dim = self.training_features.shape
+        return min(num_images, count) >= dim
 
     @cached_property
     def training_features(self) -> Tensor:

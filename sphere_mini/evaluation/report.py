@@ -1,6 +1,5 @@
 """How good a model is, in the field's own terms: `evaluate`, its report, and tables as text."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,15 +8,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..data.images import require_fit
 from ..errors import require
 from ..model import SphereEncoder
-from .draws import Row, Sampler
 from .reference import Reference
-from .scores import score_coverage, score_reconstructions, score_samples
+from .scores import Row, Sampler, score_coverage, score_reconstructions, score_samples
 
 LEAST_IMAGES = 10  # precision and recall look at the third neighbour, memorised at more
 USUAL_IMAGES = 50_000  # samples of a row, by the field's convention
-USUAL_MULTIPLE = 50  # samples of a class are a multiple of it (Flowers: 102 times 500)
 FORMATS = {  # of numbers, by the first letters of their column's name
     ".1%": ("agreement", "memorised"),
     "g": ("guidance",),
@@ -45,11 +43,6 @@ class Report:
         parts = [self.samples, self.reconstruction, self.coverage]
         return "\n\n".join(table(rows, hidden=self.facts) for rows in parts if rows)
 
-    def as_json(self) -> str:
-        """All rows as JSON."""
-        parts = ("samples", "reconstruction", "coverage")
-        return json.dumps({part: getattr(self, part) for part in parts}, indent=1)
-
 
 def evaluate(
     model: SphereEncoder,
@@ -67,7 +60,7 @@ def evaluate(
     each part with the report so far. Under torchrun all ranks call it and share the work.
     `UserError`: a value out of range, too few images, or those of other classes or another size.
     """
-    check_fit(model, reference)
+    require_fit(reference.data, model.config)
     if num_images is None:
         num_images = usual_num_images(model, reference)
     require(repeats > 0 and len(samplers) > 0, "scores take at least one sampler, and one repeat")
@@ -86,17 +79,6 @@ def evaluate(
     return report
 
 
-def check_fit(model: SphereEncoder, reference: Reference) -> None:
-    """`UserError` where the reference's images or classes are not the model's."""
-    config = model.config
-    data = reference.data
-    names = config.class_names or data.class_names
-    same = names == data.class_names and config.num_classes in (0, len(names))
-    fits = same and data.image_size == config.image_size
-    kind = f"{config.num_classes} classes and {config.image_size} px"
-    require(fits, f"these images have not the model's {kind}; take those that it was trained on")
-
-
 def usual_num_images(model: SphereEncoder, reference: Reference) -> int:
     """Samples of a row, of all classes alike: 50,000 or a little more; for the digits 1,000.
 
@@ -105,9 +87,9 @@ def usual_num_images(model: SphereEncoder, reference: Reference) -> int:
     if reference.holds_digits:
         return 1000
     num_classes = max(model.config.num_classes, 1)
-    if reference.why_no_distance(USUAL_IMAGES):
+    if not reference.has_distance(USUAL_IMAGES):
         return num_classes * math.ceil(len(reference.rows) / num_classes)
-    multiple = num_classes * USUAL_MULTIPLE
+    multiple = 50 * num_classes  # Flowers: 102 times 500
     return multiple * math.ceil(USUAL_IMAGES / multiple)
 
 

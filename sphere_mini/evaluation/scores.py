@@ -1,10 +1,12 @@
-"""Scores of samples, of reconstructions, and of how uniform encoded images lie on the sphere.
+"""Samplers, scores of what they draw, of reconstructions, and of encoded images on the sphere.
 
 Under torchrun all ranks call these functions together, share the images and get the same figures.
 """
 
 import math
 from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,18 +14,61 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.grids import GRID_COLUMNS, count_steps, image_grid, quantise
+from ..data.inputs import check_guidance, check_loop
+from ..data.sets import DIGIT_SIDE
 from ..distributed import rank, rank_chunks
-from ..extras.prior import encode_under_own_class
+from ..errors import require
+from ..extras.prior import FittedPrior, encode_under_own_class
 from ..model import SphereEncoder
-from ..sampling import reconstruct
-from .draws import BATCH, Row, Sampler
-from .features import NUMBERED_BELOW, extract, fidelity, kernel_distance, score_name
+from ..sampling import generate, reconstruct
+from .features import BATCH, NUMBERED_BELOW, extract, fidelity, kernel_distance, score_name
 from .metrics import coverage, frechet_distance, held_out_psnr, judge_digits, nearness, psnr
 from .plots import sphere_figure
-from .reference import DIGIT_SIDE, Reference
+from .reference import Reference
 
-MEAN_OF = 1000  # training images whose mean is a yardstick of PSNR
+Row = dict[str, Any]  # figures and facts by name: a row of a table
 MOST_NUMBERS = 10**9  # in all latents that are looked at together: 4 GB
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Arguments of `generate` that a row of scores is about; `UserError` where out of range."""
+
+    num_steps: int = 4
+    guidance: float = 1.0
+    guidance_place: str = "both"
+    share_noise: bool = True
+    decay: bool = False
+    prior: FittedPrior | None = None
+
+    def __post_init__(self) -> None:
+        check_loop(self.num_steps)
+        check_guidance(self.guidance, self.guidance_place)
+
+    def draw(self, model: SphereEncoder, first_seed: int, rows: Tensor) -> Tensor:
+        """Samples (B, 3, H, W) in [0, 1], of numbers `rows` (B,), in class k modulo classes.
+
+        Their seeds count up from first_seed. `UserError` unless they are finite.
+        """
+        num_classes = model.config.num_classes
+        y = rows % num_classes if num_classes else None
+        seeds = (first_seed + rows).tolist()
+        options = dict(vars(self), start=self.prior and self.prior.points)
+        del options["prior"]  # the others are arguments of `generate`
+        images = generate(model, y, seeds=seeds, **options)
+        require(bool(images.isfinite().all()), "this model draws images that are not numbers")
+        return images
+
+    def columns(self) -> Row:
+        """The settings as columns of a table."""
+        return {
+            "steps": self.num_steps,
+            "guidance": float(self.guidance),
+            "place": self.guidance_place,
+            "noise": "shared" if self.share_noise else "fresh",
+            "schedule": "decay" if self.decay else "fixed",
+            "prior": "fitted" if self.prior else "uniform",
+        }
 
 
 def score_samples(
@@ -98,22 +143,18 @@ def score_reconstructions(model: SphereEncoder, reference: Reference, num_images
     batches = reference.data.batches(rank_chunks(rows, "reconstructions", BATCH))
     features, in_decibels = extract(look, batches)
     row = {"images": len(features)}
-    if not reference.why_no_distance(len(features)):
+    if reference.has_distance(len(features)):
         name = score_name("FID", reference.features, len(features))
         row[f"r{name}"] = frechet_distance(features, reference.training_features)
     row["PSNR"] = in_decibels.mean().item()
-    [(images, _)] = reference.data.batches([reference.some_rows(MEAN_OF)])
-    row["PSNR of mean image"] = mean_image_psnr(images.cpu())
+    [(images, _)] = reference.data.batches([reference.some_rows(1000)])
+    images = images.cpu()
+    mean = images.sum(0).double() / len(images) / 255  # (3, H, W)
+    in_decibels = [psnr(mean.expand(some.shape), some / 255) for some in images.split(BATCH)]
+    row["PSNR of mean image"] = torch.cat(in_decibels).mean().item()
     if reference.held_out is not None:
         row |= score_held_out(model, reference)
     return row
-
-
-def mean_image_psnr(images: Tensor) -> float:
-    """PSNR in dB of images uint8 (n, 3, H, W) that all come back as their mean."""
-    mean = images.sum(0).double() / len(images) / 255  # (3, H, W)
-    in_decibels = [psnr(mean.expand(some.shape), some / 255) for some in images.split(BATCH)]
-    return torch.cat(in_decibels).mean().item()
 
 
 def score_held_out(model: SphereEncoder, reference: Reference) -> Row:
@@ -125,9 +166,9 @@ def score_held_out(model: SphereEncoder, reference: Reference) -> Row:
     real = reference.training_features
     features = reference.held_out_features
     scores = {"PSNR held out": held_out_psnr(model, held_out)}
-    measures = {"FID": frechet_distance, "KID": kernel_distance} if len(features) > 1 else {}
-    if reference.why_no_distance(len(features)):
-        measures.pop("FID", None)
+    measures = {"KID": kernel_distance} if len(features) > 1 else {}
+    if reference.has_distance(len(features)):
+        measures = {"FID": frechet_distance} | measures
     for score, measure in measures.items():
         name = score_name(score, reference.features, NUMBERED_BELOW)  # the number stands in words
         scores[f"{name} of {len(features):,} held out"] = measure(features, real)

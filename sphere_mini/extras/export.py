@@ -2,9 +2,9 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image
 
@@ -17,15 +17,6 @@ from ..model import SphereEncoder
 from ..sampling import generate
 
 BATCH = 100  # images drawn at once; fixed, so that a second start gives the same bytes
-
-
-class SingleImage(NamedTuple):
-    """One file: its path, its seed, its class (None without classes), the text in it."""
-
-    path: Path
-    seed: int
-    label: int | None
-    facts: dict[str, str]
 
 
 def export_images(
@@ -45,67 +36,57 @@ def export_images(
     """
     last = seed + per_class * max(len(labels), 1) - 1
     require(last < NUM_SEEDS, f"the last seed would be {last}, above 2^32 - 1; take a smaller one")
-    images = list(planned_images(model, folder, labels, range(seed, last + 1), sampling))
-    batches = [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
+    weights = model.weights_hash()
+    seeds = range(seed, last + 1)
+    batches = [seeds[first : first + BATCH] for first in range(0, len(seeds), BATCH)]
     for batch in rank_chunks(batches, "images", BATCH):
-        missing = [image for image in batch if not is_saved(image)]
+        y = [labels[(one - seed) % len(labels)] for one in batch] if labels else None
+        files = {}  # path: the text in it
+        for one, label in zip(batch, y or [None] * len(batch), strict=True):
+            name, command = name_and_command(model, one, label, sampling)
+            files[folder / name] = {"command": command, "weights": weights, "seed": str(one)}
+        missing = [path for path, facts in files.items() if not is_saved(path, facts)]
         if not missing:
             continue
-        y = None if batch[0].label is None else [image.label for image in batch]
-        drawn = to_uint8(generate(model, y, seeds=[image.seed for image in batch], **sampling))
-        for image, pixels in zip(batch, drawn, strict=True):
-            temporary = image.path.with_suffix(".tmp")  # what has its name is whole
-            with writing(image.path):
-                image.path.parent.mkdir(parents=True, exist_ok=True)
-                save_picture(Image.fromarray(pixels), temporary, image.facts)
-                os.replace(temporary, image.path)
+        drawn = to_uint8(generate(model, y, seeds=batch, **sampling))
+        for (path, facts), pixels in zip(files.items(), drawn, strict=True):
+            temporary = path.with_suffix(".tmp")  # what has its name is whole
+            with writing(path):
+                folder.mkdir(parents=True, exist_ok=True)
+                save_picture(Image.fromarray(pixels), temporary, facts)
+                os.replace(temporary, path)
     gather([])  # wait for the others
-    return len(images)
+    return len(seeds)
 
 
-def planned_images(
-    model: SphereEncoder,
-    folder: Path,
-    labels: Sequence[int],
-    seeds: Sequence[int],
-    sampling: dict[str, Any],
-) -> Iterator[SingleImage]:
-    """All images of the folder, the classes in turn."""
-    weights = model.weights_hash()
-    flags = command_flags(sampling)
-    for k, seed in enumerate(seeds):
-        label = None
-        name = f"seed{seed:08d}.png"
-        command = "python sample.py RUN"
-        if labels:
-            label = labels[k % len(labels)]
-            name = f"class{label:04d}-{name}"
-            class_name = model.config.class_name(label)
-            joint = "=" if class_name.startswith("-") else " "  # so that it is not taken for a flag
-            command += f" --class{joint}{shlex.quote(class_name)}"
-        command += f" --seed {seed} --per-class 1 {flags}"
-        facts = {"command": printable(command), "weights": weights, "seed": str(seed)}
-        yield SingleImage(folder / name, seed, label, facts)
-
-
-def command_flags(sampling: dict[str, Any]) -> str:
-    """The arguments of `generate` as flags of sample.py."""
-    flags = "--num-steps {num_steps} --guidance {guidance:g} --guidance-place {guidance_place}"
-    flags = flags.format(**sampling)
+def name_and_command(
+    model: SphereEncoder, seed: int, label: int | None, sampling: dict[str, Any]
+) -> tuple[str, str]:
+    """The name of an image's file, and the command that draws it."""
+    name = f"seed{seed:08d}.png"
+    command = "python sample.py RUN"
+    if label is not None:
+        name = f"class{label:04d}-{name}"
+        class_name = model.config.class_name(label)
+        joint = "=" if class_name.startswith("-") else " "  # so that it is not taken for a flag
+        command += f" --class{joint}{shlex.quote(class_name)}"
+    command += f" --seed {seed} --per-class 1 --num-steps {sampling['num_steps']}"
+    command += f" --guidance {sampling['guidance']:g}"
+    command += f" --guidance-place {sampling['guidance_place']}"
     if not sampling["share_noise"]:
-        flags += " --noise fresh"
+        command += " --noise fresh"
     if sampling["decay"]:
-        flags += " --schedule decay"
+        command += " --schedule decay"
     if sampling.get("start"):
-        flags += " --prior fitted"
-    return flags
+        command += " --prior fitted"
+    return name, printable(command)
 
 
-def is_saved(image: SingleImage) -> bool:
+def is_saved(path: Path, facts: dict[str, str]) -> bool:
     """Whether an image is there already; `UserError` where another one is in its place."""
-    if not os.path.exists(image.path):
+    if not os.path.exists(path):
         return False
-    with reading(image.path), Image.open(image.path) as picture:
-        same = picture.text == image.facts
-    require(same, f"{image.path} is of other weights or settings; choose another folder")
+    with reading(path), Image.open(path) as picture:
+        same = picture.text == facts
+    require(same, f"{path} is of other weights or settings; choose another folder")
     return True

@@ -19,9 +19,7 @@ from ..files import PRIOR_FILE, write_safely
 from ..model import SphereEncoder
 from ..sphere import spherify
 
-RANK = 64  # axes kept of each class's covariance, at most
-MOST_IMAGES = 20_000  # that a prior is fitted to, at most
-MOST_NUMBERS = 2**28  # of their latents together, and of the prior: 1 GiB each, at most
+MOST_NUMBERS = 2**28  # of all latents together, and of the prior: 1 GiB each, at most
 BATCH = 125  # images encoded at once
 
 
@@ -79,22 +77,20 @@ def load_prior(folder: Path, model: SphereEncoder) -> FittedPrior | None:
 
 
 @torch.no_grad()
-def fit_prior(model: SphereEncoder, data: ImageSet | ImageFiles, rank: int = RANK) -> FittedPrior:
+def fit_prior(model: SphereEncoder, data: ImageSet | ImageFiles, rank: int = 64) -> FittedPrior:
     """Fit the prior to at most 20,000 training images, each encoded under its own class.
 
-    A class of fewer than two images takes all images' row. `UserError` for other classes than the
-    model's, or too many numbers.
+    rank: axes kept of each class's covariance, at most. A class of fewer than two images takes all
+    images' row. `UserError` for other classes than the model's, or too many numbers.
     """
     config = model.config
     require_fit(data, config)
-    same = config.class_names in ((), tuple(data.class_names))
-    require(same, "these images' classes are not the model's; take those that it was trained on")
     dim = math.prod(config.latent_shape)
     rank = min(rank, dim)
     size = (config.num_classes + 1) * (rank + 1) * dim
     require(size <= MOST_NUMBERS, f"a prior of {size:,} numbers is too large; take a smaller rank")
     encoded = []
-    rows = evenly_spaced(len(data), min(MOST_IMAGES, MOST_NUMBERS // dim))
+    rows = evenly_spaced(len(data), min(20_000, MOST_NUMBERS // dim))
     for images, y in data.batches(rows.split(BATCH)):
         encoded.append((encode_under_own_class(model, images, y).flatten(1), y.cpu()))
     v, y = [torch.cat(parts) for parts in zip(*encoded, strict=True)]  # (n, L) and (n,)

@@ -25,8 +25,6 @@ RELEASE_FIELDS = {  # ours: theirs
     "pixel_head": "pixel_head_type",
     "alpha_max_deg": "noise_sigma_max_angle",
 }
-EQUAL_FIELDS = ("model_size", "latent_mlp_mixer_depth")  # of their encoder and decoder; ours: one
-UNSUPPORTED_FIELDS = ("in_context_size", "spherify_model")
 CHECKPOINTS = ("ckpt/ep*.pth",)  # the release's own, and as others share them:
 CHECKPOINTS += ("ckpt/*.safetensors", "*.safetensors", "*.pth", "*.pt", "*.ckpt")
 AVERAGED = {"ema_model", "model_ema", "ema", "ema_state_dict"}  # what EMA weights lie under
@@ -105,10 +103,10 @@ def config_from_release(cfg: dict[str, Any]) -> SphereConfig:
 
     Settings that ours has once must be equal for their encoder and decoder.
     """
-    for field in EQUAL_FIELDS:
+    for field in ("model_size", "latent_mlp_mixer_depth"):
         sizes = [cfg[f"vit_{end}_{field}"] for end in ("enc", "dec")]
         require(sizes[0] == sizes[1], f"vit_enc_{field} and vit_dec_{field} differ: {sizes}")
-    for name in UNSUPPORTED_FIELDS:
+    for name in ("in_context_size", "spherify_model"):
         require(not cfg.get(name), f"{name} {cfg.get(name)} is not supported")
     fields = {ours: cfg[theirs] for ours, theirs in RELEASE_FIELDS.items()}
     if not cfg["cond_generator"]:

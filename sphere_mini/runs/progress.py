@@ -17,11 +17,10 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data.grids import GRID_COLUMNS, image_grid
+from ..data.grids import GRID_COLUMNS, class_rows, grid_labels, image_grid
 from ..data.images import ImageFiles, ImageSet, evenly_spaced
 from ..distributed import any_rank, from_rank_0, rank, world_size
 from ..errors import ReadError, UserError, require
-from ..evaluation.draws import class_rows, grid_labels
 from ..evaluation.metrics import held_out_psnr
 from ..files import warn_on_write_error
 from ..model import SphereEncoder
@@ -31,12 +30,7 @@ from .folder import SAMPLES_FOLDER, save_run
 from .log import CURVES_FILE, METRICS_FILE, Pace, draw_curves
 from .start import Run
 
-PICTURE_WIDTH = 640  # pixels of a training picture, about
-PICTURE_STEPS = (1, 4)  # of the sampling loop, one above the other
-PLAIN_ROWS = 3  # of samples without classes, for each number of steps
 SHOWN_LOSSES = ("loss", "pix_recon", "pix_con", "lat_con")
-HUGE = 1e6  # norm of diverged weights, whose last loss may be finite
-SIGNALS = (signal.SIGTERM, signal.SIGINT)  # a scheduler's, and Ctrl-C
 
 
 def log_step(run: Run, losses: dict[str, Tensor | float], pace: Pace) -> dict[str, Any]:
@@ -98,10 +92,10 @@ def save_picture(run: Run) -> None:
 
 
 def training_picture(model: SphereEncoder, data: ImageSet | ImageFiles, kind: str) -> Image.Image:
-    """Samples, a row for each class, above images (called `kind`) and their reconstructions."""
-    columns = max(2, min(PICTURE_WIDTH // model.config.image_size, GRID_COLUMNS))
-    labels = grid_labels(model)[: None if model.config.num_classes else PLAIN_ROWS]
-    rows, names = class_rows(model, labels, columns, PICTURE_STEPS)
+    """Samples in one step and in four, above images (called `kind`) and their reconstructions."""
+    columns = max(2, min(640 // model.config.image_size, GRID_COLUMNS))  # pixels
+    labels = grid_labels(model) if model.config.num_classes else [None] * 3
+    rows, names = class_rows(model, labels, columns, steps=(1, 4))
     [(images, _)] = data.batches([evenly_spaced(len(data), columns)])
     real = images / 255
     return image_grid([*rows, real, reconstruct(model, real)], [*names, kind, "again"])
@@ -118,7 +112,7 @@ class Stop:
         self.end = time.monotonic() + 60 * (max_minutes or math.inf)
         self.reason = ""
         self.code = 0
-        for number in SIGNALS:
+        for number in (signal.SIGTERM, signal.SIGINT):  # a scheduler's, and Ctrl-C
             signal.signal(number, self.note)
 
     def note(self, number: int, frame: FrameType | None) -> None:
@@ -137,7 +131,8 @@ class Stop:
 
 def find_bad_step(state: TrainState) -> int:
     """The first step with a loss or gradient that was not finite; this one for huge weights; 0."""
-    is_sound = nn.utils.get_total_norm(state.model.parameters()) < HUGE  # false for NaN too
+    # of diverged weights, whose last loss may be finite, the norm is larger, or NaN
+    is_sound = nn.utils.get_total_norm(state.model.parameters()) < 1e6
     return int(state.bad_step) or state.step * (not is_sound)
 
 

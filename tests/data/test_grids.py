@@ -9,9 +9,15 @@ from conftest import random_model
 from PIL import Image
 
 from sphere_mini import generate
-from sphere_mini.data.grids import image_grid, quantise, save_animation, save_picture
+from sphere_mini.data.grids import (
+    class_rows,
+    grid_labels,
+    image_grid,
+    quantise,
+    save_animation,
+    save_picture,
+)
 from sphere_mini.errors import printable
-from sphere_mini.evaluation.draws import class_rows, grid_labels
 
 
 def test_pixels_are_rounded_down():

@@ -274,7 +274,7 @@ def test_features_of_a_network_are_kept_beside_the_data(crops, monkeypatch, caps
         (("--noise", "pink"), "invalid choice: 'pink'"),
         (("--features", "clip"), "invalid choice: 'clip'"),
         (("--data-dir", "elsewhere"), "the digits come with scikit-learn"),
-        (("--dataset", "folder", "--data-dir", "CROPS/data"), "have not the model's 10 classes"),
+        (("--dataset", "folder", "--data-dir", "CROPS/data"), "network of 8 px, classes: 10 (0"),
         (("--out", "CROPS/data/train/china/0.png"), "exists already"),
     ],
 )

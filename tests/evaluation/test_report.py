@@ -155,8 +155,8 @@ def test_the_usual_number_of_images_is_of_all_classes_alike(digits_model):
         ({"repeats": 0}, "one repeat"),
         ({"samplers": []}, "at least one sampler"),
         ({"reference": Reference(image_set(9))}, "scores take at least 10 samples and training"),
-        ({"reference": Reference(image_set(side=16))}, "classes and 8 px"),
-        ({"reference": Reference(image_set(classes=("a",)))}, "the model's 2 classes"),
+        ({"reference": Reference(image_set(side=16))}, "and the network of 8 px"),
+        ({"reference": Reference(image_set(classes=("a",)))}, "the network of 8 px, classes: 2;"),
     ],
 )
 def test_mistakes_are_one_sentence(options, words, model, reference):
