@@ -102,11 +102,11 @@ def fidelity(fake: list[Tensor], real: Tensor) -> dict[str, float]:
 
 
 def score_name(score: str, features: str, num_images: int) -> str:
-    """What a score is called: FID, IS and KID are names of Inception's features alone.
+    """What a score on these features, an extractor's or "judge", is called: FID is Inception's.
 
     "FID" of 1,000 images on pixels is "FD-pixels-1000": a distance of few images comes out larger.
     """
-    suffix = EXTRACTORS[features]
+    suffix = EXTRACTORS.get(features, f"-{features}")
     if suffix and score in ("FID", "IS", "KID"):
         score = score.replace("ID", "D") + suffix
     if score.startswith("F") and num_images < NUMBERED_BELOW:

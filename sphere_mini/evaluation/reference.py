@@ -90,6 +90,12 @@ class Reference:
         return self.features_of("held-out", self.held_out, torch.arange(len(self.held_out)))
 
     @cached_property
+    def judge_features(self) -> Tensor:
+        """The judge's features (n, 96) of the reference's images."""
+        chunks = rank_chunks(self.rows.split(BATCH), "training images, for the judge", BATCH)
+        return extract(lambda batch: self.judge.look(*batch)[:1], self.data.batches(chunks))[0]
+
+    @cached_property
     def threshold(self) -> tuple[float, str]:
         """The nearness below which a sample counts as memorised, and in words where it is from."""
         training = self.training_features

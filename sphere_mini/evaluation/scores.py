@@ -112,8 +112,8 @@ def look_at(
 
     def look(rows: Tensor) -> list[Tensor]:
         images = quantise(sampler.draw(model, first_seed, rows))
-        features = [*reference.extractor(images)]
-        return features + [judge.recognises(images, rows % num_classes)] if judge else features
+        judged = judge.look(images, rows % num_classes) if judge else ()
+        return [*reference.extractor(images), *judged]
 
     rows = torch.arange(count)
     what = f"samples of {count_steps(sampler.num_steps)}"
@@ -125,6 +125,8 @@ def look_at(
         del judged["frechet"]
     if judge:
         judged["agreement"] = seen.pop().float().mean().item()
+        distance = frechet_distance(seen.pop(), reference.judge_features)
+        judged[score_name("FID", "judge", count)] = distance
     return seen, judged
 
 
@@ -174,8 +176,11 @@ def score_held_out(model: SphereEncoder, reference: Reference) -> Row:
         scores[f"{name} of {len(features):,} held out"] = measure(features, real)
     if reference.judge is not None and model.config.num_classes > 0:
         batches = zip(held_out.images.split(BATCH), held_out.labels.split(BATCH), strict=True)
-        recognised = [reference.judge.recognises(images, y) for images, y in batches]
-        scores["agreement held out"] = torch.cat(recognised).float().mean().item()
+        seen = [reference.judge.look(*batch) for batch in batches]
+        features, recognised = [torch.cat(parts).cpu() for parts in zip(*seen, strict=True)]
+        scores["agreement held out"] = recognised.float().mean().item()
+        name = f"FD-judge of {len(features):,} held out"
+        scores[name] = frechet_distance(features, reference.judge_features)
     return scores
 
 

@@ -8,10 +8,11 @@ from conftest import DIGITS_MODEL, run
 
 from sphere_mini import SphereEncoder, UserError, generate
 from sphere_mini.data.grids import quantise
-from sphere_mini.data.images import ImageSet
+from sphere_mini.data.images import ImageSet, to_model_range
 from sphere_mini.data.sets import load_digit_images
 from sphere_mini.evaluation import Reference, Sampler, evaluate
 from sphere_mini.evaluation.judge import Judge, fit_judge, load_judge
+from sphere_mini.evaluation.metrics import frechet_distance
 
 NAMES = tuple("0123456789")
 
@@ -61,6 +62,15 @@ def test_scores_say_what_it_recognises(judge, digits):
     real = judge.recognises(held_out.images, held_out.labels).float().mean().item()
     assert report.reconstruction[0]["agreement held out"] == pytest.approx(real)
     assert report.reconstruction[0]["FD-pixels of 299 held out"] > 0
+    with torch.no_grad():  # of what the judge's last layer sees, by its own forward pass
+        real, fake, unseen = [
+            judge.layers[:-2](to_model_range(images))
+            for images in (training.images, drawn, held_out.images)
+        ]
+    [distance] = report.samples[0]["FD-judge-100"]
+    assert distance == pytest.approx(frechet_distance(fake, real), rel=1e-3)
+    of_real = report.reconstruction[0]["FD-judge of 299 held out"]
+    assert of_real == pytest.approx(frechet_distance(unseen, real), rel=1e-3)
     blind = Judge(NAMES).eval()  # untrained: it guesses
     by_chance = evaluate(model, Reference(training, None, "pixels", judge=blind), [Sampler(1)], 100)
     assert by_chance.samples[0]["agreement"][0] < 0.5
