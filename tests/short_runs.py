@@ -21,7 +21,7 @@ NANO = dict(batch_size=10, width=16, depth=1, num_heads=2, mixer_depth=1, percep
 TINY_NETWORK = "--set width=16 --set depth=1 --set num_heads=2 --set mixer_depth=1"
 TINY = tuple(f"{TINY_NETWORK} --batch-size 16".split())
 LENGTH = "--steps 40 --save-every 5 --log-every 5 --sample-every 1000"
-DIGITS = ("train.py", *TINY, *LENGTH.split())
+DIGITS = ("train.py", *TINY, *LENGTH.split(), "--set", "optimizer=muon")  # both optimizers' state
 # 20 ms more for each step, and a line on stdout
 SLOW_STEPS = """
 import runpy, sys, time, sphere_mini.training as training
