@@ -152,6 +152,7 @@ def follow(run: Run, stop: progress.Stop) -> None:
         if log and writes:
             row = progress.log_step(run, losses, pace)
             progress.show_row(bar, row, recipe.batch_size)
+            progress.warn_of_collapse(run, row)
         if save:  # before the picture, which takes a large model minutes on a CPU
             progress.save_checkpoint(run)
         if sample and writes:

@@ -90,6 +90,7 @@ class Bench:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
         norm = nn.utils.clip_grad_norm_(model.parameters(), self.recipe.clip)
+        self.state.muon.step()
         self.state.optimizer.step()
         update_ema(self.state, self.recipe.ema)
         norm.item()

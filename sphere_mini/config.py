@@ -81,7 +81,6 @@ class SphereConfig:
     @property
     def sigma_max(self) -> float:
         """Largest noise strength, tan(alpha_max)."""
-
         return sigma_from_angle(self.alpha_max_deg)
 
     @property

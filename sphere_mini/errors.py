@@ -7,7 +7,6 @@ from pathlib import Path
 from unicodedata import normalize
 
 MOST_NAMED = 5  # names that a message lists
-REASON_LENGTH = 150  # characters of such an error's message that are passed on, at most
 
 
 class UserError(ValueError):
@@ -44,7 +43,7 @@ def reason(error: Exception) -> str:
     """The first line of an error's message that says something, or the error's name."""
     for line in str(error).splitlines():
         if not line.startswith("Error(s)"):  # torch's heading over the names of all weights
-            return textwrap.shorten(line.strip(), REASON_LENGTH)
+            return textwrap.shorten(line.strip(), 150)
     return type(error).__name__
 
 

@@ -6,7 +6,6 @@ it, takes one matrix after another, and knows no `found_inf`.
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,6 @@ from torch import Tensor
 from .vit import ViT
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of a polynomial that takes singular values near 1
-ADAMW_RMS = 0.2  # of the numbers in AdamW's usual update, and in Muon's
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
@@ -29,31 +27,20 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return x.mT if is_tall else x
 
 
-def split_weights(
-    ends: Iterable[ViT], use_muon: bool
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Groups of weights, one for each end: Muon's, which are the matrices of blocks, and the rest.
-
-    Without Muon its groups are empty.
-    """
-    matrices = []
-    others = []
-    for end in ends:
-        in_blocks = {weight for weight in end.blocks.parameters() if weight.dim() == 2 and use_muon}
-        weights = list(end.parameters())
-        matrices.append({"params": [weight for weight in weights if weight in in_blocks]})
-        others.append({"params": [weight for weight in weights if weight not in in_blocks]})
-    return matrices, others
+def block_matrices(end: ViT) -> list[Tensor]:
+    """The weights that Muon updates: the matrices of a network's blocks."""
+    return [weight for weight in end.blocks.parameters() if weight.dim() == 2]
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov's momentum; matrices of one shape are updated together.
+    """Muon with Nesterov's momentum, for a list of matrices of each end, which may be empty.
 
-    Where `found_inf` is 1 a step changes nothing, as in torch's fused AdamW.
+    A step takes the gradients away, so that AdamW, which comes next, passes over these weights.
+    Where `found_inf` is 1 it changes nothing, as in torch's fused AdamW.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], momentum: float = 0.95) -> None:
-        super().__init__(groups, dict(lr=0.0, momentum=momentum))
+    def __init__(self, ends: Iterable[list[Tensor]], momentum: float = 0.95) -> None:
+        super().__init__([{"params": end} for end in ends], dict(lr=0.0, momentum=momentum))
         self.found_inf = torch.zeros(())
 
     @torch.no_grad()
@@ -74,7 +61,11 @@ class Muon(torch.optim.Optimizer):
         gradient = torch.stack([weight.grad for weight in weights])  # (n, rows, columns)
         average = torch.stack(averages).lerp(gradient, 1 - momentum)
         direction = orthogonalise(gradient.lerp(average, momentum))
-        scale = lr * ADAMW_RMS * max(weights[0].shape) ** 0.5
+        scale = (
+            0.2 * lr * max(weights[0].shape) ** 0.5
+        )  # RMS of 0.2·lr, as AdamW's steps mostly have
         for old, new in ((averages, average), (weights, torch.stack(weights) - scale * direction)):
             kept = torch.where(self.found_inf > 0, torch.stack(old), new)
             torch._foreach_copy_(old, kept.unbind())
+        for weight in weights:
+            weight.grad = None

@@ -19,10 +19,7 @@ from torchvision.models import ConvNeXt_Small_Weights, convnext_small
 
 from .errors import UserError
 
-VGG_MIN = 16  # pixels that the network wants at least
-EFFICIENTNET_MIN = 64  # likewise
 EFFICIENTNET_STAGES = (0, 2, 4, 10)  # blocks: the last one at each resolution from 1/2 to 1/16
-CONVNEXT_SIZE = 224  # pixels that the network wants exactly
 NO_DOWNLOAD = "--perceptual efficientnet or none (in Python perceptual='efficientnet')"
 T = TypeVar("T")
 
@@ -59,7 +56,7 @@ class EfficientNetLite(Perceptual):
 
     def features(self, x: Tensor) -> list[Tensor]:
         network = self.network
-        x = (enlarged(x, EFFICIENTNET_MIN) + 0.004) / 1.004  # ((x + 1) / 2 - 0.498) / 0.502
+        x = (enlarged(x, 64) + 0.004) / 1.004  # ((x + 1) / 2 - 0.498) / 0.502
         x = x.contiguous(memory_format=torch.channels_last)
         x = F.relu6(network._bn0(network._conv_stem(x)))
         stages = []
@@ -91,7 +88,7 @@ class LPIPS(Perceptual):
         super().__init__(fetched(build, "vgg16-397923af.pth"))
 
     def features(self, x: Tensor) -> list[Tensor]:
-        stages = self.network.net(self.network.scaling_layer(enlarged(x, VGG_MIN)))
+        stages = self.network.net(self.network.scaling_layer(enlarged(x, 16)))
         return [F.normalize(stage.float(), dim=1) for stage in stages]
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
@@ -110,7 +107,7 @@ class LPIPSAndConvNeXt(LPIPS):
         self.convnext = convnext.requires_grad_(False).eval()
 
     def features(self, x: Tensor) -> list[Tensor]:
-        size = (CONVNEXT_SIZE, CONVNEXT_SIZE)
+        size = (224, 224)
         images = F.interpolate(x.float(), size, mode="bilinear", antialias=True)
         logits = self.convnext(self.network.scaling_layer(images)).float()  # by ImageNet's mean
         return [*super().features(x), logits]

@@ -247,10 +247,7 @@ CIFAR_IN_MINUTES = CIFAR | dict(
 GATELESS_LR = 4e-3  # digits without classes: no gate begins at zero, and 2.4e-2 is too large
 LARGE = 64  # pixels above which sets without a row of their own take Animal-Faces' angle and losses
 OF_LARGE = ("alpha_max_deg", "recon_l1", "con_l1", "con_perceptual")
-IMAGES_AT_ONCE = {
-    "conv": 64,
-    "linear": 4,
-}  # per rank, in the paper's recipes: see count_micro_batches
+IMAGES_AT_ONCE = {"conv": 64, "linear": 4}  # per rank, in the paper's recipes
 MINI_AT_ONCE = 256  # the same for mini at 32 px, in 16 to 20 GB
 QUICK_SIZES = ("nano", "tiny")  # those that the quick recipe's learning rate suits
 OUR_SIZES = (*QUICK_SIZES, "mini")  # whose runs are short by default

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +18,9 @@ from torch.utils.data import Dataset
 from .config import SphereConfig
 from .data.images import ImageSet, as_images, batch_indices, rank_batches, to_model_range
 from .distributed import autocast, gradient_sync, mean_over_ranks, rank_shard, world_size
-from .losses import LossWeights, StepNoise, draw_step_noise, sphere_losses
+from .losses import StepNoise, draw_step_noise, sphere_losses
 from .model import SphereEncoder
-from .muon import Muon, split_weights
+from .muon import Muon, block_matrices
 from .perceptual import Perceptual, load_perceptual
 from .recipe import LR_BATCH, Recipe
 from .vit import Block, MixerBlock
@@ -60,28 +61,21 @@ class TrainState:
     loss_module: nn.Module  # of `model`; under torchrun its backward pass averages gradients
     ema: SphereEncoder
     optimizer: torch.optim.Optimizer  # AdamW
-    muon: Muon  # of the matrices that are not AdamW's; without any unless the recipe takes Muon
+    muon: Muon  # takes the blocks' matrices before AdamW, where the recipe says so
     bad_step: Tensor  # (), number of the first step with a NaN or infinity, counted from 1; 0: none
     step: int = 0
     num_images: int = 0  # of the data set: resuming refuses another number
 
 
 class LossModule(nn.Module):
-    """`sphere_losses` as a forward pass, for `DistributedDataParallel`; weights: the recipe."""
+    """`sphere_losses` as a forward pass, for `DistributedDataParallel`; its weights: the recipe."""
 
     def __init__(self, model: SphereEncoder) -> None:
         super().__init__()
         self.model = model
 
-    def forward(
-        self,
-        x: Tensor,
-        y: Tensor | None,
-        noise: StepNoise,
-        weights: LossWeights,
-        perceptual: Perceptual | None,
-    ) -> dict[str, Tensor]:
-        return sphere_losses(self.model, x, y, noise, weights, perceptual)
+    def forward(self, *inputs: Any) -> dict[str, Tensor]:
+        return sphere_losses(self.model, *inputs)
 
 
 def new_state(recipe: Recipe, data: ImageSet | Dataset) -> TrainState:
@@ -97,13 +91,14 @@ def init_state(recipe: Recipe, config: SphereConfig, device: torch.device) -> Tr
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     set_block_options(model, recipe)
     ends = (model.encoder, model.decoder)
-    matrices, others = split_weights(ends, recipe.optimizer == "muon")  # a group for each end
+    groups = [{"params": list(end.parameters())} for end in ends]
+    use_muon = recipe.optimizer == "muon"
     return TrainState(
         model=model,
         loss_module=LossModule(model),
         ema=ema,
-        optimizer=torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
-        muon=Muon(matrices),
+        optimizer=torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        muon=Muon([block_matrices(end) if use_muon else [] for end in ends]),
         bad_step=torch.zeros((), dtype=torch.long, device=device),
     )
 
@@ -148,9 +143,9 @@ def train_step(
     grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip)
     freeze_if_not_finite(state, total["loss"] + grad_norm)  # after a NaN no step changes weights
     lr = set_learning_rates(state, recipe)
-    with autocast(x.device, recipe.dtype):  # for Muon's products
-        state.optimizer.step()
+    with autocast(x.device, recipe.dtype):  # for its products
         state.muon.step()
+    state.optimizer.step()
     state.model.zero_grad(set_to_none=True)
     update_ema(state, recipe.ema)
     state.step += 1

@@ -13,7 +13,6 @@ from torch import Tensor
 from ..errors import UserError, require
 
 THIN = 32  # of pictures longer than so many times their width the ends are cut off first
-WHITE_IS_ZERO = 0  # of a TIFF's PHOTOMETRIC_INTERPRETATION
 
 
 def open_picture(path: str | Path, advice: str = "name one that is whole") -> Image.Image:
@@ -57,7 +56,7 @@ def grey_bytes(picture: Image.Image) -> np.ndarray:
     else:
         (bits,) = tags.get(BITSPERSAMPLE, (16,))
         grey = (numbers >> (bits - 8)).astype(np.uint8)
-    if tags.get(PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:  # Pillow turns only 8 bits and less
+    if tags.get(PHOTOMETRIC_INTERPRETATION) == 0:  # Pillow turns only 8 bits and less
         grey = 255 - grey
     return grey
 

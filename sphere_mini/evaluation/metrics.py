@@ -36,6 +36,13 @@ def held_out_psnr(model: SphereEncoder, data: ImageSet) -> float:
     return torch.cat(values).mean().item()
 
 
+def mean_image_psnr(images: Tensor) -> float:
+    """PSNR in dB of images uint8 (n, 3, H, W) that all come back as their mean."""
+    mean = images.sum(0).double() / len(images) / 255  # (3, H, W)
+    values = [psnr(mean.expand(some.shape), some / 255) for some in images.split(100)]
+    return torch.cat(values).mean().item()
+
+
 def frechet_distance(a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> float:
     """Fréchet distance of Gaussians fitted to features (n, F) and (m, F).
 

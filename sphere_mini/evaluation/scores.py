@@ -21,8 +21,8 @@ from ..errors import require
 from ..extras.prior import FittedPrior, encode_under_own_class
 from ..model import SphereEncoder
 from ..sampling import generate, reconstruct
+from . import metrics
 from .features import BATCH, NUMBERED_BELOW, extract, fidelity, kernel_distance, score_name
-from .metrics import coverage, frechet_distance, held_out_psnr, judge_digits, nearness, psnr
 from .plots import sphere_figure
 from .reference import Reference
 
@@ -93,7 +93,7 @@ def score_samples(
             scores[score_name(score, reference.features, num_images)].append(value)
         for name, value in judged.items():
             scores[name].append(value)
-        index, ratio = nearness(fake[0], real)
+        index, ratio = metrics.nearness(fake[0], real)
         scores["memorised"].append((ratio < below).float().mean().item())
     row = sampler.columns() | {"images": num_images, "seeds": f"{seed} to {end - 1}"} | dict(scores)
     closest = ratio.argsort()[:GRID_COLUMNS]
@@ -121,11 +121,11 @@ def look_at(
     judged = {}
     if num_classes > 0 and reference.holds_digits and reference.features == "pixels":
         images = (seen[0] + 1).view(-1, 1, DIGIT_SIDE, DIGIT_SIDE) / 2
-        judged = judge_digits(images, rows % num_classes)
+        judged = metrics.judge_digits(images, rows % num_classes)
         del judged["frechet"]
     if judge:
         judged["agreement"] = seen.pop().float().mean().item()
-        distance = frechet_distance(seen.pop(), reference.judge_features)
+        distance = metrics.frechet_distance(seen.pop(), reference.judge_features)
         judged[score_name("FID", "judge", count)] = distance
     return seen, judged
 
@@ -139,7 +139,7 @@ def score_reconstructions(model: SphereEncoder, reference: Reference, num_images
     def look(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         real = batch[0].to(model.device) / 255
         again = reconstruct(model, real)
-        return reference.extractor(quantise(again))[0], psnr(again, real)
+        return reference.extractor(quantise(again))[0], metrics.psnr(again, real)
 
     rows = reference.some_rows(num_images).split(BATCH)
     batches = reference.data.batches(rank_chunks(rows, "reconstructions", BATCH))
@@ -147,13 +147,10 @@ def score_reconstructions(model: SphereEncoder, reference: Reference, num_images
     row = {"images": len(features)}
     if reference.has_distance(len(features)):
         name = score_name("FID", reference.features, len(features))
-        row[f"r{name}"] = frechet_distance(features, reference.training_features)
+        row[f"r{name}"] = metrics.frechet_distance(features, reference.training_features)
     row["PSNR"] = in_decibels.mean().item()
     [(images, _)] = reference.data.batches([reference.some_rows(1000)])
-    images = images.cpu()
-    mean = images.sum(0).double() / len(images) / 255  # (3, H, W)
-    in_decibels = [psnr(mean.expand(some.shape), some / 255) for some in images.split(BATCH)]
-    row["PSNR of mean image"] = torch.cat(in_decibels).mean().item()
+    row["PSNR of mean image"] = metrics.mean_image_psnr(images.cpu())
     if reference.held_out is not None:
         row |= score_held_out(model, reference)
     return row
@@ -167,10 +164,10 @@ def score_held_out(model: SphereEncoder, reference: Reference) -> Row:
     held_out = reference.held_out
     real = reference.training_features
     features = reference.held_out_features
-    scores = {"PSNR held out": held_out_psnr(model, held_out)}
+    scores = {"PSNR held out": metrics.held_out_psnr(model, held_out)}
     measures = {"KID": kernel_distance} if len(features) > 1 else {}
     if reference.has_distance(len(features)):
-        measures = {"FID": frechet_distance} | measures
+        measures = {"FID": metrics.frechet_distance} | measures
     for score, measure in measures.items():
         name = score_name(score, reference.features, NUMBERED_BELOW)  # the number stands in words
         scores[f"{name} of {len(features):,} held out"] = measure(features, real)
@@ -180,7 +177,7 @@ def score_held_out(model: SphereEncoder, reference: Reference) -> Row:
         features, recognised = [torch.cat(parts).cpu() for parts in zip(*seen, strict=True)]
         scores["agreement held out"] = recognised.float().mean().item()
         name = f"FD-judge of {len(features):,} held out"
-        scores[name] = frechet_distance(features, reference.judge_features)
+        scores[name] = metrics.frechet_distance(features, reference.judge_features)
     return scores
 
 
@@ -199,7 +196,7 @@ def score_coverage(
     v, labels = extract(lambda batch: (encode_under_own_class(model, *batch), batch[1]), batches)
     if rank() > 0:  # the latents of all are large: one rank looks at them
         return [], None
-    found = [{"points": "all", "images": len(v)} | coverage(v)]
+    found = [{"points": "all", "images": len(v)} | metrics.coverage(v)]
     if model.config.num_classes == 0:
         return found, sphere_figure(v, torch.zeros_like(labels))
     return found + class_coverage(v, labels, model), sphere_figure(v, labels)
@@ -211,7 +208,7 @@ def class_coverage(v: Tensor, labels: Tensor, model: SphereEncoder) -> list[Row]
     for label, count in enumerate(labels.bincount().tolist()):
         if count > 1:
             facts = {"points": f"worst class, {model.config.class_name(label)}", "images": count}
-            rows.append(facts | coverage(v[labels == label]))
+            rows.append(facts | metrics.coverage(v[labels == label]))
     if not rows:
         return []
     worst = max(rows, key=lambda row: row["angle_ks"] / row["angle_ks_uniform"])

@@ -42,8 +42,7 @@ def dry_run(recipe: Recipe, device: torch.device, measure: bool, choose_compile:
     num_images, num_classes = count_images(recipe)
     recipe = recipe.resolved(num_images)
     if choose_compile:
-        pays = pays_to_compile(recipe, num_images, num_classes, device)
-        recipe = replace(recipe, compile=pays)
+        recipe = compiled_if_long(recipe, num_images, num_classes, device)
     config = recipe.sphere_config(())
     lines = asdict(recipe) | {name: getattr(config, name) for name in NETWORK_FIELDS}
     lines["steps"] = f"{recipe.steps:,}" if recipe.steps else f"{recipe.epochs:g} epochs"
@@ -153,18 +152,19 @@ def activation_bytes(recipe: Recipe, config: SphereConfig, dtype: str) -> int:
     return int(tokens * config.width * per_channel + pixels * pixel_bytes)
 
 
-def pays_to_compile(
+def compiled_if_long(
     recipe: Recipe, num_images: int, num_classes: int, device: torch.device
-) -> bool:
-    """Whether a resolved recipe's run is long enough to compile, where no flag says; a CPU's never.
+) -> Recipe:
+    """A resolved recipe that compiles where its run is long enough, and never on a CPU.
 
     Compiling takes a minute or two, once, and needs Triton and a C++ compiler.
     """
     can = find_spec("triton") is not None and shutil.which(compiler_name()) is not None
     if device.type == "cpu" or not can:
-        return False
+        return recipe
     images = recipe.steps * recipe.batch_size / world_size()
-    return images * cost(recipe, num_images, num_classes, device)["step"] > COMPILE_FROM
+    flops = images * cost(recipe, num_images, num_classes, device)["step"]
+    return replace(recipe, compile=flops > COMPILE_FROM)
 
 
 def measure_speed(recipe: Recipe, num_classes: int, device: torch.device) -> tuple[float, int]:

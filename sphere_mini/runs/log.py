@@ -65,7 +65,7 @@ def draw_curves(folder: Path) -> None:
     rows = read_rows(folder / METRICS_FILE)
     panels = {"weighted loss": LOSSES, "images/s": ["images_per_s"]}
     if any("held_out_psnr" in row for row in rows):
-        panels["PSNR of held-out images (dB)"] = ["held_out_psnr"]
+        panels["PSNR of held-out images (dB)"] = ["held_out_psnr", "mean_image_psnr"]
     with rc_context(STYLE):
         figure = Figure((6 * len(panels), 4.5), layout="constrained")
         for place, (label, names) in enumerate(panels.items(), 1):

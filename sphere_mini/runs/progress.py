@@ -21,7 +21,8 @@ from ..data.grids import GRID_COLUMNS, class_rows, grid_labels, image_grid
 from ..data.images import ImageFiles, ImageSet, evenly_spaced
 from ..distributed import any_rank, from_rank_0, rank, world_size
 from ..errors import ReadError, UserError, require
-from ..evaluation.metrics import held_out_psnr
+from ..evaluation.metrics import effective_dimension, held_out_psnr, mean_image_psnr
+from ..extras.prior import encode_under_own_class
 from ..files import warn_on_write_error
 from ..model import SphereEncoder
 from ..sampling import reconstruct
@@ -30,16 +31,17 @@ from .folder import SAMPLES_FOLDER, save_run
 from .log import CURVES_FILE, METRICS_FILE, Pace, draw_curves
 from .start import Run
 
-SHOWN_LOSSES = ("loss", "pix_recon", "pix_con", "lat_con")
+SHOWN_LOSSES = ("loss", "pix_recon", "pix_con", "lat_con", "spread")
+COLLAPSED = 4.0  # effective dimension; models that draw well have 15 or more after 200 steps
 
 
 def log_step(run: Run, losses: dict[str, Tensor | float], pace: Pace) -> dict[str, Any]:
-    """Write the step's row of the log, and return it; with a picture also held-out PSNR."""
+    """Write the step's row of the log, and return it; with a picture also what `look_at` finds."""
     step = run.state.step
     measures = {name: float(value) for name, value in losses.items()}
     measures |= pace.measure(step, run.recipe.batch_size)
-    if run.held_out and run.is_due(run.recipe.sample_every):
-        measures["held_out_psnr"] = round(held_out_psnr(run.state.ema, run.held_out), 3)
+    if run.is_due(run.recipe.sample_every):
+        measures |= look_at(run)
     row = {"step": step} | measures
     with warn_on_write_error(f"the log of step {step}"):
         with (run.folder / METRICS_FILE).open("a") as file:
@@ -51,12 +53,40 @@ def log_step(run: Run, losses: dict[str, Tensor | float], pace: Pace) -> dict[st
     return row
 
 
+@torch.no_grad()
+def look_at(run: Run) -> dict[str, float]:
+    """Effective dimension of encoded images, and PSNR of held-out ones beside their mean image's.
+
+    Of images in memory: reading may fail, and only rank 0 looks.
+    """
+    model = run.state.ema
+    found = {}
+    images = run.held_out or run.data
+    if isinstance(images, ImageSet):
+        [some] = images.batches([evenly_spaced(len(images), 128)])
+        found["dimension"] = effective_dimension(encode_under_own_class(model, *some))
+    if run.held_out:
+        found["held_out_psnr"] = held_out_psnr(model, run.held_out)
+        found["mean_image_psnr"] = mean_image_psnr(run.held_out.images)
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def warn_of_collapse(run: Run, row: dict[str, Any]) -> None:
+    """Say once that all encodings lie in a few directions: samples will be all alike."""
+    dimension = row.get("dimension", math.inf)
+    if dimension < COLLAPSED and row["step"] >= 100 and not run.warned:
+        run.warned = True
+        problem = f"encoded images have collapsed to {dimension:.1f} dimensions (effective)"
+        tqdm.write(f"warning: {problem}; start anew with --set spread=0.0003, which spreads them")
+
+
 def show_row(bar: tqdm, row: dict[str, Any], batch_size: int) -> None:
     """A row of the log beside the progress bar, or as a line of its own without a terminal."""
     speed = row["images_per_s"]
     summary = " ".join(f"{name} {row[name]:.4f}" for name in SHOWN_LOSSES if name in row)
     if "held_out_psnr" in row:
-        summary += f", held-out images {row['held_out_psnr']:.1f} dB"
+        mean_image = f"mean image {row['mean_image_psnr']:.1f} dB"
+        summary += f", held-out images {row['held_out_psnr']:.1f} dB ({mean_image})"
     summary += f", {speed:.2g} images/s" if speed < 10 else f", {speed:.0f} images/s"
     if bar.disable:
         left = tqdm.format_interval((bar.total - row["step"]) * batch_size / speed)

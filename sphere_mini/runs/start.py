@@ -1,7 +1,7 @@
 """How a run begins: as a new one, or going on with one that was stopped or killed."""
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..model import SphereEncoder, save_config
 from ..perceptual import Perceptual, load_perceptual
 from ..recipe import Recipe
 from ..training import TrainState, new_state, set_block_options
-from .dry_run import pays_to_compile
+from .dry_run import compiled_if_long
 from .folder import SAMPLES_FOLDER, load_run
 from .log import METRICS_FILE, keep_rows
 from .settings import load_pretrained, new_recipe, resumed_recipe, start_from
@@ -38,6 +38,7 @@ class Run:
     folder: Path
     saved_step: int = 0  # that of the newest checkpoint, 0 for none
     board: Any = None  # TensorBoard's writer, if wanted
+    warned: bool = False  # of a collapse
 
     def is_due(self, every: int) -> bool:
         """Whether what is done every so many steps is due now; at the end of the run all is."""
@@ -55,8 +56,7 @@ def start(fields: dict[str, Any], preset: str | None, out: str | None, device: t
     require(recipe.batch_size <= count, f"{problem}; use --batch-size {count} or less")
     recipe = recipe.resolved(count)
     if "compile" not in fields:
-        pays = pays_to_compile(recipe, count, len(data.class_names), device)
-        recipe = replace(recipe, compile=pays)
+        recipe = compiled_if_long(recipe, count, len(data.class_names), device)
     state = new_state(recipe, data)
     state.num_images = count
     if pretrained:

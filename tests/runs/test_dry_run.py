@@ -3,6 +3,7 @@
 import itertools
 import re
 import types
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from sphere_mini.perceptual import load_perceptual
 from sphere_mini.recipe import PERCEPTUALS, make_recipe
 from sphere_mini.runs import dry_run as dry_run_module
 from sphere_mini.runs import start as start_module
-from sphere_mini.runs.dry_run import cost, measure_speed, pays_to_compile
+from sphere_mini.runs.dry_run import compiled_if_long, cost, measure_speed
 from sphere_mini.training import new_state, train
 
 CPU = torch.device("cpu")
@@ -110,21 +111,23 @@ def test_compiling_pays_in_a_long_run_on_an_accelerator_with_its_tools(monkeypat
     monkeypatch.setattr(dry_run_module, "find_spec", lambda name: name)  # Triton is here
     monkeypatch.setattr(dry_run_module.shutil, "which", lambda name: name)  # and a compiler
     long = make_recipe("cifar10", recipe="quick").resolved(50_000)
-    assert pays_to_compile(long, 50_000, 10, accelerator)
-    assert not pays_to_compile(long, 50_000, 10, CPU)
+    assert compiled_if_long(long, 50_000, 10, accelerator) == replace(long, compile=True)
+    assert compiled_if_long(long, 50_000, 10, CPU) == long
     short = make_recipe("cifar10", recipe="quick", epochs=5.0).resolved(50_000)
-    assert not pays_to_compile(short, 50_000, 10, accelerator)
+    assert compiled_if_long(short, 50_000, 10, accelerator) == short
     for name, missing in (("find_spec", dry_run_module), ("which", dry_run_module.shutil)):
         with monkeypatch.context() as context:
             context.setattr(missing, name, lambda name: None)
-            assert not pays_to_compile(long, 50_000, 10, accelerator)
+            assert compiled_if_long(long, 50_000, 10, accelerator) == long
 
 
 def test_a_run_compiles_by_itself_where_that_pays_and_no_flag_says(monkeypatch, tmp_path):
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda block, **_: compiled.append(block))
     for module in (dry_run_module, start_module):
-        monkeypatch.setattr(module, "pays_to_compile", lambda *_: True)
+        monkeypatch.setattr(
+            module, "compiled_if_long", lambda recipe, *_: replace(recipe, compile=True)
+        )
     assert (
         dry_run(*TINY)["compile"] == "True" and dry_run(*TINY, "--no-compile")["compile"] == "False"
     )
