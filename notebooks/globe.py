@@ -10,14 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from IPython.display import display
-from matplotlib import patheffects, pyplot
+from matplotlib import patheffects
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
-from PIL import Image
 from torch import Tensor
-
-from sphere_mini.evaluation.plots import to_picture
 
 COLOURS = (  # Paul Tol's muted colours, which colour-blind eyes tell apart, one a digit
     *("#332288", "#88CCEE", "#DDCC77", "#117733", "#CC6677"),
@@ -198,10 +194,3 @@ def name_colours(figure: Any) -> None:
     """A legend of the classes' colours below a figure."""
     dots = [Line2D([], [], marker="o", linestyle="", color=colour) for colour in COLOURS]
     figure.legend(dots, range(10), loc="outside lower center", ncols=10, title="digit")
-
-
-def show(figure: Any) -> None:
-    """A figure of pyplot as a cell's picture, in 256 colours: a third of the bytes."""
-    picture = to_picture(figure).quantize(256, Image.Quantize.FASTOCTREE)
-    display(picture, include=["image/png"])  # and not as JPEG too
-    pyplot.close(figure)
