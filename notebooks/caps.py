@@ -1,5 +1,6 @@
-"""Pictures of a toy: points on a circle and on a sphere, each with its cap, for notebook 1."""
+"""Caps round points of a sphere: pictures of a toy, and the exact share that they cover."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 from plots import LOOKS, Size
+from scipy.special import betainc, betaincinv, betaln
 from torch import Tensor
 
 from sphere_mini.evaluation.plots import STYLE, to_picture
@@ -19,6 +21,7 @@ CIRCLE_POINTS = 7
 SPHERE_POINTS = 40
 DIRECTIONS = 2000  # at which coverage is looked at
 HOLE = "0.9"  # its colour
+TINY = 1e-290  # shares below it are computed by their logarithm
 
 
 def caps(angles_deg: Sequence[float], size: Size) -> Image.Image:
@@ -77,3 +80,46 @@ def coverage(num_points: int, dim: int, angle_deg: float) -> float:
     points = random_point((num_points, dim), generator)
     directions = random_point((DIRECTIONS, dim), generator)
     return reached(directions, points, angle_deg).float().mean().item()
+
+
+def log_cap(angle_deg: float, dim: int) -> float:
+    """Logarithm of the share of the sphere in `dim` dimensions that one cap covers.
+
+    p = ½ I_x((L - 1)/2, ½) with x = sin² α, for half-angles from above 0° to 90°. Where p is too
+    small for a float, its logarithm comes from the series of I_x.
+    """
+    a = (dim - 1) / 2
+    x = math.sin(math.radians(angle_deg)) ** 2
+    share = betainc(a, 0.5, x) / 2
+    if share > TINY:
+        return math.log(share)
+    k = np.arange(math.ceil(40 / (1 - x)))  # the terms fall at least as fast as x^k
+    terms = np.cumprod(x * (a + 0.5 + k) / (a + 1 + k))
+    front = a * math.log(x) + math.log1p(-x) / 2 - math.log(a) - betaln(a, 0.5)
+    return float(front + math.log1p(terms.sum()) - math.log(2))
+
+
+def share_covered(num_points: float, dim: int, angle_deg: float) -> float:
+    """Expected share of the sphere within `angle_deg` of one of so many uniform points: exact.
+
+    1 - (1 - p)^N, in logarithms, so that shares far below a float's resolution of 1 are right.
+    """
+    return -math.expm1(num_points * math.log1p(-math.exp(log_cap(angle_deg, dim))))
+
+
+def covering_angle(num_points: float, dim: int, share: float = 0.5) -> float:
+    """The half-angle in degrees at which so many caps cover `share` of the sphere.
+
+    For a share of one half it is the median angle from a random direction to the nearest point.
+    """
+    cap = -math.expm1(math.log1p(-share) / num_points)
+    return math.degrees(math.asin(math.sqrt(betaincinv((dim - 1) / 2, 0.5, 2 * cap))))
+
+
+def nearest_angle(num_points: float, dim: int) -> float:
+    """About the angle to the nearest of so many random points: cos α = √(2 ln N / L).
+
+    An approximation for L far above 2 ln N; NaN where the root exceeds 1.
+    """
+    cosine = math.sqrt(2 * math.log(num_points) / dim)
+    return math.degrees(math.acos(cosine)) if cosine <= 1 else math.nan

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib import rc_context
+from IPython.display import display
+from matplotlib import pyplot, rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 from PIL import Image
@@ -134,6 +135,13 @@ def plots(*panels: Panel, size: Size = SIZE) -> Image.Image:
         for k, panel in enumerate(panels, 1):
             panel.draw(figure.add_subplot(1, len(panels), k))
         return to_picture(figure)
+
+
+def show_figure(figure: Figure) -> None:
+    """A figure of pyplot as a cell's picture, in 256 colours: a third of the bytes."""
+    picture = to_picture(figure).quantize(256, Image.Quantize.FASTOCTREE)
+    display(picture, include=["image/png"])  # and not as JPEG too
+    pyplot.close(figure)
 
 
 def circle_arc(radius: float, angle_deg: float) -> tuple[Tensor, Tensor]:

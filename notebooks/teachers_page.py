@@ -6,6 +6,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 SHOWN = {  # which of its pictures, counted from 0, or from the end
+    "00_a_sphere_you_can_see": 2,
     "01_why_a_sphere": 5,
     "02_noise_is_an_angle": -1,
     "03_build_and_train": 3,

@@ -26,6 +26,7 @@ from sphere_mini.evaluation.metrics import judge_digits
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MOST_BYTES = 1_500_000
 MOST_COLUMNS = 100
+MOST_LINES = 30  # of a cell of code
 MOST_WORDS = 120  # between two pictures or cells of code
 MOST_WORDS_AT_ENDS = 150  # in the opening and in "Where to read on"
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -53,8 +54,28 @@ def pictures_of(path):
     return found
 
 
-def test_there_are_seven():
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"0{k}" for k in range(1, 8)]
+def test_there_are_eight():
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"0{k}" for k in range(8)]
+
+
+@each_notebook
+def test_cells_that_only_check_are_folded(path):
+    for cell in cells_of(path, "code"):
+        if "checks" in cell["metadata"].get("tags", []):
+            assert cell["metadata"]["jupyter"] == {"source_hidden": True}
+            assert "\nassert " in f"\n{text_of(cell)}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS[:1], ids=lambda path: path.stem)
+def test_a_lesson_asks_before_it_shows(path):
+    text = "\n".join(text_of(cell) for cell in cells_of(path, "markdown"))
+    assert text.count("> **Before you run: what will happen? Write it down.**") == 3
+    assert text.count("<details><summary>The reason, to read after the cell</summary>") == 3
+    assert "## Five things to remember\n\n1." in text and text.count("\n5. ") == 1
+    for cell in cells_of(path, "code"):
+        is_check = "checks" in cell["metadata"].get("tags", [])
+        assert len(text_of(cell).splitlines()) <= MOST_LINES
+        assert is_check or not re.search(r"^assert (?!Path)", text_of(cell), re.MULTILINE)
 
 
 @each_notebook
@@ -84,7 +105,7 @@ def test_pictures_show_something(path):
 
 
 def stretches_of(cells):
-    """The texts between cells of code and pictures, without exercises and what is folded away."""
+    """The texts between code and pictures, without the summary, exercises and what is folded."""
     parts = []
     for cell in cells:
         is_code = cell["cell_type"] == "code"
@@ -92,7 +113,8 @@ def stretches_of(cells):
     text = "\n".join(parts)
     text = re.sub("<details>.*?</details>", "", text, flags=re.DOTALL)
     text = re.sub("```.*?```", "<cut>", text, flags=re.DOTALL)  # a diagram
-    text = re.sub("## Exercises.*?(?=## Where to read on)", "<cut>", text, flags=re.DOTALL)
+    after = "## (Five things to remember|Exercises).*?(?=## Where to read on)"
+    text = re.sub(after, "<cut>", text, flags=re.DOTALL)
     text = re.sub(r"!\[.*?\]\(.*?\)", "<cut>", text)
     return text.split("<cut>")
 
@@ -134,7 +156,7 @@ def test_one_cell_is_alive_and_has_a_still_picture(path):
 @each_notebook
 def test_exercises_have_folded_solutions(path):
     text = "".join(text_of(cell) for cell in cells_of(path, "markdown"))
-    assert text.count("<details><summary>Solution</summary>") == 3
+    assert text.count("<details><summary>Solution</summary>") >= 3
     assert text.count("<details>") == text.count("</details>")
     assert "Run time" in text and "## Where to read on" in text
 
@@ -221,7 +243,7 @@ def relative_error(found, expected):
 
 
 class Mistake(NamedTuple):
-    """What is written for what in a file of the package, and the notebook that must notice."""
+    """What is written for what in a file, and the notebook that must notice."""
 
     file: str
     right: str
@@ -231,31 +253,31 @@ class Mistake(NamedTuple):
 
 MISTAKES = {
     "sigma as the angle": Mistake(
-        file="sphere.py",
+        file="sphere_mini/sphere.py",
         right="math.tan(math.radians(alpha_deg))",
         wrong="math.radians(alpha_deg)",
         notebook="02_noise_is_an_angle.ipynb",
     ),
     "fresh noise as shared": Mistake(
-        file="sampling.py",
+        file="sphere_mini/sampling.py",
         right="step_noise = step_noise[:1].repeat(passes, 1, 1, 1)",
         wrong="step_noise = torch.randn(passes, *step_noise.shape[1:])",
         notebook="05_refinement.ipynb",
     ),
     "guidance twice": Mistake(
-        file="sampling.py",
+        file="sphere_mini/sampling.py",
         right="unconditional + w * (conditional - unconditional)",
         wrong="unconditional + w * w * (conditional - unconditional)",
         notebook="05_refinement.ipynb",
     ),
     "encoder without the class": Mistake(
-        file="sampling.py",
+        file="sphere_mini/sampling.py",
         right="guided(model.encode, x, y, on_latent)",
         wrong="guided(model.encode, x, None, on_latent)",
         notebook="05_refinement.ipynb",
     ),
     "slerp per token": Mistake(
-        file="sphere.py",
+        file="sphere_mini/sphere.py",
         right="    a = F.normalize(at_least_float32(u).flatten(1), dim=1)  # (B, L)\n",
         wrong=(
             "    if u.dim() == 3:\n"
@@ -266,27 +288,33 @@ MISTAKES = {
         notebook="06_interpolation_and_editing.ipynb",
     ),
     "spherify per token": Mistake(
-        file="sphere.py",
+        file="sphere_mini/sphere.py",
         right="mean(dim=all_but_batch, keepdim=True)",
         wrong="mean(-1, True)",
         notebook="01_why_a_sphere.ipynb",
+    ),
+    "the covering law's exponent": Mistake(
+        file="notebooks/caps.py",
+        right="    a = (dim - 1) / 2\n",
+        wrong="    a = dim / 2\n",
+        notebook="02_noise_is_an_angle.ipynb",
     ),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_can_be_made(mistake):
-    source = (ROOT / "sphere_mini" / mistake.file).read_text()
+    source = (ROOT / mistake.file).read_text()
     assert source.count(mistake.right) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_in_the_package_breaks_an_assert(mistake, tmp_path):
+def test_a_mistake_breaks_an_assert(mistake, tmp_path):
     for folder in ("sphere_mini", "notebooks", "checkpoints"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    file = tmp_path / "sphere_mini" / mistake.file
+    file = tmp_path / mistake.file
     file.write_text(file.read_text().replace(mistake.right, mistake.wrong))
     env = os.environ | {"PYTHONPATH": str(tmp_path), "FAST": "1"}
     path = tmp_path / "notebooks" / mistake.notebook
