@@ -1,5 +1,6 @@
 """What a run writes on the way, also where there is no room, and what stops it."""
 
+import copy
 import dataclasses
 import os
 import random
@@ -33,10 +34,21 @@ from tqdm import tqdm
 from sphere_mini import training
 from sphere_mini.data.grids import image_grid
 from sphere_mini.data.images import ImageSet, to_model_range
-from sphere_mini.recipe import OPTIMIZERS
+from sphere_mini.data.sets import load_digit_images
+from sphere_mini.evaluation.metrics import effective_dimension
+from sphere_mini.extras.prior import encode_under_own_class
+from sphere_mini.recipe import OPTIMIZERS, make_recipe
 from sphere_mini.runs.folder import load_run
-from sphere_mini.runs.progress import find_bad_step, show_row, training_picture
-from sphere_mini.training import train, train_step
+from sphere_mini.runs.log import Pace
+from sphere_mini.runs.progress import (
+    find_bad_step,
+    log_step,
+    show_row,
+    training_picture,
+    warn_of_collapse,
+)
+from sphere_mini.runs.start import Run
+from sphere_mini.training import new_state, train, train_step
 
 
 def fail_second_save(monkeypatch, spoil, mend):
@@ -116,10 +128,39 @@ def test_a_line_of_the_log_says_how_long_the_rest_takes(capsys):
     bar = tqdm(range(1000), total=1000, disable=True)
     show_row(bar, {"step": 400, "loss": 0.5, "images_per_s": 25.0}, batch_size=5)
     assert capsys.readouterr().out == "step 400 of 1,000: loss 0.5000, 25 images/s, 02:00 left\n"
-    row = {"step": 1000, "loss": 0.4, "held_out_psnr": 18.06, "images_per_s": 25.0}
+    row = {"step": 1000, "loss": 0.4, "images_per_s": 25.0}
+    row |= {"held_out_psnr": 18.06, "mean_image_psnr": 12.4}
     show_row(bar, row, batch_size=5)
-    seen = "step 1,000 of 1,000: loss 0.4000, held-out images 18.1 dB, 25 images/s, 00:00 left\n"
-    assert capsys.readouterr().out == seen
+    seen = "held-out images 18.1 dB (mean image 12.4 dB), 25 images/s, 00:00 left\n"
+    assert capsys.readouterr().out == f"step 1,000 of 1,000: loss 0.4000, {seen}"
+
+
+def test_a_collapse_is_said_once_and_of_no_sound_model(digits_model, tmp_path, capsys):
+    data = load_digit_images(8, CPU)
+    recipe = make_recipe("digits", steps=400, sample_every=200).resolved(len(data))
+    state = new_state(recipe, data)
+    run = Run(state, recipe, data, held_out=data, perceptual=None, folder=tmp_path)
+
+    def log(step):
+        state.step = step
+        row = log_step(run, {"loss": 1.0}, Pace(step - 1))
+        warn_of_collapse(run, row)
+        return row, capsys.readouterr().out
+
+    state.ema = digits_model
+    row, said = log(200)
+    v = encode_under_own_class(digits_model, data.images, data.labels)
+    assert row["dimension"] == pytest.approx(effective_dimension(v), rel=0.1) and said == ""
+    assert row["held_out_psnr"] > 20 and 8 < row["mean_image_psnr"] < 15
+    state.ema = copy.deepcopy(digits_model)
+    for layer in (state.ema.encoder.ffn.linear, *state.ema.encoder.out.blocks.parameters()):
+        layer = layer.weight if hasattr(layer, "weight") else layer
+        with torch.no_grad():
+            layer.zero_()  # all images get the same latent
+    assert "dimension" not in log(210)[0]  # no picture is due
+    row, said = log(400)
+    assert row["dimension"] < 1.5 and "collapsed to 1.0 dimensions" in said and "spread" in said
+    assert log(600)[1] == ""
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
