@@ -12,15 +12,13 @@ from torch import Tensor
 
 from .vit import ViT
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of a polynomial that takes singular values near 1
-
 
 def orthogonalise(matrices: Tensor) -> Tensor:
     """Matrices (n, rows, columns) with all singular values near 1: five Newton-Schulz steps."""
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if is_tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    a, b, c = COEFFICIENTS
+    a, b, c = 3.4445, -4.7750, 2.0315  # a polynomial that takes singular values near 1
     for _ in range(5):
         gram = x @ x.mT  # (n, rows, rows)
         x = a * x + (b * gram + c * gram @ gram) @ x
