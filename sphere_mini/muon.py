@@ -1,7 +1,7 @@
 """Muon (Jordan et al., 2024): matrices move by their momentum, made orthogonal. Ours.
 
-torch.optim.Muon does the same, but rounds to bfloat16 also where a CPU takes ten times as long for
-it, takes one matrix after another, and knows no `found_inf`.
+torch.optim.Muon takes one matrix after another, rounds to bfloat16, which is ten times as slow on
+some CPUs, and knows no `found_inf`.
 """
 
 from collections import defaultdict
@@ -33,8 +33,8 @@ def block_matrices(end: ViT) -> list[Tensor]:
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov's momentum, for a list of matrices of each end, which may be empty.
 
-    A step takes the gradients away, so that AdamW, which comes next, passes over these weights.
-    Where `found_inf` is 1 it changes nothing, as in torch's fused AdamW.
+    A step takes the gradients away, so that AdamW, which comes next, passes over these weights;
+    where `found_inf` is 1 it changes nothing, as in torch's fused AdamW.
     """
 
     def __init__(self, ends: Iterable[list[Tensor]], momentum: float = 0.95) -> None:
@@ -46,7 +46,8 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             by_shape = defaultdict(list)
             for weight in group["params"]:
-                by_shape[weight.shape].append(weight)
+                if weight.grad is not None:
+                    by_shape[weight.shape].append(weight)
             for weights in by_shape.values():
                 self.update(weights, group["lr"], group["momentum"])
 
@@ -59,9 +60,7 @@ class Muon(torch.optim.Optimizer):
         gradient = torch.stack([weight.grad for weight in weights])  # (n, rows, columns)
         average = torch.stack(averages).lerp(gradient, 1 - momentum)
         direction = orthogonalise(gradient.lerp(average, momentum))
-        scale = (
-            0.2 * lr * max(weights[0].shape) ** 0.5
-        )  # RMS of 0.2·lr, as AdamW's steps mostly have
+        scale = 0.2 * lr * max(weights[0].shape) ** 0.5  # a step's RMS is 0.2·lr, as AdamW's often
         for old, new in ((averages, average), (weights, torch.stack(weights) - scale * direction)):
             kept = torch.where(self.found_inf > 0, torch.stack(old), new)
             torch._foreach_copy_(old, kept.unbind())

@@ -230,7 +230,7 @@ QUICK = {
         sample_every=1000,
         save_every=500,
     ),
-    OWN: dict(perceptual="efficientnet", batch_size=32, warmup_epochs=1.0),  # and all other sets
+    OWN: dict(perceptual="efficientnet", optimizer="muon", batch_size=32, warmup_epochs=1.0),
 }
 # For minutes on one GPU: the paper's recipe with a tenth of the weights and rates for a short run.
 CIFAR_IN_MINUTES = CIFAR | dict(
@@ -244,11 +244,9 @@ CIFAR_IN_MINUTES = CIFAR | dict(
     epochs=18.0,
     warmup_epochs=1.5,
 )
-GATELESS_LR = 4e-3  # digits without classes: no gate begins at zero, and 2.4e-2 is too large
 LARGE = 64  # pixels above which sets without a row of their own take Animal-Faces' angle and losses
 OF_LARGE = ("alpha_max_deg", "recon_l1", "con_l1", "con_perceptual")
 IMAGES_AT_ONCE = {"conv": 64, "linear": 4}  # per rank, in the paper's recipes
-MINI_AT_ONCE = 256  # the same for mini at 32 px, in 16 to 20 GB
 QUICK_SIZES = ("nano", "tiny")  # those that the quick recipe's learning rate suits
 OUR_SIZES = (*QUICK_SIZES, "mini")  # whose runs are short by default
 RECIPES = ("paper", "quick")
@@ -284,7 +282,7 @@ def make_recipe(
     if fields["model"] not in QUICK_SIZES:
         at_once = IMAGES_AT_ONCE[fields.get("pixel_head", "conv")]
         if fields["model"] == "mini" and asked in OUR_SIZES:
-            at_once = MINI_AT_ONCE
+            at_once = 256  # at 32 px, in 16 to 20 GB
         batch_size = overrides.get("batch_size", fields["batch_size"])
         fields["grad_accum"] = count_micro_batches(batch_size, at_once, processes)
     return Recipe(**fields | overrides)
@@ -299,7 +297,7 @@ def quick_fields(dataset: str, image_size: int, overrides: dict[str, Any]) -> di
     if overrides.get("model") == "mini":
         fields["lr"] = CIFAR_IN_MINUTES["lr"]  # no other was tried with it
     if dataset == "digits" and not overrides.get("conditional", True):
-        fields["lr"] = GATELESS_LR
+        fields["lr"] = 4e-3  # without classes no gate begins at zero, and 2.4e-2 is too large
     return fields
 
 

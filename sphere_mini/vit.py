@@ -30,8 +30,8 @@ class RMSNorm(nn.RMSNorm):
         super().__init__(width, NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        # inside in float32, in one kernel if the weights are of the input's type
-        return F.rms_norm(x, self.normalized_shape, self.weight.type_as(x), self.eps)
+        normed = F.rms_norm(x, self.normalized_shape, self.weight.type_as(x), self.eps)
+        return normed.type_as(x)  # autocast makes it float32 on some devices
 
 
 def named(**layers: nn.Module) -> nn.Sequential:

@@ -13,7 +13,7 @@ from ..config import SphereConfig
 from ..data.grids import save_picture
 from ..data.images import require_fit
 from ..data.sets import load_data
-from ..distributed import first_on_node, rank
+from ..distributed import first_on_node, from_rank_0, rank
 from ..errors import reading, require
 from ..extras.prior import FittedPrior, fit_prior, load_prior
 from ..files import CONFIG_FILE, HUB_PREFIX, free_path, local_folder, warn_on_write_error, writing
@@ -72,7 +72,7 @@ def make_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
     judge = load_judge(local_folder(args.run), data.class_names)
     if judge is None and args.judge:
         require(model.config.num_classes > 0, "this model has no classes; leave out --judge")
-        judge = fit_judge(data, recipe.flip)
+        judge = from_rank_0(lambda: fit_judge(data, recipe.flip).cpu())  # one for all ranks
         if args.dataset is None and args.data_dir is None:
             keep(judge, args.run)
     reference.judge = judge and judge.to(model.device)

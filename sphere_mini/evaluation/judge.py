@@ -17,7 +17,6 @@ from ..distributed import rank
 from ..errors import reading, require
 from ..files import JUDGE_FILE, write_safely
 
-EPOCHS = 4
 LEAST_STEPS = 300  # of a small set: fewer would leave its batch norms where they began
 BATCH = 256
 
@@ -81,7 +80,7 @@ def fit_judge(data: ImageSet | ImageFiles, flip: bool = True, seed: int = 0) -> 
     require(len(data.class_names) > 1, "a judge takes images of two classes or more")
     torch.manual_seed(seed)
     judge = Judge(tuple(data.class_names))
-    steps = max(LEAST_STEPS, EPOCHS * len(data) // BATCH)
+    steps = max(LEAST_STEPS, 4 * len(data) // BATCH)  # four epochs
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=6e-3, total_steps=steps)
     rows = (batch_indices(step, BATCH, len(data), seed) for step in range(steps))

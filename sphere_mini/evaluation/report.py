@@ -61,9 +61,9 @@ def evaluate(
     `UserError`: a value out of range, too few images, or those of other classes or another size.
     """
     require_fit(reference.data, model.config)
+    require(repeats > 0 and len(samplers) > 0, "scores take at least one sampler, and one repeat")
     if num_images is None:
         num_images = usual_num_images(model, reference)
-    require(repeats > 0 and len(samplers) > 0, "scores take at least one sampler, and one repeat")
     problem = f"scores take at least {LEAST_IMAGES} samples and training images"
     require(min(num_images, len(reference.rows)) >= LEAST_IMAGES, problem)
     report = Report(facts_of(model, reference))

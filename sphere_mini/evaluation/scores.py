@@ -125,8 +125,10 @@ def look_at(
         del judged["frechet"]
     if judge:
         judged["agreement"] = seen.pop().float().mean().item()
-        distance = metrics.frechet_distance(seen.pop(), reference.judge_features)
-        judged[score_name("FID", "judge", count)] = distance
+        features = seen.pop()  # (n, 96)
+        if min(count, len(reference.rows)) >= features.shape[1]:
+            distance = metrics.frechet_distance(features, reference.judge_features)
+            judged[score_name("FID", "judge", count)] = distance
     return seen, judged
 
 
@@ -176,8 +178,9 @@ def score_held_out(model: SphereEncoder, reference: Reference) -> Row:
         seen = [reference.judge.look(*batch) for batch in batches]
         features, recognised = [torch.cat(parts).cpu() for parts in zip(*seen, strict=True)]
         scores["agreement held out"] = recognised.float().mean().item()
-        name = f"FD-judge of {len(features):,} held out"
-        scores[name] = metrics.frechet_distance(features, reference.judge_features)
+        if min(len(features), len(reference.rows)) >= features.shape[1]:
+            name = f"FD-judge of {len(features):,} held out"
+            scores[name] = metrics.frechet_distance(features, reference.judge_features)
     return scores
 
 

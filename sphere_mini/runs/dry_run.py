@@ -1,12 +1,14 @@
 """The answer to `train.py --dry-run`: a recipe in full, and what it costs."""
 
 import shutil
+import sysconfig
 import time
 from dataclasses import asdict, replace
-from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._triton import has_triton
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -155,9 +157,10 @@ def compiled_if_long(
 ) -> Recipe:
     """A resolved recipe that compiles where its run is long enough, and never on a CPU.
 
-    Compiling takes a minute or two, once, and needs Triton and a C++ compiler.
+    Compiling takes a minute or two, once, and needs Triton, a C++ compiler and Python's headers.
     """
-    can = find_spec("triton") is not None and shutil.which(compiler_name()) is not None
+    has_headers = Path(sysconfig.get_path("include"), "Python.h").exists()
+    can = has_triton() and has_headers and shutil.which(compiler_name()) is not None
     if device.type == "cpu" or not can:
         return recipe
     images = recipe.steps * recipe.batch_size / world_size()

@@ -28,10 +28,9 @@ from ..model import SphereEncoder
 from ..sampling import reconstruct
 from ..training import TrainState
 from .folder import SAMPLES_FOLDER, save_run
-from .log import CURVES_FILE, METRICS_FILE, Pace, draw_curves
+from .log import CURVES_FILE, LOSSES, METRICS_FILE, Pace, draw_curves
 from .start import Run
 
-SHOWN_LOSSES = ("loss", "pix_recon", "pix_con", "lat_con", "spread")
 COLLAPSED = 4.0  # effective dimension; models that draw well have 15 or more after 200 steps
 
 
@@ -61,13 +60,13 @@ def look_at(run: Run) -> dict[str, float]:
     """
     model = run.state.ema
     found = {}
-    images = run.held_out or run.data
-    if isinstance(images, ImageSet):
+    images = run.data if isinstance(run.data, ImageSet) else run.held_out or ()
+    if len(images) >= 32:  # fewer have a small dimension by chance
         [some] = images.batches([evenly_spaced(len(images), 128)])
         found["dimension"] = effective_dimension(encode_under_own_class(model, *some))
     if run.held_out:
         found["held_out_psnr"] = held_out_psnr(model, run.held_out)
-        found["mean_image_psnr"] = mean_image_psnr(run.held_out.images)
+        found["mean_image_psnr"] = mean_image_psnr(run.held_out.images.cpu())
     return {name: round(value, 3) for name, value in found.items()}
 
 
@@ -76,14 +75,14 @@ def warn_of_collapse(run: Run, row: dict[str, Any]) -> None:
     dimension = row.get("dimension", math.inf)
     if dimension < COLLAPSED and row["step"] >= 100 and not run.warned:
         run.warned = True
-        problem = f"encoded images have collapsed to {dimension:.1f} dimensions (effective)"
-        tqdm.write(f"warning: {problem}; start anew with --set spread=0.0003, which spreads them")
+        advice = f"start anew with --set spread={3 * run.recipe.spread or 3e-4:g} or a lower --lr"
+        tqdm.write(f"warning: images are encoded in {dimension:.1f} effective dimensions; {advice}")
 
 
 def show_row(bar: tqdm, row: dict[str, Any], batch_size: int) -> None:
     """A row of the log beside the progress bar, or as a line of its own without a terminal."""
     speed = row["images_per_s"]
-    summary = " ".join(f"{name} {row[name]:.4f}" for name in SHOWN_LOSSES if name in row)
+    summary = " ".join(f"{name} {row[name]:.4f}" for name in LOSSES if name in row)
     if "held_out_psnr" in row:
         mean_image = f"mean image {row['mean_image_psnr']:.1f} dB"
         summary += f", held-out images {row['held_out_psnr']:.1f} dB ({mean_image})"

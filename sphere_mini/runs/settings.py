@@ -23,7 +23,6 @@ SHAPE_FIELDS = ("image_size", "patch_size", "width", "depth", "num_heads", "mixe
 SHAPE_FIELDS += ("pixel_head", ANGLE)
 COMPILERS = {"darwin": "clang++", "win32": "cl"}  # torch.compile's defaults; elsewhere g++
 WANTED = {bool: "true or false", int: "a whole number", float: "a number"}
-BOOLS = {"true": True, "false": False}
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -35,7 +34,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise UserError(f"--set takes FIELD=VALUE, and {name!r} is no field; near it: {near}")
     kind = types[name]
     try:
-        return name, BOOLS[value.lower()] if kind is bool else kind(value)
+        return name, {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
     except (KeyError, ValueError):
         raise UserError(f"--set {name} takes {WANTED[kind]}, not {value!r}") from None
 

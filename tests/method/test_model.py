@@ -5,6 +5,7 @@ import torch
 from conftest import TINY, parity_case, random_model
 from huggingface_hub import HfApi, RepoUrl
 from safetensors.torch import load_file, save_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sphere_mini import SphereConfig, SphereEncoder, UserError, spherify
 from sphere_mini.files import push_to_hub
@@ -183,6 +184,25 @@ def test_under_autocast_the_whole_stream_is_bfloat16_and_near_float32():
     assert passed == dict.fromkeys(("Block", "MixerBlock", "RMSNorm"), {torch.bfloat16})
     for a, b in zip(rounded, exact, strict=True):
         assert 0 < (a - b).norm() < 0.05 * b.norm()
+
+
+def test_the_stream_is_bfloat16_where_autocast_takes_norms_to_float32():
+    was = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
+    passed = set()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):  # no GPU is needed
+        model = SphereEncoder(SphereConfig(**TINY | {"num_classes": 3, "mixer_depth": 1}))
+        for layer in model.modules():
+            if isinstance(layer, Block | MixerBlock | RMSNorm):
+                layer.register_forward_hook(lambda _, args, out: passed.update((out.dtype,)))
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
+        torch.set_autocast_enabled("cuda", True)
+        try:
+            x = torch.zeros(4, 3, model.config.image_size, model.config.image_size)
+            model.decode(spherify(model.encode(x)))
+        finally:
+            torch.set_autocast_dtype("cuda", was[0])
+            torch.set_autocast_enabled("cuda", was[1])
+    assert passed == {torch.bfloat16}
 
 
 def test_a_norm_of_bfloat16_is_that_of_float32_rounded():

@@ -6,7 +6,7 @@ from short_runs import CPU, NANO
 
 from sphere_mini.data.images import to_model_range
 from sphere_mini.data.sets import load_digit_images
-from sphere_mini.muon import Muon, orthogonalise
+from sphere_mini.muon import Muon, block_matrices, orthogonalise
 from sphere_mini.recipe import make_recipe
 from sphere_mini.training import init_state, set_learning_rates, train_step
 
@@ -58,7 +58,37 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest(name):
         assert (weight in state.optimizer.state) == (weight.requires_grad and not by_muon), name
 
 
-def test_muons_rate_is_a_multiple_of_adamws_and_so_is_its_step():
+def test_a_step_in_bfloat16_is_near_that_in_float32_and_weights_stay_float32():
+    images = load_digit_images(8, CPU)
+    ends = {}
+    for dtype in ("float32", "bfloat16"):
+        fields = NANO | dict(optimizer="muon", dtype=dtype, steps=9, warmup_steps=1)
+        recipe = make_recipe("digits", **fields).resolved(1797)
+        state = init_state(recipe, recipe.sphere_config("0123456789"), CPU)
+        before = [w.clone() for w in block_matrices(state.model.decoder)]
+        with torch.no_grad():
+            for weight in state.model.parameters():  # no gate is 0, so that all gradients matter
+                weight.add_(0.02)
+        for _ in range(2):
+            train_step(state, recipe, to_model_range(images.images[:10]), images.labels[:10])
+        after = block_matrices(state.model.decoder)
+        assert all(
+            w.dtype == m["momentum"].dtype == torch.float32 for w, m in state.muon.state.items()
+        )
+        ends[dtype] = torch.cat([(a - b).flatten() for a, b in zip(after, before, strict=True)])
+    assert 0 < (ends["bfloat16"] - ends["float32"]).norm() < 0.2 * ends["float32"].norm()
+
+
+def test_a_weight_without_a_gradient_stays():
+    weights = [torch.nn.Parameter(torch.ones(4, 4)) for _ in range(2)]
+    muon = Muon([weights])
+    muon.param_groups[0]["lr"] = 0.1
+    weights[0].grad = torch.eye(4)
+    muon.step()
+    assert not weights[0].eq(1).all() and weights[1].eq(1).all()
+
+
+def test_muons_rate_is_a_multiple_of_adamws():
     recipe = make_recipe("digits", **NANO, optimizer="muon", muon_lr_factor=3.0, steps=9)
     recipe = recipe.resolved(1797)
     state = init_state(recipe, recipe.sphere_config("0123456789"), CPU)

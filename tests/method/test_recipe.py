@@ -12,6 +12,7 @@ COMMON = dict(
     min_lr="1e-06",
     encoder_lr_factor="0.1",
     clip="1.0",
+    optimizer="adamw",
     ema="0.9997",
     hard_fraction="0.1",
     label_drop="0.1",
@@ -117,6 +118,8 @@ OURS = {
         "latent dimension": "2,048",
         "flip": "True",
         "perceptual": "efficientnet",
+        "optimizer": "muon",
+        "muon_lr_factor": "4.0",
         "recon_perceptual": "1.0",
     },
 }

@@ -106,19 +106,23 @@ def note_steps(done):
     return noting
 
 
-def test_compiling_pays_in_a_long_run_on_an_accelerator_with_its_tools(monkeypatch):
+def test_compiling_pays_in_a_long_run_on_an_accelerator_with_its_tools(monkeypatch, tmp_path):
     accelerator = torch.device("meta")  # any device but a CPU
-    monkeypatch.setattr(dry_run_module, "find_spec", lambda name: name)  # Triton is here
+    monkeypatch.setattr(dry_run_module, "has_triton", lambda: True)
+    monkeypatch.setattr(dry_run_module.sysconfig, "get_path", lambda name: str(tmp_path))
+    (tmp_path / "Python.h").touch()
     monkeypatch.setattr(dry_run_module.shutil, "which", lambda name: name)  # and a compiler
     long = make_recipe("cifar10", recipe="quick").resolved(50_000)
     assert compiled_if_long(long, 50_000, 10, accelerator) == replace(long, compile=True)
     assert compiled_if_long(long, 50_000, 10, CPU) == long
     short = make_recipe("cifar10", recipe="quick", epochs=5.0).resolved(50_000)
     assert compiled_if_long(short, 50_000, 10, accelerator) == short
-    for name, missing in (("find_spec", dry_run_module), ("which", dry_run_module.shutil)):
+    for place, tool in ((dry_run_module, "has_triton"), (dry_run_module.shutil, "which")):
         with monkeypatch.context() as context:
-            context.setattr(missing, name, lambda name: None)
+            context.setattr(place, tool, lambda *_: None)
             assert compiled_if_long(long, 50_000, 10, accelerator) == long
+    (tmp_path / "Python.h").unlink()
+    assert compiled_if_long(long, 50_000, 10, accelerator) == long
 
 
 def test_a_run_compiles_by_itself_where_that_pays_and_no_flag_says(monkeypatch, tmp_path):

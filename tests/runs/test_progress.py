@@ -148,7 +148,7 @@ def test_a_collapse_is_said_once_and_of_no_sound_model(digits_model, tmp_path, c
         return row, capsys.readouterr().out
 
     state.ema = digits_model
-    row, said = log(200)
+    row, said = log(200)  # of the training images in memory
     v = encode_under_own_class(digits_model, data.images, data.labels)
     assert row["dimension"] == pytest.approx(effective_dimension(v), rel=0.1) and said == ""
     assert row["held_out_psnr"] > 20 and 8 < row["mean_image_psnr"] < 15
@@ -159,7 +159,7 @@ def test_a_collapse_is_said_once_and_of_no_sound_model(digits_model, tmp_path, c
             layer.zero_()  # all images get the same latent
     assert "dimension" not in log(210)[0]  # no picture is due
     row, said = log(400)
-    assert row["dimension"] < 1.5 and "collapsed to 1.0 dimensions" in said and "spread" in said
+    assert row["dimension"] < 1.5 and "encoded in 1.0 effective" in said and "spread=0.0009" in said
     assert log(600)[1] == ""
 
 
