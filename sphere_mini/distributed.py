@@ -18,8 +18,6 @@ from tqdm import tqdm
 from .errors import UserError, require
 
 T = TypeVar("T")
-M_TRIM_THRESHOLD = -1  # options of glibc's mallopt, by malloc.h
-M_MMAP_MAX = -4
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -44,8 +42,8 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)  # no block gets pages of its own, which go back as it is freed
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(-4, 0)  # M_MMAP_MAX: no block gets pages of its own, which go back as it is freed
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def rank() -> int:

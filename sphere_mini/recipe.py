@@ -196,6 +196,8 @@ PAPER["cifar100"] = CIFAR  # not in the paper, but like its CIFAR-10
 QUICK_COMMON = dict(
     model="nano",
     pixel_head="linear",
+    batch_size=32,
+    warmup_epochs=1.0,
     lr=2.4e-2,
     min_lr=0.0,
     encoder_lr_factor=0.5,
@@ -230,7 +232,7 @@ QUICK = {
         sample_every=1000,
         save_every=500,
     ),
-    OWN: dict(perceptual="efficientnet", optimizer="muon", batch_size=32, warmup_epochs=1.0),
+    OWN: dict(perceptual="efficientnet", optimizer="muon", l1_beta=0.05, spread=3e-4),
 }
 # For minutes on one GPU: the paper's recipe with a tenth of the weights and rates for a short run.
 CIFAR_IN_MINUTES = CIFAR | dict(
@@ -293,7 +295,9 @@ def quick_fields(dataset: str, image_size: int, overrides: dict[str, Any]) -> di
     fields = QUICK_COMMON | QUICK.get(dataset, QUICK[OWN])
     fields["patch_size"] = 2 * default_patch_size(image_size)
     if image_size > LARGE:
-        fields |= {name: ANIMAL_FACES[name] for name in OF_LARGE}
+        fields |= {name: ANIMAL_FACES[name] for name in OF_LARGE} | {"l1_beta": 1.0}
+    if "spread" in fields:
+        fields["spread"] *= min(1.0, (32 / image_size) ** 2)  # the term grows as the latent does
     if overrides.get("model") == "mini":
         fields["lr"] = CIFAR_IN_MINUTES["lr"]  # no other was tried with it
     if dataset == "digits" and not overrides.get("conditional", True):

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from ..errors import UserError, require
 
-THIN = 32  # of pictures longer than so many times their width the ends are cut off first
-
 
 def open_picture(path: str | Path, advice: str = "name one that is whole") -> Image.Image:
     """One image file, upright and RGB; `UserError`, with advice, where it cannot be read."""
@@ -74,7 +72,7 @@ def fit_square(picture: Image.Image, size: int) -> Image.Image:
     up to 64 px. Of a very thin picture the middle alone is enlarged.
     """
     if min(picture.size) < size:
-        kept = [min(side, THIN * min(picture.size)) for side in picture.size]
+        kept = [min(side, 32 * min(picture.size)) for side in picture.size]  # no endless strip
         # with as many pixels on both sides cut off, the middle stays where it is
         kept = [few + (side - few) % 2 for side, few in zip(picture.size, kept, strict=True)]
         picture = crop_middle(picture, kept)

@@ -120,6 +120,8 @@ OURS = {
         "perceptual": "efficientnet",
         "optimizer": "muon",
         "muon_lr_factor": "4.0",
+        "l1_beta": "0.05",
+        "spread": "0.0003",
         "recon_perceptual": "1.0",
     },
 }
@@ -145,6 +147,12 @@ def test_our_own_recipes(dataset):
     shown = dry_run("--dataset", dataset)
     require_shown(shown, OURS[dataset] | {"model": "nano"})
     assert ("epochs" in shown["steps"]) == (dataset == "folder")  # known when it is read
+
+
+def test_ours_for_larger_images_spreads_less_and_takes_the_papers_pixel_loss():
+    fields = {size: make_recipe(image_size=size) for size in (16, 64, 256)}
+    assert [recipe.spread for recipe in fields.values()] == pytest.approx([3e-4, 7.5e-5, 4.6875e-6])
+    assert [recipe.l1_beta for recipe in fields.values()] == [0.05, 0.05, 1.0]
 
 
 @pytest.mark.parametrize("dataset", SETS)
