@@ -18,9 +18,9 @@ from torch.utils.data import Dataset
 from .config import SphereConfig
 from .data.images import ImageSet, as_images, batch_indices, rank_batches, to_model_range
 from .distributed import autocast, gradient_sync, mean_over_ranks, rank_shard, world_size
+from .extras.muon import Muon, block_matrices
 from .losses import StepNoise, draw_step_noise, sphere_losses
 from .model import SphereEncoder
-from .muon import Muon, block_matrices
 from .perceptual import Perceptual, load_perceptual
 from .recipe import LR_BATCH, Recipe
 from .vit import Block, MixerBlock

@@ -129,6 +129,7 @@ def test_patches_are_compared(model, beta, monkeypatch):
         assert "samples" in name or (math.isfinite(value) and value > 0)
 
 
+@pytest.mark.slow
 def test_runs_are_made_once(tmp_path):
     path = tmp_path / "rows.json"
     tasks = [dict(steps=1, alpha_max_deg=45), dict(steps=1, alpha_max_deg=55)]

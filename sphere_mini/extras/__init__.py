@@ -1,1 +1,1 @@
-"""Beyond the method: ours (prior, export) and the public release's (import)."""
+"""Beyond the method: ours (Muon, prior, export) and the public release's (import)."""

@@ -85,6 +85,7 @@ def test_it_learns_from_few_images_too(digits):
     assert judge.recognises(held_out.images, held_out.labels).float().mean() > 0.4  # chance: 0.1
 
 
+@pytest.mark.slow
 def test_mirrored_images_count_where_they_may(digits, monkeypatch):
     """Of two classes that mirror each other it can learn only without flips."""
     monkeypatch.setattr("sphere_mini.evaluation.judge.LEAST_STEPS", 60)

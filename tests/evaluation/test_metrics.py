@@ -243,6 +243,7 @@ def test_near_duplicates_among_held_out_images_do_not_move_the_threshold():
     assert none <= 5 and left_out == none + 30 and with_copies == pytest.approx(alone, abs=0.005)
 
 
+@pytest.mark.slow
 def test_uniform_points_follow_the_law_ever_closer():
     assert cosine_law(3).cdf([-0.5, 0, 0.5]) == pytest.approx(
         [0.25, 0.5, 0.75]

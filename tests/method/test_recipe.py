@@ -136,6 +136,7 @@ def test_the_papers_recipe_field_by_field(dataset):
     require_shown(dry_run("--dataset", dataset), COMMON | PAPER[dataset])
 
 
+@pytest.mark.slow
 def test_imagenet_xl_has_the_papers_parameters():
     shown = dry_run("--dataset", "imagenet", "--model", "xl", "--perceptual", "none")
     require_shown(shown, {"parameters": "1,388,922,404", "width": "1152", "model": "xl"})

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .vit import ViT
+from ..vit import ViT
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from short_runs import CPU, NANO
 
 from sphere_mini.data.images import to_model_range
 from sphere_mini.data.sets import load_digit_images
-from sphere_mini.muon import Muon, block_matrices, orthogonalise
+from sphere_mini.extras.muon import Muon, block_matrices, orthogonalise
 from sphere_mini.recipe import make_recipe
 from sphere_mini.training import init_state, set_learning_rates, train_step
 
