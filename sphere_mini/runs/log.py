@@ -75,7 +75,7 @@ def draw_curves(folder: Path) -> None:
                 if values:
                     axes.plot(values.keys(), values.values(), label=name)
             axes.set_yscale("log" if names is LOSSES else "linear")
-            axes.legend()
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
         picture = to_picture(figure)
     temporary = folder / f"{CURVES_FILE}.tmp"
     picture.save(temporary, "PNG")
