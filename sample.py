@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 import sphere_mini
-from sphere_mini.cli import Parser, run_script
+from sphere_mini.cli import FLAGS, SEVERAL, Parser, run_script
 from sphere_mini.config import NUM_SEEDS
 from sphere_mini.data import grids
-from sphere_mini.data.inputs import GUIDANCE_PLACES, PATHS, STITCHES, class_number
+from sphere_mini.data.inputs import class_number
 from sphere_mini.data.picture_files import open_picture, square_pixels
 from sphere_mini.distributed import connect, rank
 from sphere_mini.errors import require
@@ -32,7 +32,6 @@ from sphere_mini.evaluation.report import facts_of, usual_num_images
 from sphere_mini.extras.export import export_images
 from sphere_mini.files import claim_path, free_path, writing
 from sphere_mini.model import SphereEncoder
-from sphere_mini.recipe import SETS
 from sphere_mini.sampling import stitch
 
 MIN_TILE = 96  # pixels a side of an image in a picture, at least: large enough to see
@@ -263,38 +262,6 @@ def step_names(num_steps: int) -> list[str]:
     return [f"step {k + 1}" for k in range(num_steps)]
 
 
-SEVERAL = dict(nargs="+")
-CLASS_HELP = "numbers or names (default: of generate ten, of interpolate the seeds', else null)"
-FLAGS = {  # options of the tasks' flags
-    "image": dict(metavar="IMAGE", help="file of any size; the centre square is used"),
-    "images": dict(metavar="IMAGE", nargs="+", help="files of any size; centre squares are used"),
-    "--num-steps": dict(type=int, default=4, help="steps of the loop"),
-    "--guidance": dict(type=float, default=1.0, help="classifier-free guidance, 1 is off"),
-    "--guidance-place": dict(choices=GUIDANCE_PLACES, default="both", help="what it acts on"),
-    "--noise": dict(choices=("shared", "fresh"), default="shared", help="of all steps, or of each"),
-    "--schedule": dict(choices=("fixed", "decay"), default="fixed", help="of the noise's angle"),
-    "--prior": dict(choices=("uniform", "fitted"), default="uniform", help="fitted: to images"),
-    "--seed": dict(type=int, default=0, help="of the first image; the next ones count up"),
-    "--class": SEVERAL | dict(dest="classes", metavar="CLASS", default=[], help=CLASS_HELP),
-    "--per-class": dict(type=int, metavar="N", help="images (default: 10; of a trajectory 1)"),
-    "--trajectory": dict(action="store_true", help="one row an image, showing every step"),
-    "--save-images": dict(metavar="DIR", help="single PNGs, N of every class; goes on there"),
-    "--frames": dict(type=int, default=16, help="images of a path, or of a grid's side"),
-    "--path": dict(choices=PATHS, help="between two seeds (default: spherical)"),
-    "--strength": dict(type=float, default=1.0, help="share of the noise, above 0 and up to 1"),
-    "--stitch": dict(choices=STITCHES, default="vertical", help="where the first lies"),
-    "--swap": dict(action="store_true", help="the second image takes the first one's place"),
-    "--dataset": dict(choices=SETS, help="training images to compare with (default: RUN's)"),
-    "--data-dir": dict(metavar="PATH", help="where they are (default: RUN's, or data/<dataset>)"),
-    "--features": dict(choices=EXTRACTORS, help="default: efficientnet; for the digits pixels"),
-    "--num-reference": dict(type=int, metavar="N", default=50_000, help="training images at most"),
-    "--judge": dict(action="store_true", help="train a classifier of samples, if RUN has none"),
-    "--num-images": dict(type=int, metavar="N", help="samples a row (default: usually 50,000)"),
-    "--repeats": dict(type=int, metavar="K", default=1, help="N samples K times: mean ± deviation"),
-    "--out": dict(metavar="PNG", help="must not exist (default: in pictures/, numbered)"),
-    "--scale": dict(type=int, metavar="N", help="picture's pixels for one of an image's"),
-    "--device": dict(default="auto", help="auto, or a device of this machine by name"),
-}
 TASKS = {  # what does it, and its flags
     "generate": (generate, f"{LOOP} --prior --seed --class --per-class --trajectory --save-images"),
     "reconstruct": (reconstruct, "images --class"),
@@ -316,6 +283,7 @@ CHANGES = {  # options of flags, where they are not as in `FLAGS`
     "evaluate": {flag: SEVERAL | dict(default=[FLAGS[flag]["default"]]) for flag in SWEPT}
     | {
         "--num-steps": SEVERAL | dict(default=[1, 4]),
+        "--features": dict(choices=EXTRACTORS),
         "--out": dict(metavar="FOLDER", help="for the figures (default: RUN)"),
     },
 }

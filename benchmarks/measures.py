@@ -46,7 +46,8 @@ class Bench:
         recipe = self.recipe
         names = [str(label) for label in range(num_classes)]
         self.config = recipe.sphere_config(names)
-        self.perceptual = load_perceptual(recipe.perceptual, self.device)
+        # of random weights, which take as long as trained ones
+        self.perceptual = load_perceptual(recipe.perceptual, self.device, pretrained=False)
         generator = torch.Generator().manual_seed(0)
         shape = (2 * recipe.batch_size, 3, recipe.image_size, recipe.image_size)
         images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)

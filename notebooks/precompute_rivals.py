@@ -232,7 +232,7 @@ def score(images: Tensor, y: Tensor, reference: Reference) -> dict[str, float]:
     found = fidelity([features], real)
     _, ratio = nearness(features, real)
     recognised = [
-        reference.judge.recognises(some, labels)
+        reference.judge.look(some, labels)[1]
         for some, labels in zip(images.split(BATCH), y.split(BATCH), strict=True)
     ]
     return {

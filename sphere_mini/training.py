@@ -92,13 +92,12 @@ def init_state(recipe: Recipe, config: SphereConfig, device: torch.device) -> Tr
     set_block_options(model, recipe)
     ends = (model.encoder, model.decoder)
     groups = [{"params": list(end.parameters())} for end in ends]
-    use_muon = recipe.optimizer == "muon"
     return TrainState(
         model=model,
         loss_module=LossModule(model),
         ema=ema,
         optimizer=torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
-        muon=Muon([block_matrices(end) if use_muon else [] for end in ends]),
+        muon=Muon([block_matrices(end) if recipe.optimizer == "muon" else [] for end in ends]),
         bad_step=torch.zeros((), dtype=torch.long, device=device),
     )
 

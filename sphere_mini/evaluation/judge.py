@@ -46,14 +46,10 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def look(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, 96) of images uint8 (B, 3, H, W), and whether it sees their labels (B,)."""
+        """Features (B, 96) of images uint8 (B, 3, H, W), and whether it recognises labels (B,)."""
         *trunk, last = self.layers
         features = nn.Sequential(*trunk)(to_model_range(images.to(last.weight.device)))
         return features, last(features).argmax(1) == labels.to(last.weight.device)
-
-    def recognises(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Whether it sees in each of the images uint8 (B, 3, H, W) the class of its label, (B,)."""
-        return self.look(images, labels)[1]
 
     def save(self, folder: Path) -> None:
         """Write `judge.safetensors`, in half precision, into a model's folder."""

@@ -35,12 +35,12 @@ COLLAPSED = 4.0  # effective dimension; models that draw well have 15 or more af
 
 
 def log_step(run: Run, losses: dict[str, Tensor | float], pace: Pace) -> dict[str, Any]:
-    """Write the step's row of the log, and return it; with a picture also what `look_at` finds."""
+    """Write the step's row of the log, and return it; with a picture also `measure_model`'s."""
     step = run.state.step
     measures = {name: float(value) for name, value in losses.items()}
     measures |= pace.measure(step, run.recipe.batch_size)
     if run.is_due(run.recipe.sample_every):
-        measures |= look_at(run)
+        measures |= measure_model(run)
     row = {"step": step} | measures
     with warn_on_write_error(f"the log of step {step}"):
         with (run.folder / METRICS_FILE).open("a") as file:
@@ -53,7 +53,7 @@ def log_step(run: Run, losses: dict[str, Tensor | float], pace: Pace) -> dict[st
 
 
 @torch.no_grad()
-def look_at(run: Run) -> dict[str, float]:
+def measure_model(run: Run) -> dict[str, float]:
     """Effective dimension of encoded images, and PSNR of held-out ones beside their mean image's.
 
     Of images in memory: reading may fail, and only rank 0 looks.

@@ -32,9 +32,9 @@ def judge(digits):
 
 def test_it_learns_to_recognise(judge, digits):
     _, held_out = digits
-    assert judge.recognises(held_out.images, held_out.labels).float().mean() > 0.9
+    assert judge.look(held_out.images, held_out.labels)[1].float().mean() > 0.9
     wrong = (held_out.labels + 1) % 10
-    assert judge.recognises(held_out.images, wrong).float().mean() < 0.1
+    assert judge.look(held_out.images, wrong)[1].float().mean() < 0.1
 
 
 def test_its_file_gives_it_back(judge, digits, tmp_path):
@@ -57,9 +57,9 @@ def test_scores_say_what_it_recognises(judge, digits):
     [found] = report.samples[0]["agreement"]
     y = torch.arange(100) % 10
     drawn = quantise(generate(model, y, 1, seeds=range(100)))
-    assert found == pytest.approx(judge.recognises(drawn, y).float().mean().item()) and found > 0.8
+    assert found == pytest.approx(judge.look(drawn, y)[1].float().mean().item()) and found > 0.8
     assert report.samples[0]["judge"] == "a small network"
-    real = judge.recognises(held_out.images, held_out.labels).float().mean().item()
+    real = judge.look(held_out.images, held_out.labels)[1].float().mean().item()
     assert report.reconstruction[0]["agreement held out"] == pytest.approx(real)
     assert report.reconstruction[0]["FD-pixels of 299 held out"] > 0
     with torch.no_grad():  # of what the judge's last layer sees, by its own forward pass
@@ -82,7 +82,7 @@ def test_it_learns_from_few_images_too(digits):
     some = torch.linspace(0, len(training) - 1, 60).long()
     few = ImageSet(training.images[some], training.labels[some], NAMES)
     judge = fit_judge(few, flip=False)
-    assert judge.recognises(held_out.images, held_out.labels).float().mean() > 0.4  # chance: 0.1
+    assert judge.look(held_out.images, held_out.labels)[1].float().mean() > 0.4  # chance: 0.1
 
 
 @pytest.mark.slow
