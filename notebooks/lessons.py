@@ -1,20 +1,23 @@
 """What later lessons share: the model of clothes, its judge, and images that neither has seen."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from IPython.display import display
 from PIL import Image
 from torch import Tensor
 
 from sphere_mini import SphereEncoder
-from sphere_mini.data.grids import quantise
+from sphere_mini.data.grids import image_grid, quantise
 from sphere_mini.data.images import ImageSet
 from sphere_mini.evaluation.judge import Judge, load_judge
 
 FOLDER = Path(__file__).parent
 CHECKPOINT = FOLDER.parent / "checkpoints" / "fashion_mnist"
 SIDE = 28  # pixels
+SHOWN_TILE = 96  # pixels a side of an image in a row, at least
 
 
 def load_clothes() -> tuple[SphereEncoder, Judge, ImageSet]:
@@ -43,3 +46,14 @@ def strip(path: Path) -> Tensor:
     pixels = torch.from_numpy(np.asarray(Image.open(path)).copy())  # (H, B·H)
     images = pixels.unflatten(1, (-1, len(pixels))).transpose(0, 1)  # (B, H, H)
     return images[:, None].expand(-1, 3, -1, -1) / 255
+
+
+def show_rows(
+    rows: Sequence[Tensor], labels: Sequence[str], captions: Sequence[Sequence[str]] | None = None
+) -> None:
+    """Rows of images, each (C, 3, H, W) in [0, 1], as a cell's picture in greys.
+
+    labels stand left of the rows, captions under the images.
+    """
+    picture = image_grid(rows, labels, captions, SHOWN_TILE).convert("L")  # a third of the bytes
+    display(picture, include=["image/png"])  # and not as JPEG too
