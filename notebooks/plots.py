@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from IPython.display import display
-from matplotlib import pyplot, rc_context
+from matplotlib import cycler, pyplot, rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 from PIL import Image
@@ -135,6 +135,14 @@ def plots(*panels: Panel, size: Size = SIZE) -> Image.Image:
         for k, panel in enumerate(panels, 1):
             panel.draw(figure.add_subplot(1, len(panels), k))
         return to_picture(figure)
+
+
+def use_style() -> None:
+    """For pyplot: large letters, and curves that colour-blind eyes tell apart."""
+    colours, dashes, markers = zip(*LOOKS, strict=True)
+    curves = cycler(color=colours, linestyle=dashes, marker=markers)
+    grid = {"axes.grid": True, "axes.grid.axis": "y", "grid.alpha": 0.3, "axes.axisbelow": True}
+    pyplot.rcParams.update({"font.size": 13, "figure.dpi": 80, "axes.prop_cycle": curves} | grid)
 
 
 def show_figure(figure: Figure) -> None:
