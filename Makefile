@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 READY := .venv/ready
 
-.PHONY: demo test soak notebooks
+.PHONY: demo test soak notebooks student-notebooks
 
 demo: $(READY)
 	.venv/bin/python train.py --out $(RUN)
@@ -26,6 +26,10 @@ notebooks: $(READY)
 	cd notebooks && for name in 0*.ipynb; do ../.venv/bin/python -m nbconvert --to notebook --execute --inplace \
 	    --ExecutePreprocessor.record_timing=False $$name || exit 1; done
 	.venv/bin/python notebooks/teachers_page.py
+
+# In notebooks/student/: blanks for guesses and answers instead of reasons, solutions and outputs.
+student-notebooks: $(READY)
+	.venv/bin/python notebooks/student_copies.py
 
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -11,7 +11,7 @@ SHOWN = {  # which of its pictures, counted from 0, or from the end
     "02_noise_is_an_angle": -1,
     "03_build_and_train": 3,
     "04_sphere_coverage": 2,
-    "05_refinement": 2,
+    "05_refinement": 1,
     "06_interpolation_and_editing": 7,
     "07_against_diffusion": 2,
 }

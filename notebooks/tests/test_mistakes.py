@@ -32,6 +32,12 @@ MISTAKES = {
         wrong="step_noise = torch.randn(passes, *step_noise.shape[1:])",
         notebook="05_refinement.ipynb",
     ),
+    "the heat map of the wrong noise": Mistake(
+        file="notebooks/05_refinement.ipynb",
+        right="angles_between_steps(shared.decoded)",
+        wrong="angles_between_steps(fresh.decoded)",
+        notebook="05_refinement.ipynb",
+    ),
     "guidance twice": Mistake(
         file="sphere_mini/sampling.py",
         right="unconditional + w * (conditional - unconditional)",
@@ -53,6 +59,12 @@ MISTAKES = {
             "        return spherify(slerp(u.flatten(0, 1), v.flatten(0, 1), t).view_as(u))\n"
             "    a = F.normalize(at_least_float32(u).flatten(1), dim=1)  # (B, L)\n"
         ),
+        notebook="06_interpolation_and_editing.ipynb",
+    ),
+    "slerp by linear weights": Mistake(
+        file="sphere_mini/sphere.py",
+        right="(torch.cos(turn) * a + torch.sin(turn) * across) * math.sqrt(a.shape[1])",
+        wrong="F.normalize((1 - t) * a + t * b, dim=1) * math.sqrt(a.shape[1])",
         notebook="06_interpolation_and_editing.ipynb",
     ),
     "spherify per token": Mistake(
@@ -79,7 +91,7 @@ def test_mistakes_can_be_made(mistake):
 @pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_breaks_an_assert(mistake, tmp_path):
-    for folder in ("sphere_mini", "notebooks", "checkpoints"):
+    for folder in ("sphere_mini", "notebooks", "checkpoints", "docs"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     file = tmp_path / mistake.file
