@@ -23,7 +23,7 @@ soak: $(READY)
 
 # Runs them in full and saves their pictures; results/ is made by notebooks/precompute*.py.
 notebooks: $(READY)
-	cd notebooks && for name in 0*.ipynb; do ../.venv/bin/python -m nbconvert --to notebook --execute --inplace \
+	cd notebooks && for name in *.ipynb; do ../.venv/bin/python -m nbconvert --to notebook --execute --inplace \
 	    --ExecutePreprocessor.record_timing=False $$name || exit 1; done
 	.venv/bin/python notebooks/teachers_page.py
 

@@ -51,7 +51,7 @@ def with_badge(notebook: dict[str, Any], name: str, repository: str) -> dict[str
 def main() -> None:
     """Rewrite all notebooks in place."""
     [repository] = sys.argv[1:]
-    for path in sorted(FOLDER.glob("0*.ipynb")):
+    for path in sorted(FOLDER.glob("*.ipynb")):
         notebook = with_badge(json.loads(path.read_text()), path.name, repository)
         path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
 

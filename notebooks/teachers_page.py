@@ -8,12 +8,13 @@ FOLDER = Path(__file__).parent
 SHOWN = {  # which of its pictures, counted from 0, or from the end
     "00_a_sphere_you_can_see": 2,
     "01_why_a_sphere": 5,
-    "02_noise_is_an_angle": -1,
+    "02_noise_is_an_angle": 3,
     "03_build_and_train": 3,
     "04_sphere_coverage": 2,
     "05_refinement": 1,
     "06_interpolation_and_editing": 7,
     "07_against_diffusion": 2,
+    "experiments": 3,
 }
 
 

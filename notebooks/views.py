@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from globe import COLOURS
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -41,7 +42,7 @@ def clouds(
             axes = figure.add_subplot(rows, columns, k, projection="3d")
             axes.set_title(name, y=1.0)
             some = evenly_spaced(len(v), MOST_DOTS)
-            shades = [f"C{each}" if isinstance(each, int) else each for each in c]
+            shades = [COLOURS[each] if isinstance(each, int) else each for each in c]
             draw_cloud(axes, v[some], directions, {"c": [shades[row] for row in some.tolist()]})
             axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
         name_digits(figure, sorted({c for row in colours for c in row if isinstance(c, int)}))
@@ -56,7 +57,7 @@ def few_shades(picture: Image.Image) -> Image.Image:
 def name_digits(figure: Figure, digits: Sequence[int]) -> None:
     """A legend of the digits' colours below a figure; none without digits."""
     if digits:
-        dots = [Line2D([], [], marker="o", linestyle="", color=f"C{digit}") for digit in digits]
+        dots = [Line2D([], [], marker="o", ls="", color=COLOURS[digit]) for digit in digits]
         figure.legend(dots, digits, loc="outside lower center", ncols=len(digits))
 
 

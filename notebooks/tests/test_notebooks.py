@@ -22,7 +22,6 @@ from sphere_mini.data.images import to_model_range
 from sphere_mini.evaluation.metrics import judge_digits
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-ASKING = [path for path in NOTEBOOKS if path.stem[:2] in ("00", "03", "05", "06", "07")]
 MOST_BYTES = 1_500_000
 MOST_COLUMNS = 100
 MOST_LINES = 30  # of a cell of code
@@ -53,8 +52,18 @@ def pictures_of(path):
     return found
 
 
-def test_there_are_eight():
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"0{k}" for k in range(8)]
+def test_there_are_eight_and_an_appendix():
+    *lessons, appendix = [path.stem for path in NOTEBOOKS]
+    assert [name[:2] for name in lessons] == [f"0{k}" for k in range(8)]
+    assert appendix == "experiments"
+
+
+def test_the_appendix_and_its_lessons_link_to_each_other():
+    by_name = {path.name: path.read_text() for path in NOTEBOOKS}
+    for path in NOTEBOOKS:
+        if path.stem[:2] in ("01", "02", "04"):
+            assert "](experiments.ipynb)" in by_name[path.name]
+            assert f"]({path.name})" in by_name["experiments.ipynb"]
 
 
 @each_notebook
@@ -65,7 +74,7 @@ def test_cells_that_only_check_are_folded(path):
             assert "\nassert " in f"\n{text_of(cell)}"
 
 
-@pytest.mark.parametrize("path", ASKING, ids=lambda path: path.stem)
+@each_notebook
 def test_a_lesson_asks_before_it_shows(path):
     text = "\n".join(text_of(cell) for cell in cells_of(path, "markdown"))
     assert text.count("> **Before you run: what will happen? Write it down.**") == 3
