@@ -10,11 +10,9 @@ import torch
 from IPython.display import display
 from matplotlib import cycler, pyplot, rc_context
 from matplotlib.figure import Figure
-from matplotlib.patches import ConnectionPatch
 from PIL import Image
 from torch import Tensor
 
-from sphere_mini.data.grids import to_uint8
 from sphere_mini.evaluation.metrics import cosine_law, pair_cosines
 from sphere_mini.evaluation.plots import STYLE, to_picture
 from sphere_mini.sphere import angle_between, perturb
@@ -212,40 +210,6 @@ def angle_panel(v: Tensor) -> Panel:
     panel.options["xlim"] = (min(found.min(), 90 - spread), max(found.max(), 90 + spread))
     panel.options["ylim"] = (0, 1.4 * density.max())
     return panel
-
-
-def tradeoff(
-    models: Sequence[tuple[str, float, float, Tensor]], size: Size = SIZE, **options: Any
-) -> Image.Image:
-    """Models as points, each joined to its samples at the right, as one picture.
-
-    models: (name, x, y, samples (C, 3, H, W) in [0, 1]). options: xlabel, ylabel, yscale and such,
-    for matplotlib's axes.
-    """
-    with_look = list(zip(models, cycle(LOOKS), strict=False))  # before sorting: colours are kept
-    with_look.sort(key=height, reverse=True)  # top down, as the points lie
-    with rc_context(STYLE):
-        figure = Figure(size, layout="constrained")
-        grid = figure.add_gridspec(len(models), 2)
-        axes = figure.add_subplot(grid[:, 0], **options)
-        axes.locator_params(axis="x", nbins=6)
-        for k, ((name, x, y, samples), look) in enumerate(with_look):
-            axes.plot(x, y, look.marker, color=look.colour, markersize=13)
-            row = figure.add_subplot(grid[k, 1], xticks=[], yticks=[])
-            row.imshow(np.concatenate(to_uint8(samples), axis=1), interpolation="nearest")
-            title = f"{name}: {x:.3g}, {y:.3g}"
-            row.set_title(title, loc="left", color=look.colour, fontsize=13)
-            at_point = {"xyA": (x, y), "coordsA": axes.transData}
-            at_row = {"xyB": (0, 0.5), "coordsB": row.transAxes}
-            joint = ConnectionPatch(**at_point, **at_row, color=look.colour, linewidth=1)
-            figure.add_artist(joint)
-        return to_picture(figure)
-
-
-def height(item: tuple[tuple[str, float, float, Tensor], Look]) -> float:
-    """y of a model and its look in `tradeoff`."""
-    (_, _, y, _), _ = item
-    return y
 
 
 def draw_cloud(axes: Any, points: Tensor, directions: Tensor, colours: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from plots import Panel, angle_panel, noise_triangle, plots, tradeoff
+from plots import Panel, angle_panel, noise_triangle, plots
 
 from sphere_mini.sphere import random_point
 
@@ -67,16 +67,6 @@ def test_the_triangles_arc_runs_from_v_to_the_noisy_point():
     assert torch.allclose(torch.hypot(x, y), x[0]) and x[0] < 2
     right, up = panel.texts["α"]
     assert np.degrees(np.arctan2(up, right)) == pytest.approx(30, abs=0.1)
-
-
-def test_tradeoff_shows_each_models_samples():
-    samples = torch.zeros(4, 3, 8, 8)
-    samples[:, 1] = 0.5  # a green that no other part of the picture has
-    green = []
-    for shown in (samples, 0 * samples):
-        picture = tradeoff([("a", 1.0, 2.0, shown), ("b", 2.0, 1.0, shown)])
-        green.append(pixels_of_colour(picture, (0, 127, 0)))
-    assert green[0] > 5000 and green[1] == 0
 
 
 def test_the_angle_panel_holds_pairs_beside_the_law_for_uniform_points():
