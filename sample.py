@@ -21,6 +21,7 @@ import sphere_mini
 from sphere_mini.cli import FLAGS, SEVERAL, Parser, run_script
 from sphere_mini.config import NUM_SEEDS
 from sphere_mini.data import grids
+from sphere_mini.data.images import stitch
 from sphere_mini.data.inputs import class_number
 from sphere_mini.data.picture_files import open_picture, square_pixels
 from sphere_mini.distributed import connect, rank
@@ -30,19 +31,27 @@ from sphere_mini.evaluation.features import EXTRACTORS, NUMBERED_BELOW
 from sphere_mini.evaluation.metrics import psnr
 from sphere_mini.evaluation.report import facts_of, usual_num_images
 from sphere_mini.extras.export import export_images
-from sphere_mini.files import claim_path, free_path, writing
+from sphere_mini.files import (
+    HUB_PREFIX,
+    claim_path,
+    free_path,
+    local_folder,
+    shipped_models,
+    writing,
+)
 from sphere_mini.model import SphereEncoder
-from sphere_mini.sampling import stitch
 
 MIN_TILE = 96  # pixels a side of an image in a picture, at least: large enough to see
 LOOP = "--num-steps --guidance --guidance-place --noise --schedule"
+PRIOR = "--prior --dataset --data-dir --seed"
 SCORES = "--num-reference --judge --num-images --repeats"
 
 
 def parse_args(argv: list[str]) -> Namespace:
     """The command line; without a task it is `generate`."""
     parser = Parser(prog="sample.py", description=__doc__)
-    parser.add_argument("run", metavar="RUN", help="run folder, model folder or hf://owner/name")
+    shipped = f"or a shipped model: {', '.join(shipped_models())}"
+    parser.add_argument("run", metavar="RUN", help=f"run folder, hf://owner/name, {shipped}")
     tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True, parser_class=Parser)
     for name, (function, flags) in TASKS.items():
         about = function.__doc__.splitlines()[0]
@@ -56,12 +65,18 @@ def parse_args(argv: list[str]) -> Namespace:
                 shown = " ".join(map(str, default)) if isinstance(default, list) else default
                 options["help"] += f" (default: {shown})"
             task.add_argument(flag, **options)
+    argv = argv or ["--help"]
     help_flags = ["-h", "--help"]
-    if argv and argv[0] not in help_flags:
+    if argv[0] not in help_flags:
         require(not argv[0].startswith("-"), "RUN comes first, then a task and its flags")
         if not argv[1:] or argv[1] not in [*TASKS, *help_flags]:
             argv = [argv[0], "generate", *argv[1:]]
-    return parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    problem = f"{args.task} takes no {' '.join(unknown)}"
+    require(
+        not unknown, f"{problem}; `python sample.py RUN {args.task} --help` lists what there is"
+    )
+    return args
 
 
 def main() -> None:
@@ -73,16 +88,20 @@ def main() -> None:
         require(0 <= seed < NUM_SEEDS, f"--seed must be in 0 ... 2^32 - 1, not {seed}")
     if args.out:  # what is wrong with it should not cost the wait for the picture
         require(not os.path.isfile(args.out), f"{args.out} exists already; choose another --out")
-        is_name = args.task == "evaluate" or args.out.endswith(".png")
-        require(is_name, f"--out takes a name that ends in .png, not {args.out}")
+        is_name = args.task == "evaluate" or args.out.lower().endswith(grids.SUFFIXES)
+        known = ", ".join(grids.SUFFIXES)
+        require(is_name, f"--out takes a name that ends in one of {known}, not {args.out}")
     scale = getattr(args, "scale", None)
     require(scale is None or scale > 0, f"--scale must be above 0, not {scale}")
     device = connect(args.device)
+    if not args.run.startswith(HUB_PREFIX):
+        args.run = str(local_folder(args.run))
     model = SphereEncoder.from_pretrained(args.run).to(device)
     args.labels = [class_number(text, model.config) for text in getattr(args, "classes", [])]
     args.min_side = scale and scale * model.config.image_size  # pixels of an image in a picture
-    if "fitted" in getattr(args, "prior", ""):
-        args.fitted = command.find_prior(args.run, model)  # all ranks together
+    args.fitted = None
+    if "fitted" in getattr(args, "prior", ""):  # all ranks together
+        args.fitted = command.find_prior(args.run, model, args.dataset, args.data_dir)
     is_shared = args.task == "evaluate" or getattr(args, "save_images", None)
     if rank() == 0 or is_shared:  # a picture is the work of one rank
         args.function(model, args)
@@ -107,14 +126,16 @@ def generate(model: SphereEncoder, args: Namespace) -> None:
         print(f"{total:,} images are in {folder}")
         return
     labels = args.labels or grids.grid_labels(model)
-    count = count or (1 if args.trajectory else grids.GRID_COLUMNS)
+    steps = args.num_steps
+    count = count or (1 if args.trajectory else max(1, grids.GRID_COLUMNS // len(steps)))
     options = {"seed": args.seed, "every_step": args.trajectory} | loop_options(args)
-    rows, names = grids.class_rows(model, labels, count, args.num_steps, **options)
-    captions = None
+    rows = grids.class_rows(model, labels, count, steps, **options)
+    names = [model.config.class_name(label) for label in labels]
+    captions = [grids.step_captions(steps, count)] * len(rows) if len(steps) > 1 else None
     if args.trajectory:
         rows = [image for row in rows for image in row.unbind(1)]  # (T, 3, H, W) each
         names = [name for name in names for _ in range(count)]
-        captions = [step_names(args.num_steps[0])] * len(names)
+        captions = [step_names(steps[0])] * len(names)
     save_grid(rows, names, captions, model, args)
 
 
@@ -122,41 +143,43 @@ def reconstruct(model: SphereEncoder, args: Namespace) -> None:
     """Images beside their reconstructions, with the PSNR."""
     real = read_images(args.images, model)
     columns = [real]
-    captions = [["input"] for _ in real]
+    names = [Path(path).name for path in args.images]
+    captions = [[name if len(name) < 16 else f"…{name[-14:]}"] for name in names]
     for label in args.labels or [None]:
         y = None if label is None else [label] * len(real)
         again = sphere_mini.reconstruct(model, real, y).cpu()
         columns.append(again)
         for row, score in zip(captions, psnr(again, real).tolist(), strict=True):
             row.append(f"{model.config.class_name(label)} {score:.1f} dB".strip())
-    rows = torch.stack(columns, dim=1)  # (B, 1 + classes, 3, H, W)
-    names = [Path(path).name for path in args.images]
-    save_grid(list(rows), names, captions, model, args)
+    shown = torch.stack(columns, dim=1)  # (B, 1 + classes, 3, H, W)
+    in_a_row = max(1, grids.GRID_COLUMNS // len(columns))
+    rows = [some.flatten(0, 1) for some in shown.split(in_a_row)]
+    texts = [sum(captions[k : k + in_a_row], []) for k in range(0, len(real), in_a_row)]
+    save_grid(rows, [""] * len(rows), texts, model, args)
 
 
 def interpolate(model: SphereEncoder, args: Namespace) -> None:
-    """A path between two seeds, also as an animation, or a grid among four."""
-    is_grid = len(args.seed) == 4
-    require(not (is_grid and args.path), "a grid among four seeds is bilinear; leave out --path")
-    require(len(args.classes) in (0, len(args.seed)), "--class takes one class per seed")
-    y = args.labels or None
-    path = args.path or "spherical"
-    count = args.frames
-    options = loop_options(args)
-    images = sphere_mini.interpolate(model, y, args.seed, count, path, args.num_steps, **options)
-    images = images.cpu()
-    ends = args.classes or [f"seed {seed}" for seed in args.seed]
+    """A path between two seeds or images, also as an animation, or a grid among four."""
+    ends = [Path(path).name for path in args.images] or [f"seed {seed}" for seed in args.seed]
+    is_grid = len(ends) == 4
+    require(not (is_grid and args.path), "a grid among four ends is bilinear; leave out --path")
+    require(len(args.classes) in (0, len(ends)), "--class takes one class for each end")
+    problem = "a fitted prior is for seeds; leave out the images or --prior"
+    require(not (args.images and args.fitted), problem)
+    options = {"frames": args.frames, "path": args.path or "spherical"} | loop_options(args)
+    options["num_steps"] = args.num_steps or (1 if args.images else 4)
+    if args.images:
+        options["x"] = read_images(args.images, model)
+    images = sphere_mini.interpolate(model, args.labels or None, args.seed, **options).cpu()
+    ends = args.classes or ends
     names = [f"{ends[0]} → {ends[1]}"]
     if is_grid:  # corners, at the left of the first and of the last row
-        names += [""] * (count - 1)
+        names += [""] * (args.frames - 1)
         names[-1] = f"{ends[2]} → {ends[3]}"
-    picture = save_grid(images.split(count), names, None, model, args)
-    if not is_grid:
-        animation = free_path(picture.with_suffix(".gif"))
-        with writing(animation):
-            min_side = args.min_side or grids.MIN_FRAME
-            grids.save_animation(images, animation, args.command, min_side)
-        print(f"animation: {animation}")
+    picture = save_grid(images.split(args.frames), names, None, model, args)
+    if not is_grid and picture.suffix != ".gif":
+        args.out = str(free_path(picture.with_suffix(".gif")))
+        save_grid([images], names, None, model, args)
 
 
 def manipulate(model: SphereEncoder, args: Namespace) -> None:
@@ -209,25 +232,15 @@ def evaluate_model(model: SphereEncoder, args: Namespace) -> None:
         return
     print(f"\n{report.table()}")
     pictures = command.write_report(report, folder, args.command, path.name)
-    print()
-    for sentence in command.advice_on(report, pictures[0]):
-        print(f"note: {sentence}")
     print(f"written to {folder}: {path.name}, the tables in scores.md, {' and '.join(pictures)}")
     print("what each figure says: docs/numbers.md")
 
 
 def loop_options(args: Namespace) -> dict[str, Any]:
-    """The flags of the loop, but for its steps, as arguments of the sampling functions.
-
-    args.fitted: the fitted prior, where --prior asks for it.
-    """
-    options = {
-        "guidance": args.guidance,
-        "guidance_place": args.guidance_place,
-        "share_noise": args.noise == "shared",
-        "decay": args.schedule == "decay",
-    }
-    if getattr(args, "prior", "uniform") == "fitted":
+    """The loop's flags, but for its steps, as arguments of the sampling functions."""
+    names = ("guidance", "guidance_place", "noise", "schedule")
+    options = {name: getattr(args, name) for name in names}
+    if args.fitted:
         options["start"] = args.fitted.points
     return options
 
@@ -245,14 +258,22 @@ def save_grid(
     model: SphereEncoder,
     args: Namespace,
 ) -> Path:
-    """Save a task's picture, as `image_grid` makes it, with what is needed to make it again."""
-    picture = grids.image_grid(rows, names, captions, args.min_side or MIN_TILE)
+    """Save a task's picture, with what is needed to make it again; a GIF column by column."""
     facts = {"command": args.command, "weights": model.weights_hash()}
     if "seed" in args:
         facts["seed"] = args.seed
     path = claim_path(args.out, Path("pictures", f"{Path(args.run).name}-{args.task}.png"))
+    side = args.min_side or MIN_TILE
     with writing(path):
-        grids.save_picture(picture, path, facts)
+        if path.suffix.lower() == ".gif":
+            frames = []
+            for c in range(len(rows[0])):
+                texts = captions and [row[c : c + 1] for row in captions]
+                column = [row[c : c + 1] for row in rows]
+                frames.append(grids.image_grid(column, names, texts, side))
+            grids.save_animation(frames, path, args.command)
+        else:
+            grids.save_picture(grids.image_grid(rows, names, captions, side), path, facts)
     print(f"picture: {path}")
     return path
 
@@ -263,17 +284,21 @@ def step_names(num_steps: int) -> list[str]:
 
 
 TASKS = {  # what does it, and its flags
-    "generate": (generate, f"{LOOP} --prior --seed --class --per-class --trajectory --save-images"),
+    "generate": (generate, f"{LOOP} {PRIOR} --class --per-class --trajectory --save-images"),
     "reconstruct": (reconstruct, "images --class"),
-    "interpolate": (interpolate, f"{LOOP} --prior --seed --class --frames --path"),
+    "interpolate": (interpolate, f"images {LOOP} {PRIOR} --class --frames --path"),
     "manipulate": (manipulate, f"image {LOOP} --seed --class --strength"),
     "crossover": (crossover, f"images {LOOP} --seed --stitch --swap --strength"),
-    "evaluate": (evaluate_model, f"{LOOP} --prior --seed --dataset --data-dir --features {SCORES}"),
+    "evaluate": (evaluate_model, f"{LOOP} {PRIOR} --features {SCORES}"),
 }
 SWEPT = [*LOOP.split(), "--prior"]  # each takes several values, and all are combined
 CHANGES = {  # options of flags, where they are not as in `FLAGS`
     "generate": {"--num-steps": SEVERAL | dict(default=[4])},
-    "interpolate": {"--seed": SEVERAL | dict(default=[0, 1], help="two, or four for a grid")},
+    "interpolate": {
+        "images": dict(nargs="*", help="two or four files as ends, instead of seeds"),
+        "--num-steps": dict(default=None, help="steps of the loop (default: 4, of images 1)"),
+        "--seed": SEVERAL | dict(default=[0, 1], help="two, or four for a grid"),
+    },
     "manipulate": {"--num-steps": dict(default=10)},
     "crossover": {
         "images": dict(nargs=2),

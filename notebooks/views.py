@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 from plots import LOOKS, Look, Size, draw_cloud
+from sphere_mini.evaluation.plots import STYLE, to_picture
 from torch import Tensor
 
 from sphere_mini.data.images import evenly_spaced
-from sphere_mini.evaluation.plots import STYLE, to_picture
 from sphere_mini.sphere import angle_between, slerp
 
 ARC_POINTS = 30

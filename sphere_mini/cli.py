@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from .data.inputs import GUIDANCE_PLACES, PATHS, STITCHES
+from .data.inputs import GUIDANCE_PLACES, NOISES, PATHS, SCHEDULES, STITCHES
 from .distributed import disconnect
 from .errors import UserError
 from .recipe import SETS
@@ -22,12 +22,14 @@ FLAGS = {  # options of sample.py's flags
     "--num-steps": dict(type=int, default=4, help="steps of the loop"),
     "--guidance": dict(type=float, default=1.0, help="classifier-free guidance, 1 is off"),
     "--guidance-place": dict(choices=GUIDANCE_PLACES, default="both", help="what it acts on"),
-    "--noise": dict(choices=("shared", "fresh"), default="shared", help="of all steps, or of each"),
-    "--schedule": dict(choices=("fixed", "decay"), default="fixed", help="of the noise's angle"),
+    "--noise": dict(choices=NOISES, default="shared", help="of all steps, or of each"),
+    "--schedule": dict(choices=SCHEDULES, default="fixed", help="of the noise's angle"),
     "--prior": dict(choices=("uniform", "fitted"), default="uniform", help="fitted: to images"),
     "--seed": dict(type=int, default=0, help="of the first image; the next ones count up"),
     "--class": SEVERAL | dict(dest="classes", metavar="CLASS", default=[], help=CLASS_HELP),
-    "--per-class": dict(type=int, metavar="N", help="images (default: 10; of a trajectory 1)"),
+    "--per-class": dict(
+        type=int, metavar="N", help="images (default: ten a row; of a trajectory 1)"
+    ),
     "--trajectory": dict(action="store_true", help="one row an image, showing every step"),
     "--save-images": dict(metavar="DIR", help="single PNGs, N of every class; goes on there"),
     "--frames": dict(type=int, default=16, help="images of a path, or of a grid's side"),
@@ -35,14 +37,16 @@ FLAGS = {  # options of sample.py's flags
     "--strength": dict(type=float, default=1.0, help="share of the noise, above 0 and up to 1"),
     "--stitch": dict(choices=STITCHES, default="vertical", help="where the first lies"),
     "--swap": dict(action="store_true", help="the second image takes the first one's place"),
-    "--dataset": dict(choices=SETS, help="training images to compare with (default: RUN's)"),
+    "--dataset": dict(
+        choices=SETS, help="training images, to compare with or to fit a prior to (default: RUN's)"
+    ),
     "--data-dir": dict(metavar="PATH", help="where they are (default: RUN's, or data/<dataset>)"),
     "--features": dict(help="default: efficientnet; for the digits pixels"),
     "--num-reference": dict(type=int, metavar="N", default=50_000, help="training images at most"),
     "--judge": dict(action="store_true", help="train a classifier of samples, if RUN has none"),
     "--num-images": dict(type=int, metavar="N", help="samples a row (default: usually 50,000)"),
     "--repeats": dict(type=int, metavar="K", default=1, help="N samples K times: mean ± deviation"),
-    "--out": dict(metavar="PNG", help="must not exist (default: in pictures/, numbered)"),
+    "--out": dict(metavar="FILE", help="PNG, PDF, SVG or GIF (default: in pictures/, numbered)"),
     "--scale": dict(type=int, metavar="N", help="picture's pixels for one of an image's"),
     "--device": dict(default="auto", help="auto, or a device of this machine by name"),
 }

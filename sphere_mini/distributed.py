@@ -21,10 +21,7 @@ T = TypeVar("T")
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`, or the best one for "auto"; `UserError` where it is not there.
-
-    On a CPU this process keeps freed memory from now on.
-    """
+    """The device called `name`, or for "auto" the best one; `UserError` where it is not there."""
     cpu = torch.device("cpu")
     best = torch.accelerator.current_accelerator(check_available=True) or cpu
     devices = {"auto": best, "cpu": cpu, best.type: best}

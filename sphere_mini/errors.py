@@ -1,9 +1,10 @@
 """Errors that a user can mend, in one sentence each, and names as messages show them."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
 MOST_NAMED = 5  # names that a message lists
@@ -25,6 +26,11 @@ def require(condition: bool, problem: str) -> None:
     """Raise `UserError` with the problem unless the condition holds."""
     if not condition:
         raise UserError(problem)
+
+
+def require_known(name: str, value: Any, known: Iterable[Any]) -> None:
+    """`UserError` where a value is none of those that are known."""
+    require(value in known, f"{name} must be one of {', '.join(known)}, not {value!r}")
 
 
 @contextmanager

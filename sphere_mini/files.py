@@ -21,6 +21,7 @@ WEIGHTS_FILE = "model.safetensors"
 PRIOR_FILE = "prior.safetensors"  # ours, where there is one: see extras/prior.py
 JUDGE_FILE = "judge.safetensors"  # likewise: see evaluation/judge.py
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, PRIOR_FILE, JUDGE_FILE)
+SHIPPED = Path(__file__).parents[1] / "checkpoints"
 UMASK = os.umask(0)  # the only way to ask for it is to set it
 os.umask(UMASK)
 
@@ -115,14 +116,21 @@ def warn_on_write_error(what: str) -> Iterator[None]:
         tqdm.write(f"warning: {what} could not be written ({error}); the older file is as it was")
 
 
-def local_folder(folder: str | Path, files: Sequence[str] = MODEL_FILES) -> Path:
-    """The folder itself, or the local copy of "hf://owner/name"; `UserError` without either.
+def shipped_models() -> list[str]:
+    """Names of the models that this copy of the repository brings; none where it is a wheel."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}"))
 
-    files: those that are fetched, as patterns.
+
+def local_folder(folder: str | Path, files: Sequence[str] = MODEL_FILES) -> Path:
+    """The folder itself, a shipped model by name, or the local copy of "hf://owner/name".
+
+    files: those that are fetched, as patterns. `UserError` where there is none of the three.
     """
     if not str(folder).startswith(HUB_PREFIX):
-        advice = "pass a run folder of train.py or a model folder"
-        require(os.path.isdir(folder), f"there is no folder {folder}; {advice}")
+        if not os.path.isdir(folder) and str(folder) in shipped_models():
+            return SHIPPED / folder
+        known = ", ".join(["a run folder of train.py", "a model folder", *shipped_models()])
+        require(os.path.isdir(folder), f"there is no folder {folder}; pass one of: {known}")
         require(is_utf8(str(folder)), f"{folder} is not in UTF-8; rename it")
         return Path(folder)
     name = folder.removeprefix(HUB_PREFIX)

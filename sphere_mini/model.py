@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .config import SphereConfig, config_from_dict
+from .data.inputs import Labels, as_labels
 from .files import CONFIG_FILE, WEIGHTS_FILE, local_folder, read_newest, write_safely
 from .vit import ViT, build_decoder, build_encoder
 
@@ -29,22 +30,24 @@ class SphereEncoder(nn.Module):
         self.decoder = build_decoder(config)
         initialize(self)
 
-    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def encode(self, x: Tensor, y: Labels = None) -> Tensor:
         """Images x (B, 3, H, W) in [-1, 1] and labels y (B,) → raw latents z (B, N, D).
 
-        y: long labels, or (B, num_classes + 1) float shares that mix class embeddings; None with
-        classes means the null label.
+        y: long labels, or (B, num_classes + 1) float shares that mix class embeddings; one class
+        by name or number, or a list of them; None with classes means the null label.
         """
         return self.encoder(x, self.embed_labels(self.encoder, y, len(x)))
 
-    def decode(self, v: Tensor, y: Tensor | None = None) -> Tensor:
+    def decode(self, v: Tensor, y: Labels = None) -> Tensor:
         """Points v (B, N, D) and labels y (B,), as in `encode` → images (B, 3, H, W) in [-1, 1]."""
         return self.decoder(v, self.embed_labels(self.decoder, y, len(v)))
 
-    def embed_labels(self, vit: ViT, y: Tensor | None, batch_size: int) -> Tensor | None:
+    def embed_labels(self, vit: ViT, y: Labels, batch_size: int) -> Tensor | None:
         """Class embeddings (B, width) from one end's own table, or None without classes."""
         if not self.config.num_classes:
             return None
+        if not isinstance(y, Tensor | None):  # by name or number
+            y = as_labels(y, self.config, self.device)
         if y is None:
             y = torch.full((batch_size,), self.config.null_label, device=self.device)
         if y.is_floating_point():

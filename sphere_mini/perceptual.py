@@ -41,10 +41,7 @@ class Perceptual(nn.Module):
 
 
 class EfficientNetLite(Perceptual):
-    """EfficientNet-Lite0 at four resolutions, each pixel's channels scaled to unit length.
-
-    Its weights are a pip package: nothing is downloaded.
-    """
+    """EfficientNet-Lite0 at four resolutions, channels scaled to unit length; no download."""
 
     def __init__(self, pretrained: bool = True) -> None:
         super().__init__(EfficientNet.from_name("efficientnet-lite0"))
@@ -133,10 +130,7 @@ def enlarged(x: Tensor, size: int) -> Tensor:
 
 
 def fetched(build: Callable[[], T], file: str, otherwise: str = NO_DOWNLOAD) -> T:
-    """What `build` makes of weights that it may have to download.
-
-    `UserError` says which file to place where, or what to use otherwise.
-    """
+    """What `build` makes of weights that it may download; `UserError`: which file to place."""
     try:
         with warnings.catch_warnings(action="ignore"):  # lpips uses torchvision's old spelling
             return build()

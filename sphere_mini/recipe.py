@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .config import NUM_SEEDS, SIZES, SphereConfig
-from .errors import require
+from .errors import require, require_known
 from .losses import LossWeights
 from .perceptual import NETWORKS
 
@@ -88,8 +88,7 @@ class Recipe(LossWeights):
         require(self.seed < NUM_SEEDS, f"seed must be below 2^32, not {self.seed}")
         choices = {"model": SIZES, "dtype": DTYPES, "perceptual": PERCEPTUALS}
         for name, known in (choices | {"optimizer": OPTIMIZERS}).items():
-            value = getattr(self, name)
-            require(value in known, f"{name} must be one of {', '.join(known)}, not {value!r}")
+            require_known(name, getattr(self, name), known)
         batch = f"a batch of {self.batch_size} in {self.grad_accum} micro-batches"
         problem = f"{batch} does not split evenly; change --grad-accum"
         require(self.batch_size % self.grad_accum == 0, problem)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .config import SphereConfig
 from .data import inputs
-from .data.images import to_unit_range
-from .data.inputs import STITCHES, Labels
+from .data.images import stitch, to_unit_range
+from .data.inputs import Labels
 from .model import SphereEncoder
 from .sphere import perturb, slerp, spherify
 
@@ -95,6 +95,7 @@ def draw(
     return labels, drawn[0], step_noise.to(model.device)
 
 
+@inputs.in_words
 @torch.no_grad()
 def generate(
     model: SphereEncoder,
@@ -119,6 +120,7 @@ def generate(
     (B, N, D) and step_noise (T-1, B, N, D; with share_noise the first serves all) replace the
     draws. every_step: the image after each step, (T, B, 3, H, W). start: the points for noise and
     labels, such as a fitted prior's `points` (ours); None: spherify. `UserError`: out of range.
+    Also as `sample.py` says it: noise="shared" or "fresh", schedule="fixed" or "decay".
     """
     inputs.check_loop(num_steps)
     _, on_pixels = guidance_weights(guidance, guidance_place)
@@ -142,13 +144,17 @@ def reconstruct(model: SphereEncoder, x: Tensor, y: Labels = None) -> Tensor:
 
     y: one class for each image, as in `generate`; None: the null class.
     """
-    y = inputs.as_labels(y, model.config)
+    y = inputs.as_labels(y, model.config, model.device)
+    return to_unit_range(model.decode(points_of(model, x, y), y))
+
+
+def points_of(model: SphereEncoder, x: Tensor, y: Tensor | None) -> Tensor:
+    """Where images x (B, 3, H, W) in [0, 1] lie on the sphere: (B, N, D) under labels y (B,)."""
     inputs.seeds_for(None, y=y, x=x)  # as many of one as of the other
-    x = inputs.as_model_input(x.to(model.device))
-    y = None if y is None else y.to(model.device)
-    return to_unit_range(model.decode(spherify(model.encode(x, y)), y))
+    return spherify(model.encode(inputs.as_model_input(x.to(model.device), model.config), y))
 
 
+@inputs.in_words
 @torch.no_grad()
 def interpolate(
     model: SphereEncoder,
@@ -157,19 +163,26 @@ def interpolate(
     frames: int = 16,
     path: str = "spherical",
     num_steps: int = 4,
+    x: Tensor | None = None,
     **sampling: Any,
 ) -> Tensor:
     """Images (frames, 3, H, W) in [0, 1] on the path between two seeds' points, with both ends.
 
     path: "spherical", the great circle, or "linear" between the noises. y: two classes, mixed as
     embeddings; None as in `generate`. Four seeds (and labels) make a bilinear grid, (frames², ...)
-    row by row. All share the first seed's refinement noise; `sampling`: as in `generate`.
+    row by row. x: images (2 or 4, 3, H, W) in [0, 1] as ends, instead; without y under the null
+    class. All share the first seed's refinement noise; `sampling`: as in `generate`.
     """
+    if x is not None:
+        seeds = [seeds[0]] * len(x)
     corners = len(seeds)
     inputs.check_loop(num_steps)
     inputs.check_path(corners, frames, path)
-    y = inputs.as_labels(y, model.config)
+    y = inputs.as_labels(y, model.config, model.device)
     labels, ends, step_noise = draw(model, inputs.seeds_for(seeds, y=y), num_steps - 1, False)
+    if x is not None:
+        labels = torch.full_like(labels, model.config.null_label)
+        ends = points_of(model, x, y).cpu()
     shares = corner_shares(frames, corners)  # (n, corners)
     noise = torch.einsum("nk,ktd->ntd", shares, ends)
     if path == "spherical" and corners == 2:
@@ -191,6 +204,7 @@ def corner_shares(frames: int, corners: int) -> Tensor:
     return torch.einsum("ri,cj->rcij", ends, ends).reshape(-1, 4)
 
 
+@inputs.in_words
 @torch.no_grad()
 def manipulate(
     model: SphereEncoder,
@@ -211,11 +225,10 @@ def manipulate(
     decay (r = 1 - t/(T+1)). Else see `generate`.
     """
     inputs.check_loop(num_steps, strength)
-    y = inputs.as_labels(y, model.config)
+    y = inputs.as_labels(y, model.config, model.device)
     seeds = inputs.seeds_for(seeds, y=y, x=x)
     *_, step_noise = draw(model, seeds, num_steps, share_noise, step_noise)
-    x = inputs.as_model_input(x.to(model.device))
-    y = None if y is None else y.to(model.device)
+    x = inputs.as_model_input(x.to(model.device), model.config)
     steps = list(refine(model, x, y, step_noise, strength, **sampling))
     return to_unit_range(torch.stack(steps) if every_step else steps[-1])
 
@@ -226,18 +239,3 @@ def crossover(
     """`manipulate` two images (B, 3, H, W) in [0, 1] after `stitch`; null class, strength 0.25."""
     sampling.setdefault("strength", 0.25)
     return manipulate(model, stitch(a, b, how), None, **sampling)
-
-
-def stitch(a: Tensor, b: Tensor, how: str) -> Tensor:
-    """Two images (..., 3, H, H) as one: `a` on its side of the seam, `b` elsewhere.
-
-    `a` lies on top (vertical), left (horizontal), or in the triangle of the upper right (backward)
-    or upper left (forward), diagonal included.
-    """
-    inputs.check_stitch(how)
-    side = a.shape[-1]
-    column = torch.arange(side, device=a.device)
-    row = column[:, None]
-    # where `a` lies, in the order of STITCHES
-    masks = (2 * row < side, 2 * column < side, column >= row, row + column < side)
-    return torch.where(masks[STITCHES.index(how)], a, b)

@@ -1,14 +1,15 @@
-"""Rows of samples, grids of images as one picture, and files of them."""
+"""Rows of samples, grids of images as one picture, the style of figures, and files of them."""
 
 import math
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -21,8 +22,20 @@ from .images import evenly_spaced
 MIN_TILE = 48  # pixels a side of an image in a grid, at least
 GAP = 4  # pixels between images
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-MIN_FRAME = 192  # pixels a side of an animation, at least
+SUFFIXES = (".png", ".pdf", ".svg", ".gif")  # of pictures
 GRID_COLUMNS = 10
+BLUE = "#0072B2"  # of Okabe and Ito's colours, which colour-blind eyes tell apart
+STYLE = {
+    "font.size": 14,
+    "lines.linewidth": 2.5,
+    "lines.markersize": 9,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.edgecolor": "none",
+    "legend.fontsize": 12,
+}
 
 
 def grid_labels(model: SphereEncoder) -> list[int | None]:
@@ -38,24 +51,27 @@ def class_rows(
     steps: Sequence[int] = (4,),
     seed: int = 0,
     **sampling: Any,
-) -> tuple[list[Tensor], list[str]]:
-    """One row (columns, 3, H, W) of samples for each class and number of steps, and rows' names.
+) -> list[Tensor]:
+    """One row of samples for each class, (len(steps)·columns, 3, H, W), grouped by steps.
 
     A column is one seed, from `seed` on, under every class; without classes (labels None) every
     image has its own. sampling: as in `generate`.
     """
     rows = []
-    names = []
-    for num_steps, (r, label) in product(steps, enumerate(labels)):
+    for r, label in enumerate(labels):
         first = seed + (r * columns if label is None else 0)
         y = None if label is None else torch.full((columns,), label)
-        seeds = range(first, first + columns)
-        rows.append(generate(model, y, num_steps, seeds=seeds, **sampling))
-        parts = [model.config.class_name(label)]
-        if len(steps) > 1:
-            parts.append(count_steps(num_steps))
-        names.append(" · ".join(filter(None, parts)))
-    return rows, names
+        options = dict(seeds=range(first, first + columns), **sampling)
+        rows.append(
+            torch.cat([generate(model, y, num_steps, **options) for num_steps in steps], -4)
+        )
+    return rows
+
+
+def step_captions(steps: Sequence[int], columns: int) -> list[str]:
+    """What stands under a row of `class_rows`: the steps, where their group of columns begins."""
+    groups = [[count_steps(num_steps), *[""] * (columns - 1)] for num_steps in steps]
+    return sum(groups, [])
 
 
 def quantise(images: Tensor) -> Tensor:
@@ -111,22 +127,34 @@ def enlarge(pixels: np.ndarray, at_least: int) -> Image.Image:
     return Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
 
 
+def to_picture(figure: Figure) -> Image.Image:
+    """A figure's pixels."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())
+    return Image.fromarray(pixels).convert("RGB")
+
+
 def save_picture(picture: Image.Image, path: Path, facts: dict[str, Any]) -> None:
-    """Write a PNG that carries `facts` as text, so that it can be made again."""
-    text = PngInfo()
-    for name, value in facts.items():
-        text.add_text(name, printable(str(value)))
-    picture.save(path, "PNG", pnginfo=text)
+    """Write a PNG (PDF, SVG: by its suffix) that carries `facts`, to make it again."""
+    texts = {name: printable(str(value)) for name, value in facts.items()}
+    if path.suffix.lower() in (".pdf", ".svg"):
+        figure = Figure([side / 100 for side in picture.size], dpi=100)
+        figure.figimage(np.asarray(picture))
+        title = ", ".join(f"{name}: {text}" for name, text in texts.items())
+        figure.savefig(path, metadata={"Title": title}, dpi=100)
+        return
+    notes = PngInfo()
+    for name, text in texts.items():
+        notes.add_text(name, text)
+    picture.save(path, "PNG", pnginfo=notes)
 
 
-def save_animation(images: Tensor, path: Path, comment: str, min_side: int = MIN_FRAME) -> None:
-    """Write images (n, 3, H, H) in [0, 1] as an endless GIF, there and back, with a comment."""
-    there = [enlarge(pixels, min_side) for pixels in to_uint8(images)]
-    back = there[-2:0:-1]
-    frames = [120] * len(back)  # milliseconds
-    times = [600, *frames, 600, *frames]  # both ends stand longer
-    options = dict(duration=times, loop=0, comment=printable(comment).encode())
-    there[0].save(path, "GIF", save_all=True, append_images=[*there[1:], *back], **options)
+def save_animation(frames: Sequence[Image.Image], path: Path, comment: str) -> None:
+    """Write frames as an endless GIF, there and back, with a comment."""
+    others = [*frames[1:], *frames[-2:0:-1]]
+    options = dict(duration=200, loop=0, comment=printable(comment).encode())  # milliseconds
+    frames[0].save(path, "GIF", save_all=True, append_images=others, **options)
 
 
 def count_steps(num_steps: int) -> str:

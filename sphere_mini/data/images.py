@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from ..config import SphereConfig
 from ..distributed import pick_device, rank_shard, read_together
-from ..errors import ReadError, UserError, composed, require, shortened
+from ..errors import ReadError, UserError, composed, require, require_known, shortened
 from ..recipe import Recipe
+from .inputs import STITCHES
 from .picture_files import open_picture, square_pixels
 
 # (picture or the path of one, label) for each image: torchvision's sets, or a folder's files
@@ -79,10 +80,7 @@ class ImageSet:
 
 @dataclass
 class ImageFiles(Dataset):
-    """Images on disk, decoded at each access: item i is (uint8 (3, H, H), label).
-
-    `UserError` names a file that cannot be read.
-    """
+    """Images on disk: item i is (uint8 (3, H, H), label), or a `UserError` that names the file."""
 
     source: Source  # (picture, path of one, or tensor as in `tensor_picture`; label) of each
     class_names: tuple[str, ...]
@@ -215,11 +213,23 @@ def to_unit_range(x: Tensor) -> Tensor:
     return (x.float() + 1) / 2
 
 
-def batch_indices(step: int, batch_size: int, num_images: int, seed: int) -> Tensor:
-    """Indices (B,) of one step's images, which the seed alone fixes.
+def stitch(a: Tensor, b: Tensor, how: str) -> Tensor:
+    """Two images (..., 3, H, H) as one: `a` on its side of the seam, `b` elsewhere.
 
-    They are a window on an endless row of shuffled epochs: nothing is dropped or repeated.
+    `a` lies on top (vertical), left (horizontal), or in the triangle of the upper right (backward)
+    or upper left (forward), diagonal included.
     """
+    require_known("stitch", how, STITCHES)
+    side = a.shape[-1]
+    column = torch.arange(side, device=a.device)
+    row = column[:, None]
+    # where `a` lies, in the order of STITCHES
+    masks = (2 * row < side, 2 * column < side, column >= row, row + column < side)
+    return torch.where(masks[STITCHES.index(how)], a, b)
+
+
+def batch_indices(step: int, batch_size: int, num_images: int, seed: int) -> Tensor:
+    """Indices (B,) of one step's images: a window on an endless row of shuffled epochs."""
     place = step * batch_size
     end = place + batch_size
     parts = []

@@ -1,10 +1,12 @@
 """What callers give to the sampling functions: labels, seeds, noise, images; checked."""
 
+import difflib
 import math
 import operator
 import re
 import textwrap
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -12,15 +14,17 @@ import torch
 from torch import Tensor
 
 from ..config import NUM_SEEDS, SphereConfig
-from ..errors import UserError, composed, printable, require
+from ..errors import UserError, composed, printable, require, require_known
 
 GUIDANCE_PLACES = ("latent", "pixel", "both")
+NOISES = ("shared", "fresh")  # of all passes of the loop, or of each
+SCHEDULES = ("fixed", "decay")  # of the noise's angle over the passes
 PATHS = ("spherical", "linear")
 STITCHES = ("vertical", "horizontal", "backward", "forward")
 Labels = Tensor | Sequence[int | str] | int | str | None
 
 
-def as_labels(y: Labels, config: SphereConfig) -> Tensor | None:
+def as_labels(y: Labels, config: SphereConfig, device: torch.device | None = None) -> Tensor | None:
     """Labels as a tensor, (B,) class numbers or (B, num_classes + 1) float shares of embeddings.
 
     y: such a tensor, a class by number or name, or several; None stays None. `UserError`: no class.
@@ -36,12 +40,12 @@ def as_labels(y: Labels, config: SphereConfig) -> Tensor | None:
     if y.is_floating_point():
         is_mixture = y.dim() == 2 and y.shape[1] == null + 1 and bool(y.isfinite().all())
         require(is_mixture, f"{problem}, or mix {null + 1} embeddings")
-        return y.float()
+        return y.float().to(device)
     y = torch.atleast_1d(y)
     is_integer = not y.is_complex() and y.dtype != torch.bool
     is_row = is_integer and y.dim() == 1 and len(y) > 0
     require(is_row and bool(((y >= 0) & (y <= null)).all()), problem)
-    return y.long()
+    return y.long().to(device)
 
 
 def label_number(label: Any, config: SphereConfig) -> int:
@@ -56,19 +60,25 @@ def label_number(label: Any, config: SphereConfig) -> int:
 def class_number(text: str, config: SphereConfig) -> int:
     """The class that `text` names, 0 ... num_classes - 1; `UserError` where it names none.
 
-    By its name, in any Unicode form or as printed; or by its number where `has_plain_numbers`.
+    By its name, in any case and Unicode form or as printed; by its number if `has_plain_numbers`.
     """
     require(config.num_classes > 0, "this model has no classes; leave the class out")
-    choices = [printable(composed(name)) for name in config.class_names]
-    name = printable(composed(text))
-    if name in choices:
-        return choices.index(name)
+    names = [printable(composed(name)) for name in config.class_names]
+    in_any_case = [name.casefold() for name in names]
+    wanted = printable(composed(text))
+    for name, known in ((wanted, names), (wanted.casefold(), in_any_case)):
+        if known.count(name) == 1:
+            return known.index(name)
+    choices = names
     if has_plain_numbers(config.class_names):
         if text.isdecimal() and int(text) < config.num_classes:
             return int(text)
-        choices.insert(0, f"a number in 0 ... {config.num_classes - 1}")
+        choices = [f"a number in 0 ... {config.num_classes - 1}", *names]
+    problem = f"there is no class {text!r}"
+    for near in difflib.get_close_matches(wanted.casefold(), in_any_case, n=1):
+        problem += f", near it: {names[in_any_case.index(near)]}"
     known = textwrap.shorten(f"give {', '.join(choices)}", 300, placeholder=" ...")
-    raise UserError(f"there is no class {text!r}; {known}")
+    raise UserError(f"{problem}; {known}")
 
 
 def has_plain_numbers(names: Sequence[str]) -> bool:
@@ -77,11 +87,13 @@ def has_plain_numbers(names: Sequence[str]) -> bool:
     return not any(re.search(r"(?<!\d)\d{1,4}(?!\d)", name) for name in names)
 
 
-def seeds_for(seeds: Sequence[int] | None, **others: Sized | None) -> Sequence[int]:
-    """The seeds, one for each image; drawn at random where `seeds` is None.
+def seeds_for(seeds: Sequence[int] | int | None, **others: Sized | None) -> Sequence[int]:
+    """The seeds, one for each image; drawn at random where `seeds` is None. A number is one seed.
 
     others: what else has an entry an image. `UserError`: numbers differ, or a seed is out of range.
     """
+    if seeds is not None and np.ndim(seeds) == 0:
+        seeds = [seeds]
     given = {**others, "seeds": seeds}
     sizes = {name: len(value) for name, value in given.items() if value is not None}
     require(len(set(sizes.values())) < 2, f"the numbers of images differ: {sizes}")
@@ -93,13 +105,32 @@ def seeds_for(seeds: Sequence[int] | None, **others: Sized | None) -> Sequence[i
     return seeds
 
 
+def in_words(sample: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A sampling function that understands `sample.py`'s words, noise="fresh", schedule="decay"."""
+
+    @wraps(sample)
+    def call(*args: Any, **options: Any) -> Tensor:
+        if isinstance(options.get("noise"), str):
+            require_known("noise", options["noise"], NOISES)
+            options["share_noise"] = options.pop("noise") == "shared"
+        if "schedule" in options:
+            require_known("schedule", options["schedule"], SCHEDULES)
+            options["decay"] = options.pop("schedule") == "decay"
+        return sample(*args, **options)
+
+    return call
+
+
 def require_shape(name: str, noise: Tensor, shape: tuple[int, ...]) -> None:
     """`UserError` where given noise does not fit the model and the number of images."""
     require(noise.shape == shape, f"{name} must have the shape {shape}, not {tuple(noise.shape)}")
 
 
-def as_model_input(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] in the network's range, [-1, 1]; `UserError` beyond [0, 1]."""
+def as_model_input(images: Tensor, config: SphereConfig) -> Tensor:
+    """Images (B, 3, H, H) in [0, 1] in the network's range, [-1, 1]; `UserError` for others."""
+    wanted = (len(images), 3, config.image_size, config.image_size)
+    found = tuple(images.shape)
+    require(found == wanted, f"images must have the shape {wanted}, not {found}; resize them first")
     is_unit = images.is_floating_point() and bool(((images >= 0) & (images <= 1)).all())
     advice = "convert [-1, 1] by (x + 1) / 2, bytes by x / 255"
     require(is_unit, f"images are floats in [0, 1] here; {advice}")
@@ -114,8 +145,7 @@ def check_loop(num_steps: int, strength: float = 1.0) -> None:
 
 def check_guidance(guidance: float, place: str) -> None:
     """`UserError` for guidance that is negative or not finite, or at an unknown place."""
-    known = ", ".join(GUIDANCE_PLACES)
-    require(place in GUIDANCE_PLACES, f"guidance place must be one of {known}, not {place!r}")
+    require_known("guidance place", place, GUIDANCE_PLACES)
     require(0 <= guidance < math.inf, f"guidance must be 0 or more, not {guidance}")
 
 
@@ -123,9 +153,4 @@ def check_path(corners: int, frames: int, path: str) -> None:
     """`UserError` for a path of other than two or four seeds, too short, or of no known kind."""
     require(corners in (2, 4), f"interpolation takes two seeds, or four for a grid, not {corners}")
     require(frames >= 2, f"frames must be at least 2, both ends, not {frames}")
-    require(path in PATHS, f"path must be one of {', '.join(PATHS)}, not {path!r}")
-
-
-def check_stitch(how: str) -> None:
-    """`UserError` for an unknown way to stitch two images."""
-    require(how in STITCHES, f"stitch must be one of {', '.join(STITCHES)}, not {how!r}")
+    require_known("path", path, PATHS)

@@ -19,8 +19,6 @@ from .images import ImageFiles, ImageSet, Source, evenly_spaced
 DIGIT_SIDE = 8  # pixels of scikit-learn's digits
 DIGIT_MAX = 16  # they count ink from 0 to 16
 HELD_OUT_IN_TRAINING = 1000  # images at most, of the test or val split, that training looks at
-
-
 FETCHED = {  # torchvision's class of a set, and the files that it wants in its root folder
     "fashion_mnist": (FashionMNIST, "FashionMNIST/raw/*-ubyte (unpacked)"),
     "cifar10": (CIFAR10, CIFAR10.filename),

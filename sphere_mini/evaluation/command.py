@@ -2,12 +2,9 @@
 
 import argparse
 import json
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryFile
-
-import numpy as np
 
 from ..config import SphereConfig
 from ..data.grids import save_picture
@@ -42,10 +39,7 @@ def sampling_options(args: argparse.Namespace) -> list[Sampler]:
 def find_recipe(
     run: str, config: SphereConfig, dataset: str | None = None, data_dir: str | None = None
 ) -> Recipe:
-    """How the training images of the model in `run` are read, or those of another data set.
-
-    `UserError` where the model does not say what it was trained on.
-    """
+    """How training images of the model in `run`, or of another set, are read; else `UserError`."""
     path = local_folder(run) / CONFIG_FILE
     with reading(path):
         training = json.loads(path.read_text()).get("training", {})
@@ -79,15 +73,18 @@ def make_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
     return reference
 
 
-def find_prior(run: str, model: SphereEncoder) -> FittedPrior:
-    """The prior that is kept in `run`; where there is none, one is fitted, and kept there."""
+def find_prior(
+    run: str, model: SphereEncoder, dataset: str | None, data_dir: str | None
+) -> FittedPrior:
+    """The prior kept in `run`, or else one fitted to `find_recipe`'s images; its own are kept."""
     prior = load_prior(local_folder(run), model)
     if prior is None:
-        recipe = find_recipe(run, model.config)
+        recipe = find_recipe(run, model.config, dataset, data_dir)
         data, _ = first_on_node(lambda: load_data(recipe, model.device))
         prior = fit_prior(model, data)
         print(f"prior fitted to the encoded training images of {recipe.dataset}")
-        keep(prior, run)
+        if dataset is None and data_dir is None:
+            keep(prior, run)
     return prior
 
 
@@ -121,7 +118,7 @@ def write_report(report: Report, folder: Path, command: str, figures: str) -> li
     with writing(log), log.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(before + "\n".join([*lines, "", report.table(), ""]))
     written = []
-    for name, picture in (("closest", report.closest), ("sphere", report.sphere)):
+    for name, picture in (("closest", report.closest), ("angles", report.angles)):
         path = free_path(folder / f"{name}.png")
         with writing(path):
             save_picture(picture, path, facts)
@@ -136,12 +133,3 @@ def write_json(path: Path, report: Report) -> None:
             parts = ("samples", "reconstruction", "coverage")
             rows = {part: getattr(report, part) for part in parts}
             path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-
-
-def advice_on(report: Report, closest: str) -> Iterator[str]:
-    """Which figures are easily misread. closest: the file of the closest pairs."""
-    last = report.samples[-1]
-    if np.mean(last["precision"]) > 0.3 and np.mean(last["recall"]) < 0.02:
-        yield "some precision with almost no recall is what blurred samples give"
-    if np.mean(last["memorised"]) > 0:
-        yield f"memorised: look at {closest} before you believe it"

@@ -30,19 +30,13 @@ def pixel_features(images: Tensor) -> tuple[Tensor]:
     return (images.float().mean(1).flatten(1) / 127.5 - 1,)
 
 
-class EfficientNetFeatures(nn.Module):
+def efficientnet_features(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """EfficientNet-Lite0: uint8 (B, 3, H, W) → features (B, 1280) and logits (B, 1000)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = EfficientNetLite().network
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.interpolate(images.float() / 255, (96, 96), mode="bicubic", antialias=True)
-        x = (x.clamp(0, 1) - 0.498) / 0.502  # (B, 3, 96, 96), as the network was trained
-        x = x.contiguous(memory_format=torch.channels_last)
-        features = self.network.extract_features(x).mean((2, 3))  # (B, 1280)
-        return features, self.network._fc(features)
+    x = F.interpolate(images.float() / 255, (96, 96), mode="bicubic", antialias=True)
+    x = (x.clamp(0, 1) - 0.498) / 0.502  # (B, 3, 96, 96), as the network was trained
+    x = x.contiguous(memory_format=torch.channels_last)
+    features = network.extract_features(x).mean((2, 3))  # (B, 1280)
+    return features, network._fc(features)
 
 
 def load_extractor(name: str, device: torch.device) -> Extractor:
@@ -50,7 +44,8 @@ def load_extractor(name: str, device: torch.device) -> Extractor:
     if name == "pixels":
         return pixel_features
     if name == "efficientnet":
-        network = EfficientNetFeatures()
+        network = EfficientNetLite().network.to(device)
+        return lambda images: efficientnet_features(network, images.to(device))
     else:  # fetched and checked here: torch-fidelity would trust whatever lies in the same place
         fetch = partial(load_state_dict_from_url, weights_only=True, check_hash=True)
         otherwise = "--features efficientnet, which needs no download"

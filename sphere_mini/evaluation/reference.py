@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data.images import ImageFiles, ImageSet, evenly_spaced
 from ..data.sets import DIGIT_SIDE
 from ..distributed import first_on_node, from_rank_0, rank, rank_chunks
-from ..errors import require
+from ..errors import require, require_known
 from ..files import warn_on_write_error, write_safely
 from .features import BATCH, EXTRACTORS, Extractor, extract, load_extractor
 from .judge import Judge
@@ -51,8 +51,7 @@ class Reference:
         count = min(self.most, len(self.data))
         require(count > 0, f"a reference takes at least one training image, not {count}")
         self.features = self.features or ("pixels" if self.holds_digits else "efficientnet")
-        known = ", ".join(EXTRACTORS)
-        require(self.features in EXTRACTORS, f"there are no features but {known}")
+        require_known("features", self.features, EXTRACTORS)
 
     @cached_property
     def rows(self) -> Tensor:

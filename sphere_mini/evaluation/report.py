@@ -36,7 +36,7 @@ class Report:
     reconstruction: list[Row] = field(default_factory=list)  # one row
     coverage: list[Row] = field(default_factory=list)  # all images, mean class, worst class
     closest: Image.Image | None = None  # samples nearest to a training image, last sampler
-    sphere: Image.Image | None = None  # the encoded training images
+    angles: Image.Image | None = None  # between encoded training images
 
     def table(self) -> str:
         """The three tables as Markdown, without the facts that all rows share."""
@@ -73,7 +73,7 @@ def evaluate(
         save(report)
     report.reconstruction = [report.facts | score_reconstructions(model, reference, num_images)]
     save(report)
-    rows, report.sphere = score_coverage(model, reference, num_images)
+    rows, report.angles = score_coverage(model, reference, num_images)
     report.coverage = [report.facts | row for row in rows]
     save(report)
     return report

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ..data.grids import GRID_COLUMNS, count_steps, image_grid, quantise
+from ..data.grids import BLUE, GRID_COLUMNS, STYLE, count_steps, image_grid, quantise, to_picture
 from ..data.inputs import check_guidance, check_loop
 from ..data.sets import DIGIT_SIDE
 from ..distributed import rank, rank_chunks
@@ -23,7 +25,6 @@ from ..model import SphereEncoder
 from ..sampling import generate, reconstruct
 from . import metrics
 from .features import BATCH, NUMBERED_BELOW, extract, fidelity, kernel_distance, score_name
-from .plots import sphere_figure
 from .reference import Reference
 
 Row = dict[str, Any]  # figures and facts by name: a row of a table
@@ -199,10 +200,10 @@ def score_coverage(
     v, labels = extract(lambda batch: (encode_under_own_class(model, *batch), batch[1]), batches)
     if rank() > 0:  # the latents of all are large: one rank looks at them
         return [], None
-    found = [{"points": "all", "images": len(v)} | metrics.coverage(v)]
-    if model.config.num_classes == 0:
-        return found, sphere_figure(v, torch.zeros_like(labels))
-    return found + class_coverage(v, labels, model), sphere_figure(v, labels)
+    rows = [{"points": "all", "images": len(v)} | metrics.coverage(v)]
+    if model.config.num_classes > 0:
+        rows += class_coverage(v, labels, model)
+    return rows, angle_figure(v)
 
 
 def class_coverage(v: Tensor, labels: Tensor, model: SphereEncoder) -> list[Row]:
@@ -217,3 +218,24 @@ def class_coverage(v: Tensor, labels: Tensor, model: SphereEncoder) -> list[Row]
     worst = max(rows, key=lambda row: row["angle_ks"] / row["angle_ks_uniform"])
     mean = {name: float(np.mean([row[name] for row in rows])) for name in list(worst)[1:]}
     return [{"points": "mean class"} | mean | {"images": round(mean["images"])}, worst]
+
+
+def angle_figure(v: Tensor) -> Image.Image:
+    """The angles of disjoint pairs of latents v (n, N, D), and their law for uniform points."""
+    dim = v[0].numel()
+    found = np.rad2deg(np.arccos(metrics.pair_cosines(v)))
+    theta = np.linspace(0, np.pi, 3601)
+    density = metrics.cosine_law(dim).pdf(np.cos(theta)) * np.sin(theta) * np.pi / 180
+    spread = 300 / dim**0.5  # degrees, about five standard deviations of the law
+    filled = dict(histtype="stepfilled", color=BLUE, alpha=0.35)
+    with rc_context(STYLE):
+        figure = Figure((7, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        axes.hist(found, 60, density=True, label=f"{len(found):,} pairs of latents", **filled)
+        law = f"law for uniform points, L = {dim:,}"
+        axes.plot(np.rad2deg(theta), density, color=BLUE, label=law)
+        axes.set(xlabel="angle between two points (degrees)", ylabel="density per degree")
+        axes.set_xlim(min(found.min(), 90 - spread), max(found.max(), 90 + spread))
+        axes.set_ylim(0, 1.4 * density.max())
+        axes.legend()
+        return to_picture(figure)

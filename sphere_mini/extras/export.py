@@ -1,6 +1,7 @@
 """Samples as single PNG files, in a folder that a second start completes."""
 
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..config import NUM_SEEDS
+from ..config import NUM_SEEDS, SphereConfig
 from ..data.grids import save_picture, to_uint8
 from ..distributed import gather, rank_chunks
 from ..errors import printable, reading, require
@@ -30,9 +31,9 @@ def export_images(
     """Write `per_class` images of each class into a folder; returns how many are there.
 
     labels: the classes, none for a model without. Seeds count up from `seed`; each file carries the
-    command that draws it. sampling: num_steps, guidance, guidance_place, share_noise and decay, as
-    in `generate`. After an interruption the same call completes the folder. Under torchrun ranks
-    share the work. `UserError` for a file of other weights or settings, or that cannot be written.
+    command that draws it. sampling: of `generate`, as `sample.py` says it. After an
+    interruption the same call completes the folder. Under torchrun ranks share the work.
+    `UserError` for a file of other weights or settings, or that cannot be written.
     """
     last = seed + per_class * max(len(labels), 1) - 1
     require(last < NUM_SEEDS, f"the last seed would be {last}, above 2^32 - 1; take a smaller one")
@@ -64,22 +65,26 @@ def name_and_command(
 ) -> tuple[str, str]:
     """The name of an image's file, and the command that draws it."""
     name = f"seed{seed:08d}.png"
-    command = "python sample.py RUN"
+    command = f"python sample.py RUN --seed {seed} --per-class 1"
     if label is not None:
-        name = f"class{label:04d}-{name}"
+        name = f"{file_names(model.config)[label]}-{name}"
         class_name = model.config.class_name(label)
         joint = "=" if class_name.startswith("-") else " "  # so that it is not taken for a flag
         command += f" --class{joint}{shlex.quote(class_name)}"
-    command += f" --seed {seed} --per-class 1 --num-steps {sampling['num_steps']}"
-    command += f" --guidance {sampling['guidance']:g}"
-    command += f" --guidance-place {sampling['guidance_place']}"
-    if not sampling["share_noise"]:
-        command += " --noise fresh"
-    if sampling["decay"]:
-        command += " --schedule decay"
+    for field, value in sampling.items():
+        if field != "start":
+            command += f" --{field.replace('_', '-')} {value}"
     if sampling.get("start"):
         command += " --prior fitted"
     return name, printable(command)
+
+
+def file_names(config: SphereConfig) -> list[str]:
+    """Classes in the names of files: by name, or all by number where two would be alike."""
+    names = [re.sub(r"\W+", "-", name).strip("-").lower() for name in config.class_names]
+    numbers = [f"class{label:04d}" for label in range(config.num_classes)]
+    are_words = all(re.search(r"[^\W\d]", name) and len(name) < 50 for name in names)
+    return names if are_words and len(set(names)) == len(numbers) else numbers
 
 
 def is_saved(path: Path, facts: dict[str, str]) -> bool:

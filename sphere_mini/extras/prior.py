@@ -61,10 +61,7 @@ class FittedPrior:
 
 
 def load_prior(folder: Path, model: SphereEncoder) -> FittedPrior | None:
-    """The prior in a model's folder; None without one, or where it was fitted to other weights.
-
-    `UserError` where the file is damaged.
-    """
+    """The prior in a model's folder, None without one of these weights; `UserError`: damaged."""
     path = folder / PRIOR_FILE
     if not path.exists():
         return None

@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from ..evaluation.plots import STYLE, to_picture
+from ..data.grids import STYLE, to_picture
 from ..files import write_safely
 
 try:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data.grids import GRID_COLUMNS, class_rows, grid_labels, image_grid
+from ..data.grids import GRID_COLUMNS, class_rows, grid_labels, image_grid, step_captions
 from ..data.images import ImageFiles, ImageSet, evenly_spaced
 from ..distributed import any_rank, from_rank_0, rank, world_size
 from ..errors import ReadError, UserError, require
@@ -27,9 +27,8 @@ from ..files import warn_on_write_error
 from ..model import SphereEncoder
 from ..sampling import reconstruct
 from ..training import TrainState
-from .folder import SAMPLES_FOLDER, save_run
 from .log import CURVES_FILE, LOSSES, METRICS_FILE, Pace, draw_curves
-from .start import Run
+from .run import SAMPLES_FOLDER, Run, save_run
 
 COLLAPSED = 4.0  # effective dimension; models that draw well have 15 or more after 200 steps
 
@@ -124,10 +123,13 @@ def training_picture(model: SphereEncoder, data: ImageSet | ImageFiles, kind: st
     """Samples in one step and in four, above images (called `kind`) and their reconstructions."""
     columns = max(2, min(640 // model.config.image_size, GRID_COLUMNS))  # pixels
     labels = grid_labels(model) if model.config.num_classes else [None] * 3
-    rows, names = class_rows(model, labels, columns, steps=(1, 4))
-    [(images, _)] = data.batches([evenly_spaced(len(data), columns)])
+    rows = class_rows(model, labels, columns, steps=(1, 4))
+    names = [model.config.class_name(label) for label in labels]
+    captions = [step_captions((1, 4), columns)] * len(rows) + [[""] * 2 * columns] * 2
+    [(images, _)] = data.batches([evenly_spaced(len(data), 2 * columns)])
     real = images / 255
-    return image_grid([*rows, real, reconstruct(model, real)], [*names, kind, "again"])
+    rows += [real, reconstruct(model, real)]
+    return image_grid(rows, [*names, kind, "again"], captions)
 
 
 class Stop:

@@ -1,6 +1,9 @@
 """Grids of images, what stands beside them, and their files."""
 
+import base64
+import io
 import os
+import re
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from sphere_mini.data.grids import (
     quantise,
     save_animation,
     save_picture,
+    step_captions,
 )
 from sphere_mini.errors import printable
 
@@ -49,21 +53,18 @@ def test_labels_and_captions_get_room():
 
 def test_a_column_is_one_seed_under_every_class():
     model = random_model(num_classes=2, class_names=("cat", "owl"))
-    rows, names = class_rows(model, [0, 1], 3, steps=(1, 2), seed=5)
-    assert names == ["cat · 1 step", "owl · 1 step", "cat · 2 steps", "owl · 2 steps"]
-    expected = generate(model, torch.tensor([1, 1, 1]), 2, seeds=[5, 6, 7])
-    assert torch.allclose(rows[3], expected, atol=1e-5)
-    _, names = class_rows(model, [0, 1], 1)
-    assert names == ["cat", "owl"]
+    _, owls = class_rows(model, [0, 1], 3, steps=(1, 2), seed=5)  # steps stand side by side
+    parts = [generate(model, torch.tensor([1, 1, 1]), steps, seeds=[5, 6, 7]) for steps in (1, 2)]
+    assert torch.allclose(owls, torch.cat(parts), atol=1e-5)
+    assert step_captions((1, 2), 3) == ["1 step", "", "", "2 steps", "", ""]
 
 
 def test_without_classes_every_image_has_its_own_seed():
     model = random_model(num_classes=0)
     assert grid_labels(model) == [None] * 10
-    rows, names = class_rows(model, [None, None], 3, steps=(1,), seed=5)
+    rows = class_rows(model, [None, None], 3, steps=(1,), seed=5)
     expected = generate(model, None, 1, seeds=range(5, 11))
     assert torch.allclose(torch.cat(rows), expected, atol=1e-5)
-    assert names == ["", ""]
 
 
 @pytest.mark.parametrize(
@@ -79,16 +80,28 @@ def test_files_carry_their_text(tmp_path):
     save_picture(picture, tmp_path / "a.png", {"seed": 3, "command": "python sample.py"})
     with Image.open(tmp_path / "a.png") as image:
         assert image.text == {"seed": "3", "command": "python sample.py"}
-    frames = torch.linspace(0, 1, 4).view(4, 1, 1, 1).expand(-1, 3, 8, 8)
+    frames = [Image.new("RGB", (9, 7), (grey, grey, grey)) for grey in (0, 80, 160, 240)]
     save_animation(frames, tmp_path / "a.gif", "there and back")
     with Image.open(tmp_path / "a.gif") as animation:
-        assert animation.n_frames == 6 and animation.size == (192, 192)
+        assert animation.n_frames == 6 and animation.size == (9, 7)
         assert animation.info["comment"] == b"there and back"
 
 
-def test_rows_without_classes_are_named_by_their_steps():
-    _, names = class_rows(random_model(num_classes=0), [None], 2, (1, 2))
-    assert names == ["1 step", "2 steps"]
+def test_vector_files_hold_every_pixel(tmp_path):
+    """SVG and PDF for papers: the pixels as they are, and the command as the title."""
+    picture = image_grid([torch.rand(3, 3, 8, 8)], [""])
+    save_picture(picture, tmp_path / "a.svg", {"command": "python sample.py"})
+    text = (tmp_path / "a.svg").read_text()
+    assert "python sample.py" in text
+    [encoded] = re.findall(r'base64,([^"]+)"', text)
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as inside:
+        pixels = np.asarray(inside.convert("RGB")).astype(int)
+    upside_down = np.asarray(picture).astype(int)[::-1]  # the file turns it again
+    assert pixels.shape == upside_down.shape and abs(pixels - upside_down).max() <= 1
+    save_picture(picture, tmp_path / "a.pdf", {"command": "python sample.py"})
+    content = (tmp_path / "a.pdf").read_bytes()
+    assert content.startswith(b"%PDF") and b"python sample.py" in content
+    assert f"/Width {picture.width}".encode() in content and b"DCTDecode" not in content
 
 
 def test_labels_show_letters_beyond_ascii():

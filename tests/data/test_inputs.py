@@ -1,14 +1,19 @@
 """What callers pass as labels and classes: all kinds of numbers and names, and what is none."""
 
 import os
-import re
 
 import numpy as np
 import pytest
 import torch
 
 from sphere_mini import SphereConfig, UserError
-from sphere_mini.data.inputs import as_labels, class_number, has_plain_numbers
+from sphere_mini.data.inputs import (
+    as_labels,
+    as_model_input,
+    class_number,
+    has_plain_numbers,
+    seeds_for,
+)
 
 FOUR = SphereConfig(num_classes=4, class_names=("a", "b", "c", "d"))
 ONE = [1, np.int64(1), np.uint8(1), np.array(1), torch.tensor(1), "b", np.str_("b"), [1]]
@@ -73,8 +78,30 @@ def test_a_name_comes_before_a_number(names, text, number):
     if number is not None:
         assert class_number(text, config) == number
         return
-    with pytest.raises(UserError, match=re.escape(f"no class '{text}'; give {', '.join(names)}")):
+    with pytest.raises(UserError, match=f"no class '{text}'") as error:
         class_number(text, config)
+    assert f"; give {', '.join(names)}" in str(error.value)
+
+
+def test_a_name_in_any_case_and_the_nearest_one():
+    size = dict(image_size=8, patch_size=4, width=16, num_heads=2)
+    config = SphereConfig(num_classes=3, class_names=("Bag", "bat", "BAT"), **size)
+    assert [class_number(text, config) for text in ("bag", "bat", "BAT")] == [0, 1, 2]
+    for text in ("Bat", "bags"):  # one that may be two, and one that is none
+        with pytest.raises(UserError, match=f"no class '{text}', near it: "):
+            class_number(text, config)
+
+
+def test_a_number_is_one_seed():
+    assert list(seeds_for(3)) == [3] == list(seeds_for(np.int64(3), y=[0]))
+    with pytest.raises(UserError, match="numbers of images differ"):
+        seeds_for(3, y=[0, 1])
+
+
+def test_images_of_another_size_are_one_sentence():
+    config = SphereConfig(image_size=8, patch_size=4, width=16, num_heads=2)
+    with pytest.raises(UserError, match=r"shape \(2, 3, 8, 8\), not \(2, 3, 9, 9\); resize"):
+        as_model_input(torch.zeros(2, 3, 9, 9), config)
 
 
 def test_numbers_that_may_be_meant():

@@ -21,8 +21,8 @@ ONE_STEP = {
     "num_steps": 1,
     "guidance": 1.0,
     "guidance_place": "both",
-    "share_noise": True,
-    "decay": False,
+    "noise": "shared",
+    "schedule": "fixed",
 }
 
 

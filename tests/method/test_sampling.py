@@ -117,6 +117,8 @@ def test_reconstruction_is_encode_then_decode_under_the_null_class(digits_model,
         ({"y": torch.tensor([0]), "seeds": [1, 2]}, "numbers of images differ"),
         ({"y": torch.tensor([11])}, "0 ... 9"),
         ({"seeds": [-1]}, "seeds must be"),
+        ({"noise": "old"}, "noise must be one of shared, fresh, not 'old'"),
+        ({"schedule": "slow"}, "schedule must be one of fixed, decay, not 'slow'"),
         ({"noise": torch.zeros(1, 16, 5)}, "noise must have the shape \\(1, 16, 4\\)"),
         (
             {"step_noise": torch.zeros(1, 1, 16, 4), "share_noise": False},
@@ -236,6 +238,33 @@ def test_classes_by_number_by_name_one_or_many(digits_model):
         generate(digits_model, ["cat"])
     with pytest.raises(UserError, match=r"labels must lie in 0 \.\.\. 9"):
         generate(digits_model, 11)
+
+
+def test_the_words_of_the_command_line(digits_model, real_digits):
+    said = {"noise": "fresh", "schedule": "decay"}
+    meant = {"share_noise": False, "decay": True}
+    real = (real_digits[0][:2] + 1) / 2
+    uses = [
+        lambda **words: generate(digits_model, [3, 5], 4, seeds=[1, 2], **words),
+        lambda **words: interpolate(digits_model, [3, 5], [1, 2], 3, num_steps=4, **words),
+        lambda **words: manipulate(digits_model, real, [3, 5], 4, seeds=[1, 2], **words),
+        lambda **words: crossover(digits_model, real[:1], real[1:], num_steps=4, seeds=3, **words),
+    ]
+    for use in uses:
+        assert torch.equal(use(**said), use(**meant))
+        assert torch.equal(use(noise="shared", schedule="fixed"), use())
+        assert not torch.allclose(use(**said), use(), atol=1e-2)
+
+
+def test_networks_take_classes_by_name(digits_model, real_digits):
+    x = real_digits[0][:3]
+    z = digits_model.encode(x, torch.tensor([7, 7, 7]))
+    for y in ("7", 7, ["7", 7, "7"]):
+        assert torch.allclose(digits_model.encode(x, y), z, atol=1e-5)
+    v = spherify(z)
+    assert torch.allclose(digits_model.decode(v, "7"), digits_model.decode(v, [7] * 3), atol=1e-5)
+    with pytest.raises(UserError, match="no class 'Bag'"):
+        digits_model.encode(x, "Bag")
 
 
 def test_an_unconditional_path():

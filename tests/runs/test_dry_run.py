@@ -15,7 +15,7 @@ from sphere_mini.data.images import ImageSet
 from sphere_mini.perceptual import load_perceptual
 from sphere_mini.recipe import PERCEPTUALS, make_recipe
 from sphere_mini.runs import dry_run as dry_run_module
-from sphere_mini.runs import start as start_module
+from sphere_mini.runs import run as start_module
 from sphere_mini.runs.dry_run import compiled_if_long, cost, measure_speed
 from sphere_mini.training import new_state, train
 

@@ -12,7 +12,7 @@ from sphere_mini import SphereEncoder, UserError
 from sphere_mini.data.images import batch_indices
 from sphere_mini.files import claim_path, free_path, previous, write_safely
 from sphere_mini.recipe import make_recipe
-from sphere_mini.runs.folder import load_run, save_run
+from sphere_mini.runs.run import load_run, save_run
 from sphere_mini.training import draw_flips, init_state, train
 
 

@@ -38,7 +38,6 @@ from sphere_mini.data.sets import load_digit_images
 from sphere_mini.evaluation.metrics import effective_dimension
 from sphere_mini.extras.prior import encode_under_own_class
 from sphere_mini.recipe import OPTIMIZERS, make_recipe
-from sphere_mini.runs.folder import load_run
 from sphere_mini.runs.log import Pace
 from sphere_mini.runs.progress import (
     find_bad_step,
@@ -47,7 +46,7 @@ from sphere_mini.runs.progress import (
     training_picture,
     warn_of_collapse,
 )
-from sphere_mini.runs.start import Run
+from sphere_mini.runs.run import Run, load_run
 from sphere_mini.training import new_state, train, train_step
 
 

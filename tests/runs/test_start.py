@@ -8,7 +8,7 @@ from conftest import run
 from short_runs import TINY, assert_same_end, saved_step
 
 from sphere_mini.files import previous
-from sphere_mini.runs import start
+from sphere_mini.runs import run as beginning
 
 
 def test_a_last_save_that_was_cut_off_is_finished_on_resume(tmp_path, straight):
@@ -67,7 +67,7 @@ def test_other_images_than_at_the_beginning_are_refused(photo_folder, tmp_path):
 
 def test_processes_that_see_different_checkpoints_stop(tmp_path, monkeypatch):
     assert run("train.py", *TINY, "--steps", 2, "--out", tmp_path / "run").returncode == 0
-    monkeypatch.setattr(start, "gather", lambda found: [*found, 7])
+    monkeypatch.setattr(beginning, "gather", lambda found: [*found, 7])
     done = run("train.py", "--resume", tmp_path / "run", "--steps", 9)
     assert done.returncode == 2 and "of steps [2, 7]; wait" in done.stderr
 

@@ -11,7 +11,7 @@ from sphere_mini.data.picture_files import open_picture, square_pixels
 from sphere_mini.evaluation.judge import load_judge
 from sphere_mini.evaluation.metrics import judge_digits, psnr
 from sphere_mini.extras.prior import load_prior
-from sphere_mini.runs.folder import load_run
+from sphere_mini.runs.run import load_run
 
 MODELS = ("digits", "fashion_mnist", "cifar10")
 MOST_BYTES = {"digits": 8e6, "fashion_mnist": 8e6, "cifar10": 16e6}

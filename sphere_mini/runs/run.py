@@ -1,28 +1,43 @@
-"""How a run begins: as a new one, or going on with one that was stopped or killed."""
+"""A run: how it begins, what its folder holds, and how it goes on after a stop or a kill."""
 
+import json
 import os
-from dataclasses import asdict, dataclass
+import zipfile
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from ..config import SphereConfig
+from ..config import SphereConfig, config_from_dict
 from ..data.images import ImageFiles, ImageSet
 from ..data.sets import load_data
 from ..distributed import first_on_node, from_rank_0, gather, rank
-from ..errors import require
-from ..files import claim_path, warn_on_write_error, writing
+from ..errors import reading, require
+from ..files import (
+    CONFIG_FILE,
+    claim_path,
+    free_path,
+    previous,
+    read_newest,
+    warn_on_write_error,
+    write_safely,
+    writing,
+)
 from ..model import SphereEncoder, save_config
 from ..perceptual import Perceptual, load_perceptual
 from ..recipe import Recipe
-from ..training import TrainState, new_state, set_block_options
+from ..training import TrainState, init_state, new_state, set_block_options
 from .dry_run import compiled_if_long
-from .folder import SAMPLES_FOLDER, load_run
 from .log import METRICS_FILE, keep_rows
 from .settings import load_pretrained, new_recipe, resumed_recipe, start_from
 
+STATE_FILE = "last.pt"
+SAMPLES_FOLDER = "samples"
+BEFORE = {"held_out": 0.0}  # values of fields that older runs do not name
+STATE_PARTS = ("model", "ema", "optimizer", "muon")  # fields of a TrainState with a state_dict
 NOTE = "sphere_mini run folder"  # a key of torchrun's store
 
 
@@ -130,3 +145,64 @@ def torchrun_store() -> dist.Store:
     """The store in torchrun's memory, which it keeps over restarts: nothing is left on the disk."""
     host = os.environ["MASTER_ADDR"]
     return dist.TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False)
+
+
+def save_run(folder: Path, state: TrainState, recipe: Recipe) -> None:
+    """Write `last.pt`, all that resuming needs, and then the EMA weights. Raises `OSError`."""
+    content = {
+        "step": state.step,
+        "num_images": state.num_images,
+        "recipe": asdict(recipe),
+        "config": asdict(state.model.config),
+    }
+    for name in STATE_PARTS:
+        content[name] = getattr(state, name).state_dict()
+    write_safely(folder / STATE_FILE, lambda path: torch.save(content, path))
+    save_weights(folder, state, recipe)
+
+
+def save_weights(folder: Path, state: TrainState, recipe: Recipe) -> None:
+    """Write the EMA weights, with the recipe and the step beside them. Raises `OSError`."""
+    state.ema.save_pretrained(folder, training=asdict(recipe) | {"step": state.step})
+
+
+def load_run(folder: Path, device: torch.device) -> tuple[TrainState, Recipe]:
+    """State and recipe of a run from its newest intact checkpoint; step 0 before the first one.
+
+    A damaged `last.pt` is set aside; `UserError` where no checkpoint can be used.
+    """
+    path = folder / STATE_FILE
+    has_checkpoint = path.exists() or previous(path).exists()
+    if not has_checkpoint and (folder / CONFIG_FILE).exists():
+        return load_beginning(folder / CONFIG_FILE, device)
+    state, recipe, used = read_newest(path, lambda candidate: load_checkpoint(candidate, device))
+    if used != path and path.exists():
+        with suppress(OSError):  # a rank on another machine was faster, or the disk is read-only
+            os.replace(path, free_path(path.with_suffix(".bad")))
+    return state, recipe
+
+
+def load_checkpoint(path: Path, device: torch.device) -> tuple[TrainState, Recipe, Path]:
+    """What `save_run` wrote, and its path; errors of all kinds where the file is damaged."""
+    # torch.load does not verify checksums
+    require(zipfile.ZipFile(path).testzip() is None, "its checksum is wrong")
+    content = torch.load(path, map_location=device, weights_only=True)
+    recipe = Recipe(**BEFORE | content["recipe"])
+    config = config_from_dict(content["config"])
+    state = init_state(replace(recipe, compile=False), config, device)
+    for name in STATE_PARTS:
+        if name in content:  # older runs have no Muon
+            getattr(state, name).load_state_dict(content[name])
+    state.step = content["step"]
+    state.num_images = content["num_images"]
+    return state, recipe, path
+
+
+def load_beginning(path: Path, device: torch.device) -> tuple[TrainState, Recipe]:
+    """State and recipe of a run at step 0, from the `config.json` that it began with."""
+    with reading(path):
+        content = json.loads(path.read_text())
+        require("step" not in content["training"], f"its checkpoint {STATE_FILE} is gone")
+        recipe = Recipe(**BEFORE | content["training"])
+        config = config_from_dict(content)
+    return init_state(replace(recipe, compile=False), config, device), recipe
