@@ -14,7 +14,7 @@ from plots import LOOKS, Size
 from scipy.special import betainc, betaincinv, betaln
 from torch import Tensor
 
-from sphere_mini.evaluation.plots import STYLE, to_picture
+from sphere_mini.data.grids import STYLE, to_picture
 from sphere_mini.sphere import random_point
 
 CIRCLE_POINTS = 7

@@ -11,9 +11,9 @@ from IPython.display import display
 from matplotlib import cycler, pyplot, rc_context
 from matplotlib.figure import Figure
 from PIL import Image
-from sphere_mini.evaluation.plots import STYLE, to_picture
 from torch import Tensor
 
+from sphere_mini.data.grids import STYLE, to_picture
 from sphere_mini.evaluation.metrics import cosine_law, pair_cosines
 from sphere_mini.sphere import angle_between, perturb
 
