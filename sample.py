@@ -42,6 +42,7 @@ from sphere_mini.files import (
 from sphere_mini.model import SphereEncoder
 
 MIN_TILE = 96  # pixels a side of an image in a picture, at least: large enough to see
+MIN_FRAME = 192  # likewise in an animation
 LOOP = "--num-steps --guidance --guidance-place --noise --schedule"
 PRIOR = "--prior --dataset --data-dir --seed"
 SCORES = "--num-reference --judge --num-images --repeats"
@@ -263,9 +264,10 @@ def save_grid(
     if "seed" in args:
         facts["seed"] = args.seed
     path = claim_path(args.out, Path("pictures", f"{Path(args.run).name}-{args.task}.png"))
-    side = args.min_side or MIN_TILE
+    is_gif = path.suffix.lower() == ".gif"
+    side = args.min_side or (MIN_FRAME if is_gif and len(rows) == 1 else MIN_TILE)
     with writing(path):
-        if path.suffix.lower() == ".gif":
+        if is_gif:
             frames = []
             for c in range(len(rows[0])):
                 texts = captions and [row[c : c + 1] for row in captions]

@@ -75,7 +75,7 @@ def class_number(text: str, config: SphereConfig) -> int:
             return int(text)
         choices = [f"a number in 0 ... {config.num_classes - 1}", *names]
     problem = f"there is no class {text!r}"
-    for near in difflib.get_close_matches(wanted.casefold(), in_any_case, n=1):
+    for near in difflib.get_close_matches(wanted.casefold(), in_any_case, 1, cutoff=0.7):
         problem += f", near it: {names[in_any_case.index(near)]}"
     known = textwrap.shorten(f"give {', '.join(choices)}", 300, placeholder=" ...")
     raise UserError(f"{problem}; {known}")

@@ -11,7 +11,7 @@ from torch_fidelity import (
 from torchvision.transforms.functional import gaussian_blur
 
 from sphere_mini.evaluation.features import (
-    EfficientNetFeatures,
+    efficientnet_features,
     extract,
     fidelity,
     load_extractor,
@@ -27,6 +27,7 @@ from sphere_mini.evaluation.metrics import (
     nearness,
     psnr,
 )
+from sphere_mini.perceptual import EfficientNetLite
 from sphere_mini.sampling import to_unit_range
 from sphere_mini.sphere import perturb, random_point
 
@@ -98,7 +99,7 @@ class Registered(FeatureExtractorBase):
 
     def __init__(self, name, features_list, **_):
         super().__init__(name, features_list)
-        self.network = EfficientNetFeatures()
+        self.network = EfficientNetLite().network
 
     @staticmethod
     def get_provided_features_list():
@@ -109,7 +110,9 @@ class Registered(FeatureExtractorBase):
         return "logits" if metric == "isc" else "features"
 
     def forward(self, images):
-        layers = dict(zip(("features", "logits"), self.network(images), strict=True))
+        layers = dict(
+            zip(("features", "logits"), efficientnet_features(self.network, images), strict=True)
+        )
         return tuple(layers[name] for name in self.features_list)
 
 

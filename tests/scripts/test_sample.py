@@ -193,13 +193,13 @@ def test_scale_is_the_size_of_an_images_pixel(scale, side, tmp_path):
     assert image.height == side + 8 and 5 * (side + 4) < image.width < 5 * (side + 4) + 60
     draw(tmp_path / "b.png", "interpolate", "--frames", 3, *flags)
     with Image.open(tmp_path / "b.gif") as animation:
-        assert animation.size == ((192, 192) if scale is None else (side, side))
+        assert animation.height == (192 if scale is None else max(side, 8)) + 8
 
 
 def test_images_of_any_size_and_mode(tmp_path, pictures):
     names = [pictures / name for name in ("photo.jpg", "flower.png", "3.png")]
     image = draw(tmp_path / "a.png", "reconstruct", *names)
-    assert image.height > 3 * 110
+    assert image.width > 6 * 96 and image.height > 110
     model = tmp_path / "model"
     random_model(image_size=64, patch_size=16, num_classes=0).save_pretrained(model)
     draw(tmp_path / "b.png", "crossover", *names[:2], "--num-steps", 1, model=model)
@@ -256,7 +256,7 @@ MISTAKES = [
     ("interpolate --seed 1", "two seeds, or four"),
     ("interpolate --seed 1 -2", "--seed must be"),
     ("interpolate --seed 1 2 3 4 --path linear", "leave out --path"),
-    ("interpolate --class 3", "one class per seed"),
+    ("interpolate --class 3", "one class for each end"),
     ("--trajectory --num-steps 1 2", "--trajectory takes one value of --num-steps"),
     ("--save-images NEW/images --num-steps 1 2", "--save-images takes one value of --num-steps"),
     ("--save-images NEW/images --trajectory", "choose one"),
@@ -265,7 +265,7 @@ MISTAKES = [
     ("--save-images NEW/images --guidance -1", "guidance must be 0 or more"),
     ("reconstruct PICTURES/3.png --out PICTURES/words.png", "exists already"),
     ("reconstruct PICTURES/3.png --out PICTURES/words.png/a.png", "cannot be made"),
-    ("reconstruct PICTURES/3.png --seed 3", "unrecognized arguments"),
+    ("reconstruct PICTURES/3.png --seed 3", "reconstruct takes no --seed 3;"),
     ("reconstruct PICTURES/3.png --class 11", "no class '11'; give 0, 1, 2"),
     ("reconstruct PICTURES/3.png --scale 0", "--scale must be above 0, not 0"),
     ("manipulate --class 4", "required: IMAGE"),
