@@ -28,6 +28,7 @@ from sphere_mini.training import train
 RECIPE_FLAGS = {  # fields of the recipe that have a flag of their own; --set reaches all others
     "dataset": "preset and source of images (default: digits)",
     "data_dir": "folder of the images (default: data/<dataset>)",
+    "skip_damaged": "look at every picture, and go on without those that cannot be read",
     "image_size": "side of the square images in pixels",
     "model": "network size",
     "steps": "length of the run in steps",

@@ -64,10 +64,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main` and end the program: by 0, or what `main` gives to `sys.exit`.
-
-    A `UserError` becomes one line on stderr and exit code 2, Ctrl-C 130.
-    """
+    """Run a script's `main` and exit: 0, its own code, 2 after a `UserError`, 130 after Ctrl-C."""
     socket.setdefaulttimeout(30)  # seconds, or a download that receives nothing would hang
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may hold what it cannot show

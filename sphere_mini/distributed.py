@@ -113,10 +113,7 @@ def attempt(make: Callable[[], T]) -> tuple[T | None, UserError | None]:
 
 
 def first_on_node(load: Callable[[], T]) -> T:
-    """What `load` gives, run by one rank of each machine before the others: it may download.
-
-    A `UserError` of `load` reaches all ranks; all of them have to call this.
-    """
+    """What `load` gives, run first by one rank of each machine; its error reaches all ranks."""
     is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0
     loaded, problem = attempt(load) if is_first else (None, None)
     if any_rank(problem is not None):  # the others have waited here

@@ -142,10 +142,7 @@ def local_folder(folder: str | Path, files: Sequence[str] = MODEL_FILES) -> Path
 
 
 def push_to_hub(folder: str | Path, name: str, private: bool = False) -> str:
-    """Upload a model folder to the Hugging Face hub as "owner/name", made if missing.
-
-    Returns "hf://owner/name", which `from_pretrained` takes. `UserError` where that fails.
-    """
+    """Upload a model folder to the hub as "owner/name"; gives "hf://owner/name", or `UserError`."""
     folder = local_folder(folder)
     name = name.removeprefix(HUB_PREFIX)
     api = huggingface_hub.HfApi()

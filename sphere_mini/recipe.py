@@ -37,6 +37,7 @@ class Recipe(LossWeights):
     image_size: int = 32  # pixels
     flip: bool = True  # random horizontal flips
     held_out: float = 0.1  # share that is not trained on, of a set without a split of its own
+    skip_damaged: bool = False  # go on without pictures that cannot be read
     in_memory_gb: float = 2.0  # larger sets are read from disk while training
     workers: int = 8  # processes that read them, at most one per core
     # network
@@ -305,9 +306,6 @@ def quick_fields(dataset: str, image_size: int, overrides: dict[str, Any]) -> di
 
 
 def count_micro_batches(batch_size: int, at_once: int, processes: int) -> int:
-    """The least number of micro-batches with at most `at_once` images on each rank, or 1.
-
-    So a step fits a GPU of 24 GB at 32 px, of 80 GB at 256 px.
-    """
+    """The least number of micro-batches with at most `at_once` images on each rank, or 1."""
     counts = range(math.ceil(batch_size / (at_once * processes)), batch_size + 1)
     return next((count for count in counts if batch_size % (count * processes) == 0), 1)

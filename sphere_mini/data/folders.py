@@ -50,10 +50,7 @@ class File(NamedTuple):
 
 
 def find_training(root: Path, dataset: str) -> Split:
-    """The training images of a data set, in `root`/train or in `root` itself.
-
-    `UserError` where there are none, or where the form is another one than the data set's.
-    """
+    """Training images in `root`/train or `root`; `UserError`: none, or of another form."""
     form = f"{dataset} takes train/ and val/, each with {CLASS_FOLDERS}"
     if dataset == "folder":
         form = f"--data-dir takes a folder of images, {CLASS_FOLDERS}, or train/ and val/ of them"

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import ConcatDataset
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, Flowers102
+from tqdm import tqdm
 
+from ..distributed import attempt
 from ..errors import UserError, require, shortened
 from ..recipe import Recipe
 from .folders import find_held_out, find_training
@@ -72,7 +75,29 @@ def find_splits(recipe: Recipe) -> Splits:
     if len(names) == 1 and recipe.conditional and not recipe.init_from:
         advice = f"--unconditional ignores it; pass {root / names[0]} if that holds the classes"
         raise UserError(f"{root} has one class, {names[0]}; {advice}")
-    return splits
+    return without_damaged(splits, recipe) if recipe.skip_damaged else splits
+
+
+def find_damaged(images: Source, recipe: Recipe) -> dict[int, str]:
+    """Numbers of the pictures that cannot be read, and why; all are looked at, under a bar."""
+    files = ImageFiles(images, (), recipe.image_size, 0, torch.device("cpu"))
+    with ThreadPoolExecutor() as pool:
+        problems = pool.map(lambda k: attempt(lambda: files[k])[1], range(len(files)))
+        bar = tqdm(problems, "looking at pictures", len(files), leave=False, disable=None)
+        return {k: str(problem) for k, problem in enumerate(bar) if problem}
+
+
+def without_damaged(splits: Splits, recipe: Recipe) -> Splits:
+    """The splits without the pictures that cannot be read; the description says how many."""
+    kept = []
+    count = 0
+    for images in splits[:2]:
+        damaged = find_damaged(images or [], recipe)
+        kept.append([images[k] for k in range(len(images or [])) if k not in damaged])
+        count += len(damaged)
+    require(bool(kept[0]), f"{recipe.data_root} has no picture that can be read")
+    note = f"{splits.description}; damaged ones left out: {count:,}"
+    return splits._replace(training=kept[0], held_out=kept[1] or None, description=note)
 
 
 def hold_some_out(splits: Splits, share: float) -> Splits:

@@ -107,10 +107,7 @@ def figures_folder(out: str | None, run: str) -> Path:
 
 
 def write_report(report: Report, folder: Path, command: str, figures: str) -> list[str]:
-    """The tables in scores.md, below those that are there, and both pictures, whose names it gives.
-
-    The picture of the closest pairs comes first. figures: the name of the file of all figures.
-    """
+    """Add the tables to scores.md, and write both pictures, whose names it gives."""
     log = folder / "scores.md"
     facts = {"command": command, "all figures": figures} | report.facts
     lines = [f"- {name}: {fact}" for name, fact in facts.items()]

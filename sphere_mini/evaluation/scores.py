@@ -160,10 +160,7 @@ def score_reconstructions(model: SphereEncoder, reference: Reference, num_images
 
 
 def score_held_out(model: SphereEncoder, reference: Reference) -> Row:
-    """PSNR of held-out images' reconstructions, and what samples as good as they would score.
-
-    That is their distances to the training images, and the share that the judge recognises.
-    """
+    """PSNR of held-out images, and what samples as good as they would score."""
     held_out = reference.held_out
     real = reference.training_features
     features = reference.held_out_features

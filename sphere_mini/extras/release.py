@@ -99,10 +99,7 @@ def tensors_in(content: Mapping[Any, Any], above: str = "") -> dict[str, Tensor]
 
 
 def config_from_release(cfg: dict[str, Any]) -> SphereConfig:
-    """Our configuration from the release's `cfg.json`; `UserError` names what ours does not have.
-
-    Settings that ours has once must be equal for their encoder and decoder.
-    """
+    """Our configuration from the release's `cfg.json`; `UserError` names what ours lacks."""
     for field in ("model_size", "latent_mlp_mixer_depth"):
         sizes = [cfg[f"vit_{end}_{field}"] for end in ("enc", "dec")]
         require(sizes[0] == sizes[1], f"vit_enc_{field} and vit_dec_{field} differ: {sizes}")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..config import SphereConfig
 from ..data.images import ImageSet
-from ..data.sets import find_splits, hold_some_out
+from ..data.sets import find_damaged, find_splits, hold_some_out
 from ..distributed import any_rank, precision, world_size
 from ..losses import StepNoise, sphere_losses
 from ..model import SphereEncoder
@@ -73,6 +73,9 @@ def count_images(recipe: Recipe) -> tuple[int, int]:
     if not is_read:
         return SETS[recipe.dataset][:2]
     splits = find_splits(recipe)
+    for images in splits[:2]:
+        for problem in find_damaged(images or [], recipe).values():
+            print(f"damaged: {problem}, or pass --skip-damaged")
     if splits.held_out is None:
         splits = hold_some_out(splits, recipe.held_out)
     print(f"data: {splits.description}")

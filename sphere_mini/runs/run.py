@@ -167,10 +167,7 @@ def save_weights(folder: Path, state: TrainState, recipe: Recipe) -> None:
 
 
 def load_run(folder: Path, device: torch.device) -> tuple[TrainState, Recipe]:
-    """State and recipe of a run from its newest intact checkpoint; step 0 before the first one.
-
-    A damaged `last.pt` is set aside; `UserError` where no checkpoint can be used.
-    """
+    """A run's newest intact checkpoint, or its step 0; a damaged one is set aside."""
     path = folder / STATE_FILE
     has_checkpoint = path.exists() or previous(path).exists()
     if not has_checkpoint and (folder / CONFIG_FILE).exists():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import run
+from folder_images import TRAIN, greys, read_folder, write_images
 from PIL import Image
 from safetensors.torch import load_file
 from scipy.io import savemat
@@ -331,3 +332,29 @@ def test_a_perceptual_loss_by_name_changes_the_training(photo_folder, tmp_path):
         tensors = load_file(tmp_path / name / "model.safetensors")
         weights[name] = tensors["decoder.ffn.linear.weight"]
     assert not torch.equal(weights["none"], weights["efficientnet"])
+
+
+def test_damaged_pictures_are_named_and_can_be_left_out(tmp_path):
+    """Of ten pictures two are damaged: the dry run names both, a run stops, or leaves them out."""
+    write_images(tmp_path / "data", 10)
+    for k in (3, 7):
+        (tmp_path / "data" / f"{k}.jpg").write_bytes(b"no picture")
+    flags = (*TRAIN[1:], "--data-dir", tmp_path / "data", "--steps", 2)
+    looked = run("train.py", *flags, "--dry-run")
+    assert looked.returncode == 0, looked.stderr
+    named = [line for line in looked.stdout.splitlines() if line.startswith("damaged: ")]
+    assert len(named) == 2 and "3.jpg" in named[0] and "7.jpg" in named[1]
+    assert all("--skip-damaged" in line for line in named)
+    stopped = run("train.py", *flags, "--out", tmp_path / "a")
+    assert stopped.returncode == 2 and "3.jpg cannot be read" in stopped.stderr
+    done = run("train.py", *flags, "--skip-damaged", "--out", tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    assert "damaged ones left out: 2" in done.stdout
+    data, _ = read_folder(tmp_path / "data", skip_damaged=True, held_out=0.0)
+    assert greys(data) == [0, 1, 2, 4, 5, 6, 8, 9]
+    again = run("train.py", "--resume", tmp_path / "b", "--steps", 3)
+    assert again.returncode == 0, again.stderr
+    for path in (tmp_path / "data").iterdir():
+        path.write_bytes(b"no picture")
+    none = run("train.py", *flags, "--skip-damaged", "--out", tmp_path / "c")
+    assert none.returncode == 2 and "has no picture that can be read" in none.stderr

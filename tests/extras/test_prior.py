@@ -148,6 +148,20 @@ def test_the_script_fits_it_once(run_without_prior, tmp_path):
     assert pixels[0] != pixels[1] == pixels[2]
 
 
+def test_the_script_fits_it_to_the_images_that_are_named(run_without_prior, tmp_path):
+    """A run whose data set is gone takes another one for the fit, which it does not keep."""
+    folder = run_without_prior
+    text = (folder / "config.json").read_text().replace('"digits"', '"folder"')
+    (folder / "config.json").write_text(text)
+    flags = ("--class", 3, "--num-steps", 1, "--prior", "fitted", "--out", tmp_path / "a.png")
+    gone = run("sample.py", folder, *flags)
+    assert gone.returncode == 2 and "no folder" in gone.stderr
+    done = run("sample.py", folder, *flags, "--dataset", "digits")
+    assert done.returncode == 0, done.stderr
+    assert "prior fitted to the encoded training images of digits" in done.stdout
+    assert not (folder / "prior.safetensors").exists()
+
+
 def test_single_images_and_scores_say_which_prior(tmp_path):
     flags = ("--prior", "fitted", "--num-steps", 1)
     folder = tmp_path / "images"

@@ -12,7 +12,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, random_model, run
+from conftest import ROOT, load_picture, random_model, run
 from PIL import Image
 from safetensors.torch import load_file
 from short_runs import (
@@ -303,6 +303,7 @@ def stop_by_signal(number, delay, folder):
     )
     state, recipe = load_run(folder, CPU)
     assert state.step == step and recipe.steps == 2000
+    assert load_picture(folder / "losses.png").width > 500  # no picture was due before
 
 
 @pytest.mark.parametrize(
