@@ -20,7 +20,7 @@ from sphere_mini.files import warn_on_write_error
 from sphere_mini.recipe import DTYPES, LR_BATCH, PERCEPTUALS, RECIPES, SETS, Recipe
 from sphere_mini.runs import progress
 from sphere_mini.runs.dry_run import dry_run
-from sphere_mini.runs.log import CURVES_FILE, Pace, SummaryWriter, draw_curves
+from sphere_mini.runs.log import CURVES_FILE, METRICS_FILE, Pace, SummaryWriter, draw_curves
 from sphere_mini.runs.run import Run, begun_before_restart, resume, save_weights, start
 from sphere_mini.runs.settings import given_fields, load_pretrained, new_recipe
 from sphere_mini.training import train
@@ -160,7 +160,7 @@ def follow(run: Run, stop: progress.Stop) -> None:
         if log:
             pace = Pace(run.state.step)
         if stopping:
-            if writes:
+            if writes and (run.folder / METRICS_FILE).exists():
                 with warn_on_write_error(CURVES_FILE):
                     draw_curves(run.folder)
             break

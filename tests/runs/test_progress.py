@@ -287,7 +287,9 @@ def test_a_run_whose_folder_was_removed_stops(tmp_path, monkeypatch):
 
 def stop_by_signal(number, delay, folder):
     process = launch(
-        SLOW_STEPS, ROOT / "train.py", *TINY, "--steps", 2000, "--save-every", 1000, "--out", folder
+        SLOW_STEPS,
+        ROOT / "train.py",
+        *(*TINY, "--steps", 2000, "--save-every", 1000, "--log-every", 1, "--out", folder),
     )
     process.stdout.readline()  # training begins
     time.sleep(delay)
