@@ -73,10 +73,8 @@ def parse_args(argv: list[str]) -> Namespace:
         if not argv[1:] or argv[1] not in [*TASKS, *help_flags]:
             argv = [argv[0], "generate", *argv[1:]]
     args, unknown = parser.parse_known_args(argv)
-    problem = f"{args.task} takes no {' '.join(unknown)}"
-    require(
-        not unknown, f"{problem}; `python sample.py RUN {args.task} --help` lists what there is"
-    )
+    problem = f"{args.task} takes no {' '.join(unknown)}; `python sample.py RUN {args.task} --help`"
+    require(not unknown, f"{problem} lists what there is")
     return args
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from baselines import MLPAutoencoder, train_baseline
 from many_runs import RESULTS, make_figures, run_all
-from sklearn.datasets import load_sample_images
+from splits import PATCH, cut_patches, split_digits, split_photographs
 from torch import Tensor
 
 from sphere_mini import SphereEncoder, generate, reconstruct, spherify
@@ -38,9 +38,6 @@ PAPER_LOSSES = dict(  # of the digits' runs that ask what the paper's losses do;
     latent_spares_encoder=False,
 )
 DIGIT_NUMBERS = 3 * 8 * 8  # in one digit, an RGB image
-PATCH = 16  # pixels
-TRAINING_PATCHES = 8000
-HELD_OUT_PATCHES = 1000
 BETAS = (0.1, 0.3, 1.0)  # weights of the VAE's penalty
 BASELINE_STEPS = 3000
 SPHERE_STEPS = {"digits": 2000, "patches": 3000}
@@ -275,46 +272,6 @@ def detail(images: Tensor) -> float:
     high = (frequency[:, None].square() + frequency.square()).sqrt() > 1 / 8
     energy = torch.fft.fft2(images.double() / 255).abs().square()
     return energy[..., high].mean().item()
-
-
-# ---- images
-
-
-def split_digits() -> tuple[ImageSet, ImageSet]:
-    """Training and held-out digits: every sixth is held out."""
-    digits = load_digit_images(8, CPU)
-    is_held_out = torch.arange(len(digits)) % 6 == 5
-    return select(digits, ~is_held_out), select(digits, is_held_out)
-
-
-def select(data: ImageSet, rows: Tensor) -> ImageSet:
-    """The images where `rows` (n,) is true."""
-    return ImageSet(data.images[rows], data.labels[rows], data.class_names)
-
-
-def split_photographs() -> tuple[ImageSet, ImageSet]:
-    """Patches of scikit-learn's two photographs, a class each.
-
-    Training patches come from the left three quarters, held-out ones from the rest.
-    """
-    training = cut_patches(0, 0.75, TRAINING_PATCHES, seed=0)
-    held_out = cut_patches(0.75, 1, HELD_OUT_PATCHES, seed=1)
-    return training, held_out
-
-
-def cut_patches(left: float, right: float, count: int, seed: int) -> ImageSet:
-    """Patches from random places of both photographs, between two shares of their width."""
-    rng = np.random.default_rng(seed)
-    photos = load_sample_images().images
-    patches = []
-    for k in range(count):
-        photo = photos[k % 2]
-        height, width, _ = photo.shape
-        row = rng.integers(height - PATCH + 1)
-        column = rng.integers(int(left * width), int(right * width) - PATCH + 1)
-        patches.append(photo[row : row + PATCH, column : column + PATCH])
-    images = torch.from_numpy(np.stack(patches)).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(images, torch.arange(count) % 2, ("china", "flower"))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from many_runs import RESULTS, Row, make_figures, run_all
-from precompute import CPU, DIGITS_STEPS, JUDGED, NUM_STEPS, holes, of_steps, select, train_model
+from precompute import CPU, DIGITS_STEPS, JUDGED, NUM_STEPS, holes, of_steps, train_model
 from precompute_ablations import how_uniform
+from splits import select
 
 from sphere_mini import generate, reconstruct
 from sphere_mini.data.images import evenly_spaced

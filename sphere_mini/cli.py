@@ -27,9 +27,7 @@ FLAGS = {  # options of sample.py's flags
     "--prior": dict(choices=("uniform", "fitted"), default="uniform", help="fitted: to images"),
     "--seed": dict(type=int, default=0, help="of the first image; the next ones count up"),
     "--class": SEVERAL | dict(dest="classes", metavar="CLASS", default=[], help=CLASS_HELP),
-    "--per-class": dict(
-        type=int, metavar="N", help="images (default: ten a row; of a trajectory 1)"
-    ),
+    "--per-class": dict(type=int, metavar="N", help="images (default: a row of ten; of a path 1)"),
     "--trajectory": dict(action="store_true", help="one row an image, showing every step"),
     "--save-images": dict(metavar="DIR", help="single PNGs, N of every class; goes on there"),
     "--frames": dict(type=int, default=16, help="images of a path, or of a grid's side"),
@@ -37,9 +35,7 @@ FLAGS = {  # options of sample.py's flags
     "--strength": dict(type=float, default=1.0, help="share of the noise, above 0 and up to 1"),
     "--stitch": dict(choices=STITCHES, default="vertical", help="where the first lies"),
     "--swap": dict(action="store_true", help="the second image takes the first one's place"),
-    "--dataset": dict(
-        choices=SETS, help="training images, to compare with or to fit a prior to (default: RUN's)"
-    ),
+    "--dataset": dict(choices=SETS, help="images to compare with or to fit to (default: RUN's)"),
     "--data-dir": dict(metavar="PATH", help="where they are (default: RUN's, or data/<dataset>)"),
     "--features": dict(help="default: efficientnet; for the digits pixels"),
     "--num-reference": dict(type=int, metavar="N", default=50_000, help="training images at most"),

@@ -75,7 +75,7 @@ class SphereEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "SphereEncoder":
-        """Load a run or model folder or "hf://owner/name", in eval mode, float32, on the CPU."""
+        """Load a run, a model, a shipped one by name, or "hf://owner/name": eval, float32, CPU."""
         folder = local_folder(folder)
         model = cls(read_newest(folder / CONFIG_FILE, read_config))
         read_newest(folder / WEIGHTS_FILE, lambda path: model.load_state_dict(load_file(path)))

@@ -10,8 +10,8 @@ import sys
 
 import colab
 import numpy as np
-import precompute
 import pytest
+import splits
 import teachers_page
 import torch
 from baselines import MLPAutoencoder, train_baseline
@@ -214,7 +214,7 @@ def test_with_a_badge_the_first_cell_works_on_colab_unedited(path, monkeypatch, 
 
 
 def trained_baseline(beta):
-    training, held_out = precompute.split_digits()
+    training, held_out = splits.split_digits()
     assert len(training) + len(held_out) == 1797
     torch.manual_seed(0)
     model = MLPAutoencoder(image_size=8, num_classes=10, hidden=128, latent=16, beta=beta)

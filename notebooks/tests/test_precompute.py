@@ -13,6 +13,7 @@ import precompute_clothes
 import precompute_coverage
 import precompute_rivals
 import pytest
+import splits
 import torch
 import torch.nn.functional as F
 from lessons import CHECKPOINT, load_clothes, strip
@@ -118,9 +119,10 @@ def test_passes_count_whole_networks():
     ("model", "beta"), [("real", 0.0), ("plain", 0.0), ("plain by class", 0.0), ("vae", 0.3)]
 )
 def test_patches_are_compared(model, beta, monkeypatch):
-    fewer = dict(TRAINING_PATCHES=100, HELD_OUT_PATCHES=20, COMPARED=40, BASELINE_STEPS=2)
-    for name, value in fewer.items():
+    for name, value in dict(COMPARED=40, BASELINE_STEPS=2).items():
         monkeypatch.setattr(precompute, name, value)
+    for name, value in dict(TRAINING_PATCHES=100, HELD_OUT_PATCHES=20).items():
+        monkeypatch.setattr(splits, name, value)
     found = precompute.compare("patches", model, beta)
     rows = json.loads((many_runs.RESULTS / "posterior_hole.json").read_text())
     kept = next(row for row in rows if row["data"] == "patches" and row["model"] == model)
@@ -142,7 +144,7 @@ def test_runs_are_made_once(tmp_path):
 
 
 def test_detail_is_what_blur_takes_away():
-    patches = precompute.cut_patches(0, 1, 200, seed=0)
+    patches = splits.cut_patches(0, 1, 200, seed=0)
     assert isinstance(patches, ImageSet) and patches.images.shape == (200, 3, 16, 16)
     padded = F.pad(patches.images.float(), (1, 1, 1, 1), mode="reflect")
     blurred = F.avg_pool2d(padded, 3, stride=1)
@@ -151,11 +153,11 @@ def test_detail_is_what_blur_takes_away():
 
 
 def test_held_out_patches_share_no_pixel_with_training(monkeypatch):
-    monkeypatch.setattr(precompute, "TRAINING_PATCHES", 500)
-    monkeypatch.setattr(precompute, "HELD_OUT_PATCHES", 500)
+    monkeypatch.setattr(splits, "TRAINING_PATCHES", 500)
+    monkeypatch.setattr(splits, "HELD_OUT_PATCHES", 500)
     ramp = np.arange(640)[None, :, None] // 3  # grows from left to right
     photo = np.broadcast_to(ramp, (427, 640, 3)).astype(np.uint8)
     photos = types.SimpleNamespace(images=[photo, photo])
-    monkeypatch.setattr(precompute, "load_sample_images", lambda: photos)
-    training, held_out = precompute.split_photographs()
+    monkeypatch.setattr(splits, "load_sample_images", lambda: photos)
+    training, held_out = splits.split_photographs()
     assert training.images.max() < held_out.images.min()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -152,6 +152,8 @@ def save_picture(picture: Image.Image, path: Path, facts: dict[str, Any]) -> Non
 
 def save_animation(frames: Sequence[Image.Image], path: Path, comment: str) -> None:
     """Write frames as an endless GIF, there and back, with a comment."""
+    width = max(frame.width for frame in frames)  # which captions decide
+    frames = [ImageOps.expand(one, (0, 0, width - one.width, 0), "white") for one in frames]
     others = [*frames[1:], *frames[-2:0:-1]]
     options = dict(duration=200, loop=0, comment=printable(comment).encode())  # milliseconds
     frames[0].save(path, "GIF", save_all=True, append_images=others, **options)

@@ -46,13 +46,12 @@ def load_extractor(name: str, device: torch.device) -> Extractor:
     if name == "efficientnet":
         network = EfficientNetLite().network.to(device)
         return lambda images: efficientnet_features(network, images.to(device))
-    else:  # fetched and checked here: torch-fidelity would trust whatever lies in the same place
-        fetch = partial(load_state_dict_from_url, weights_only=True, check_hash=True)
-        otherwise = "--features efficientnet, which needs no download"
-        fetched(partial(fetch, URL_INCEPTION_V3), Path(URL_INCEPTION_V3).name, otherwise)
-        network = FeatureExtractorInceptionV3(name, ["2048", "logits_unbiased"])
-    network = network.to(device).eval()
-    return lambda images: network(images.to(device))
+    # fetched and checked here: torch-fidelity would trust whatever lies in the same place
+    fetch = partial(load_state_dict_from_url, weights_only=True, check_hash=True)
+    otherwise = "--features efficientnet, which needs no download"
+    fetched(partial(fetch, URL_INCEPTION_V3), Path(URL_INCEPTION_V3).name, otherwise)
+    inception = FeatureExtractorInceptionV3(name, ["2048", "logits_unbiased"]).to(device).eval()
+    return lambda images: inception(images.to(device))
 
 
 @torch.no_grad()

@@ -38,13 +38,15 @@ def export_images(
     last = seed + per_class * max(len(labels), 1) - 1
     require(last < NUM_SEEDS, f"the last seed would be {last}, above 2^32 - 1; take a smaller one")
     weights = model.weights_hash()
+    names = file_names(model.config)
     seeds = range(seed, last + 1)
     batches = [seeds[first : first + BATCH] for first in range(0, len(seeds), BATCH)]
     for batch in rank_chunks(batches, "images", BATCH):
         y = [labels[(one - seed) % len(labels)] for one in batch] if labels else None
         files = {}  # path: the text in it
         for one, label in zip(batch, y or [None] * len(batch), strict=True):
-            name, command = name_and_command(model, one, label, sampling)
+            name = f"seed{one:08d}.png" if label is None else f"{names[label]}-seed{one:08d}.png"
+            command = command_for(model, one, label, sampling)
             files[folder / name] = {"command": command, "weights": weights, "seed": str(one)}
         missing = [path for path, facts in files.items() if not is_saved(path, facts)]
         if not missing:
@@ -60,14 +62,12 @@ def export_images(
     return len(seeds)
 
 
-def name_and_command(
+def command_for(
     model: SphereEncoder, seed: int, label: int | None, sampling: dict[str, Any]
-) -> tuple[str, str]:
-    """The name of an image's file, and the command that draws it."""
-    name = f"seed{seed:08d}.png"
+) -> str:
+    """The command that draws an image."""
     command = f"python sample.py RUN --seed {seed} --per-class 1"
     if label is not None:
-        name = f"{file_names(model.config)[label]}-{name}"
         class_name = model.config.class_name(label)
         joint = "=" if class_name.startswith("-") else " "  # so that it is not taken for a flag
         command += f" --class{joint}{shlex.quote(class_name)}"
@@ -76,7 +76,7 @@ def name_and_command(
             command += f" --{field.replace('_', '-')} {value}"
     if sampling.get("start"):
         command += " --prior fitted"
-    return name, printable(command)
+    return printable(command)
 
 
 def file_names(config: SphereConfig) -> list[str]:

@@ -73,7 +73,7 @@ def count_images(recipe: Recipe) -> tuple[int, int]:
     if not is_read:
         return SETS[recipe.dataset][:2]
     splits = find_splits(recipe)
-    for images in splits[:2]:
+    for images in () if recipe.skip_damaged else splits[:2]:
         for problem in find_damaged(images or [], recipe).values():
             print(f"damaged: {problem}, or pass --skip-damaged")
     if splits.held_out is None:

@@ -80,7 +80,8 @@ def test_files_carry_their_text(tmp_path):
     save_picture(picture, tmp_path / "a.png", {"seed": 3, "command": "python sample.py"})
     with Image.open(tmp_path / "a.png") as image:
         assert image.text == {"seed": "3", "command": "python sample.py"}
-    frames = [Image.new("RGB", (9, 7), (grey, grey, grey)) for grey in (0, 80, 160, 240)]
+    greys = (0, 80, 160, 240)
+    frames = [Image.new("RGB", (9 - k, 7), (grey,) * 3) for k, grey in enumerate(greys)]
     save_animation(frames, tmp_path / "a.gif", "there and back")
     with Image.open(tmp_path / "a.gif") as animation:
         assert animation.n_frames == 6 and animation.size == (9, 7)
