@@ -33,10 +33,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep the memory that tensors free, for the next ones.
-
-    Else it gives large blocks back and gets them again page by page: 1 to 19% of a training step.
-    """
+    """Have glibc keep the memory that tensors free for the next ones: 1 to 19% faster steps."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(-4, 0)  # M_MMAP_MAX: no block gets pages of its own, which go back as it is freed

@@ -25,10 +25,7 @@ LR_BATCH = 256  # images of global batch that `lr` and `min_lr` are stated for; 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(LossWeights):
-    """All settings of a run; `UserError` where one is out of range.
-
-    The defaults, with those of `LossWeights`, are what the paper's runs have in common.
-    """
+    """All settings of a run, by default the paper's; `UserError` where one is out of range."""
 
     # images
     dataset: str  # empty: images of one's own, in memory

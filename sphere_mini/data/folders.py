@@ -22,16 +22,13 @@ OF_SYSTEMS |= {"lost+found"}
 
 
 class Split(NamedTuple):
-    """The images of a folder: (path, label) of each; the names of the classes, () for none.
-
-    seen: what the images are on the disk. description: how many there are, and other files.
-    """
+    """The images of a folder."""
 
     folder: Path
-    images: list[tuple[str, int]]
-    class_names: tuple[str, ...]
-    seen: frozenset[Hashable]
-    description: str
+    images: list[tuple[str, int]]  # path and label
+    class_names: tuple[str, ...]  # () for none
+    seen: frozenset[Hashable]  # what the images are on the disk
+    description: str  # how many there are, and other files
 
 
 class File(NamedTuple):
@@ -72,10 +69,7 @@ def find_training(root: Path, dataset: str) -> Split:
 
 
 def find_held_out(root: Path, training: Split) -> Split | None:
-    """The held-out images of the training images' classes, `root`/val or else `root`/test.
-
-    None without new images in the form of the training images. `UserError` for other classes.
-    """
+    """`root`/val or else `root`/test, None without; `UserError` for classes not trained on."""
     splits = split_folders(root)
     if training.folder != splits.get("train"):
         return None

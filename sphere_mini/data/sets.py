@@ -42,11 +42,7 @@ class Splits(NamedTuple):
 def load_data(
     recipe: Recipe, device: torch.device, most_held_out: int = HELD_OUT_IN_TRAINING
 ) -> tuple[ImageSet | ImageFiles, ImageSet | None]:
-    """A recipe's training images, and at most `most_held_out` held-out ones, if there are any.
-
-    They are in memory if they take at most the recipe's `in_memory_gb`. `UserError` where images
-    are missing or cannot be read.
-    """
+    """A recipe's training images, and some held-out ones if there are any; `UserError`: missing."""
     splits = find_splits(recipe)
     if splits.held_out is None:
         splits = hold_some_out(splits, recipe.held_out)

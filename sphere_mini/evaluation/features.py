@@ -56,10 +56,7 @@ def load_extractor(name: str, device: torch.device) -> Extractor:
 
 @torch.no_grad()
 def extract(extractor: Callable, batches: Iterable) -> list[Tensor]:
-    """What an extractor makes of all ranks' batches: (n, ...) for each of its outputs, on the CPU.
-
-    batches: this rank's share (`rank_chunks`), such as uint8 images (B, 3, H, W).
-    """
+    """An extractor's outputs, (n, ...) each, on the CPU, of all ranks' batches (`rank_chunks`)."""
     seen = [[output.cpu() for output in extractor(batch)] for batch in batches]
     return [torch.cat(output) for output in zip(*gather(seen), strict=True)]
 

@@ -133,10 +133,7 @@ def read_features(path: Path) -> Tensor | None:
 
 
 def fingerprint(data: ImageSet | ImageFiles, rows: Tensor) -> str:
-    """Twelve hexadecimal digits that tell these images from others.
-
-    By all pixels of images in memory, by those of a thousand files and all names, sizes and times.
-    """
+    """Twelve hexadecimal digits that tell images from others, of files by a thousand's pixels."""
     digest = hashlib.sha256()
     if isinstance(data, ImageFiles):
         if isinstance(data.source, list):

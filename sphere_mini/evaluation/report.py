@@ -80,10 +80,7 @@ def evaluate(
 
 
 def usual_num_images(model: SphereEncoder, reference: Reference) -> int:
-    """Samples of a row, of all classes alike: 50,000 or a little more; for the digits 1,000.
-
-    As many as the reference has where that is too small for a Fréchet distance.
-    """
+    """Samples of a row: 50,000 or a little more, of the digits 1,000, of a small set as many."""
     if reference.holds_digits:
         return 1000
     num_classes = max(model.config.num_classes, 1)

@@ -1,7 +1,4 @@
-"""Samplers, scores of what they draw, of reconstructions, and of encoded images on the sphere.
-
-Under torchrun all ranks call these functions together, share the images and get the same figures.
-"""
+"""Samplers, scores of what they draw, of reconstructions, and of encoded images on the sphere."""
 
 import math
 from collections import defaultdict
@@ -47,10 +44,7 @@ class Sampler:
         check_guidance(self.guidance, self.guidance_place)
 
     def draw(self, model: SphereEncoder, first_seed: int, rows: Tensor) -> Tensor:
-        """Samples (B, 3, H, W) in [0, 1], of numbers `rows` (B,), in class k modulo classes.
-
-        Their seeds count up from first_seed. `UserError` unless they are finite.
-        """
+        """Samples (B, 3, H, W) in [0, 1] of numbers `rows` (B,), in class k modulo classes."""
         num_classes = model.config.num_classes
         y = rows % num_classes if num_classes else None
         seeds = (first_seed + rows).tolist()
@@ -80,10 +74,7 @@ def score_samples(
     seed: int = 0,
     repeats: int = 1,
 ) -> tuple[Row, Image.Image]:
-    """All scores of one sampler, and a picture of the samples nearest to a training image.
-
-    A score is a list of `repeats` numbers, each of `num_images` samples, by seeds from `seed` on.
-    """
+    """Scores of one sampler, `repeats` numbers each, and the samples nearest to training images."""
     real = reference.training_features
     below, _ = reference.threshold
     scores = defaultdict(list)
@@ -134,7 +125,7 @@ def look_at(
 
 
 def score_reconstructions(model: SphereEncoder, reference: Reference, num_images: int) -> Row:
-    """Fréchet distance and PSNR in dB of training images' reconstructions (null class, no noise).
+    """FD and PSNR in dB of reconstructions (null class, no noise), of training and held-out images.
 
     num_images: at most all. Beside it the mean image's PSNR and the scores of held-out images.
     """

@@ -1,7 +1,4 @@
-"""A prior fitted to encoded images, ours and not the paper's: for each class a normal distribution.
-
-A small model's latents do not fill their sphere, and one step from a uniform point is weak there.
-"""
+"""A prior fitted to encoded images, for models whose latents do not fill their sphere (ours)."""
 
 import math
 from dataclasses import dataclass

@@ -63,10 +63,7 @@ def newest_checkpoint(folder: Path) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A checkpoint's weights of encoder and decoder by our names, the EMA ones if it has them.
-
-    Their RoPE tables are left out, since ours computes them; mixer scales get the shape (1,).
-    """
+    """A checkpoint's weights by our names, the EMA ones if it has them, without RoPE tables."""
     if path.suffix == ".safetensors":
         content = load_file(path)
     else:

@@ -34,11 +34,7 @@ UNKNOWN = "as many as the folder has"
 
 
 def dry_run(recipe: Recipe, device: torch.device, measure: bool, choose_compile: bool) -> None:
-    """Print a recipe in full and what it costs; nothing is written.
-
-    measure: train a few steps on noise, for the time of the whole run. choose_compile: as a run
-    does that no flag tells whether to compile.
-    """
+    """Print a recipe in full and what it costs, by `measure` in time too; nothing is written."""
     num_images, num_classes = count_images(recipe)
     recipe = recipe.resolved(num_images)
     if choose_compile:
@@ -110,10 +106,7 @@ def billions(value: float) -> str:
 
 
 def cost(recipe: Recipe, num_images: int, num_classes: int, device: torch.device) -> dict[str, int]:
-    """What a resolved recipe takes: `parameters`, `bytes` on the device, and FLOPs per image.
-
-    FLOPs of matmuls and convolutions, from shapes alone: of a training `step`, `decode`, `encode`.
-    """
+    """Of a resolved recipe: `parameters`, `bytes`, FLOPs an image: `step`, `decode`, `encode`."""
     config = recipe.sphere_config([str(label) for label in range(num_classes)])
     counted = replace(recipe, spread=0.0, compile=False)
     perceptual = load_perceptual(recipe.perceptual, torch.device("meta"), pretrained=False)
@@ -158,10 +151,7 @@ def activation_bytes(recipe: Recipe, config: SphereConfig, dtype: str) -> int:
 def compiled_if_long(
     recipe: Recipe, num_images: int, num_classes: int, device: torch.device
 ) -> Recipe:
-    """A resolved recipe that compiles where its run is long enough, and never on a CPU.
-
-    Compiling takes a minute or two, once, and needs Triton, a C++ compiler and Python's headers.
-    """
+    """A resolved recipe that compiles where it can and its run is long enough, never on a CPU."""
     has_headers = Path(sysconfig.get_path("include"), "Python.h").exists()
     can = has_triton() and has_headers and shutil.which(compiler_name()) is not None
     if device.type == "cpu" or not can:

@@ -53,10 +53,7 @@ def log_step(run: Run, losses: dict[str, Tensor | float], pace: Pace) -> dict[st
 
 @torch.no_grad()
 def measure_model(run: Run) -> dict[str, float]:
-    """Effective dimension of encoded images, and PSNR of held-out ones beside their mean image's.
-
-    Of images in memory: reading may fail, and only rank 0 looks.
-    """
+    """Effective dimension of images in memory, and PSNR of held-out ones and of their mean."""
     model = run.state.ema
     found = {}
     images = run.data if isinstance(run.data, ImageSet) else run.held_out or ()
