@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -41,6 +41,9 @@ def reading(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing; is {path.parent} the right folder?") from None
     except Exception as error:  # libraries raise anything where a file is damaged
+        with suppress(OSError), path.open("rb") as file:
+            is_pointer = file.read(32).startswith(b"version https://git-lfs")
+            require(not is_pointer, f"{path} is a Git LFS pointer; run `git lfs pull` in its folder")
         problem = f"{path} cannot be used ({reason(error)})"
         raise UserError(f"{problem}; mend it or take another copy") from error
 

@@ -1,5 +1,6 @@
 """Files that survive a kill, a full disk and damage, names that are free, and the model hub."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import huggingface_hub
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 from tqdm import tqdm
 
 from .errors import UserError, is_utf8, reading, require
@@ -21,6 +25,8 @@ WEIGHTS_FILE = "model.safetensors"
 PRIOR_FILE = "prior.safetensors"  # ours, where there is one: see extras/prior.py
 JUDGE_FILE = "judge.safetensors"  # likewise: see evaluation/judge.py
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, PRIOR_FILE, JUDGE_FILE)
+OURS = ".sphere_mini"  # an empty file in each folder that this program makes, and trains on none
+LOCKS = []  # that this process holds until it ends
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
 UMASK = os.umask(0)  # the only way to ask for it is to set it
 os.umask(UMASK)
@@ -39,9 +45,14 @@ def write_safely(path: Path, write: Callable[[Path], Any]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         write(temporary)
-        temporary.chmod(0o666 & ~UMASK)  # safetensors would leave it to the owner alone
+        with suppress(OSError):  # some file systems refuse it
+            temporary.chmod(0o666 & ~UMASK)  # safetensors would leave it to the owner alone
         with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+            try:
+                os.fsync(file.fileno())
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # those cannot do it at all
+                    raise
     except (OSError, RuntimeError, SafetensorError) as error:  # as each library says "disk full"
         with suppress(OSError):
             temporary.unlink()
@@ -80,21 +91,56 @@ def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:
 
     The folders above it are made and, with a subfolder, both; `UserError` where that fails.
     """
-    path = Path(out) if out else free_path(default)
+    path = Path(out).expanduser() if out else free_path(default)
     require(is_utf8(str(path)), f"{path} is not in UTF-8; choose another --out")
     problem = f"{path} exists already; choose another --out, nothing is written over"
     require(not os.path.lexists(path), problem)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_ours(path.parent)
         if subfolder:
             path.mkdir()
+            (path / OURS).touch()
             (path / subfolder).mkdir()
+        else:
+            path.touch(exist_ok=False)
     except OSError as error:
-        if out is None and isinstance(error, FileExistsError) and path.is_dir():
+        if out is None and isinstance(error, FileExistsError) and path.exists():
             return claim_path(None, default, subfolder)  # another program was quicker by a moment
         problem = f"{path} cannot be made ({error.strerror})"
         raise UserError(f"{problem}; choose another --out") from error
     return path
+
+
+def make_ours(folder: Path) -> None:
+    """Make a folder; it and those above it that are new are marked. Raises `OSError`."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in new:
+        (path / OURS).touch()
+
+
+def lock(folder: Path) -> None:
+    """Keep other programs from writing to a folder until this one ends; `UserError`: one does.
+
+    The system takes the lock back from a process that was killed.
+    """
+    held = FileLock(folder / f"{OURS}.lock")
+    try:
+        held.acquire(timeout=10)  # a killed process's workers hold on to it for seconds
+        LOCKS.append(held)
+    except Timeout:
+        raise UserError(f"another program writes to {folder}; wait for its end") from None
+    except (OSError, NotImplementedError):  # the file system has no locks
+        return
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Weights of a safetensors file by name; `UserError` for NaN, infinities and whole numbers."""
+    weights = load_file(path)
+    for name, weight in weights.items():
+        is_sound = weight.is_floating_point() and bool(weight.float().isfinite().all())
+        require(is_sound, f"{name} holds NaN, infinities or whole numbers")
+    return weights
 
 
 @contextmanager
@@ -127,12 +173,13 @@ def local_folder(folder: str | Path, files: Sequence[str] = MODEL_FILES) -> Path
     files: those that are fetched, as patterns. `UserError` where there is none of the three.
     """
     if not str(folder).startswith(HUB_PREFIX):
+        folder = Path(folder).expanduser()
         if not os.path.isdir(folder) and str(folder) in shipped_models():
             return SHIPPED / folder
         known = ", ".join(["a run folder of train.py", "a model folder", *shipped_models()])
         require(os.path.isdir(folder), f"there is no folder {folder}; pass one of: {known}")
         require(is_utf8(str(folder)), f"{folder} is not in UTF-8; rename it")
-        return Path(folder)
+        return folder
     name = folder.removeprefix(HUB_PREFIX)
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files)))

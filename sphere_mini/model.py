@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .config import SphereConfig, config_from_dict
 from .data.inputs import Labels, as_labels
-from .files import CONFIG_FILE, WEIGHTS_FILE, local_folder, read_newest, write_safely
+from .files import CONFIG_FILE, WEIGHTS_FILE, local_folder, read_newest, read_weights, write_safely
 from .vit import ViT, build_decoder, build_encoder
 
 
@@ -68,7 +68,7 @@ class SphereEncoder(nn.Module):
 
     def save_pretrained(self, folder: str | Path, **extra: Any) -> None:
         """Write the weights, and `config.json` with `extra` JSON values, to `folder`."""
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         write_safely(folder / WEIGHTS_FILE, lambda path: save_file(self.state_dict(), path))
         save_config(self.config, folder, **extra)
@@ -78,7 +78,7 @@ class SphereEncoder(nn.Module):
         """Load a run, a model, a shipped one by name, or "hf://owner/name": eval, float32, CPU."""
         folder = local_folder(folder)
         model = cls(read_newest(folder / CONFIG_FILE, read_config))
-        read_newest(folder / WEIGHTS_FILE, lambda path: model.load_state_dict(load_file(path)))
+        read_newest(folder / WEIGHTS_FILE, lambda path: model.load_state_dict(read_weights(path)))
         return model.eval()
 
 

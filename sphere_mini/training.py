@@ -129,6 +129,7 @@ def train_step(
     noise = draw_rank_noise(state, recipe, len(x))  # this rank's shard of the step's noise
     row_chunks = torch.arange(len(x), device=x.device).chunk(recipe.grad_accum)  # micro-batches
     total = {}
+    state.model.zero_grad(set_to_none=True)  # also of a step that was interrupted
     for k, rows in enumerate(row_chunks, 1):
         micro_y = None if y is None else y[rows]
         micro_noise = StepNoise(*[drawn[rows] for drawn in noise])
@@ -145,7 +146,6 @@ def train_step(
     with autocast(x.device, recipe.dtype):  # for its products
         state.muon.step()
     state.optimizer.step()
-    state.model.zero_grad(set_to_none=True)
     update_ema(state, recipe.ema)
     state.step += 1
     return total | {"grad_norm": grad_norm, "lr": lr}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError, composed, require, shortened
+from ..files import OURS
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".gif"}
 IMAGE_SUFFIXES |= {".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga"}
@@ -101,13 +102,20 @@ def class_folders(root: Path) -> list[str]:
 
 
 def listed(folder: str | Path) -> list[os.DirEntry]:
-    """What is in a folder, without what systems hide; `UserError` where it cannot be read."""
+    """What is in a folder and not hidden; `UserError` where it cannot be read."""
     try:
         with os.scandir(folder) as entries:
-            return [e for e in entries if not e.name.startswith(".") and e.name not in OF_SYSTEMS]
+            return [entry for entry in entries if not is_hidden(entry)]
     except OSError as error:
         problem = f"{folder} cannot be read ({error.strerror})"
         raise UserError(f"{problem}; make it readable, or move it away") from error
+
+
+def is_hidden(entry: os.DirEntry) -> bool:
+    """Whether something in a folder is none of the user's: a system's, or made by this program."""
+    if entry.name.startswith(".") or entry.name in OF_SYSTEMS:
+        return True
+    return entry.is_dir(follow_symlinks=False) and os.path.exists(os.path.join(entry.path, OURS))
 
 
 def read_split(

@@ -84,8 +84,9 @@ def memorised_below(held_out: Tensor) -> tuple[float, int]:
     held_out: (n,) nearness of images not trained on; 1% lie below, without near-duplicates, which
     lie two interquartile ranges or more below the first quartile.
     """
-    first, third = held_out.quantile(torch.tensor([0.25, 0.75]))
-    clean = held_out[held_out >= first - 2 * (third - first)]
+    others = held_out[held_out > 0] if held_out.any() else held_out  # without exact copies
+    first, third = others.quantile(torch.tensor([0.25, 0.75]))
+    clean = others[others >= first - 2 * (third - first)]
     return clean.quantile(0.01).item(), len(held_out) - len(clean)
 
 

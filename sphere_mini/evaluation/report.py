@@ -86,7 +86,7 @@ def usual_num_images(model: SphereEncoder, reference: Reference) -> int:
     num_classes = max(model.config.num_classes, 1)
     if not reference.has_distance(USUAL_IMAGES):
         return num_classes * math.ceil(len(reference.rows) / num_classes)
-    multiple = 50 * num_classes  # Flowers: 102 times 500
+    multiple = num_classes * (50 if num_classes <= 1000 else 1)  # Flowers: 102 times 500
     return multiple * math.ceil(USUAL_IMAGES / multiple)
 
 
@@ -106,7 +106,7 @@ def table(rows: Sequence[Row], hidden: Iterable[str] = ()) -> str:
     columns = []
     for name in rows[0]:
         if name not in hidden:
-            texts = [name, *(cell(name, row[name]) for row in rows)]
+            texts = [name, *(cell(name, row[name]).replace("|", "\\|") for row in rows)]
             width = max(len(text) for text in texts)
             texts.insert(1, "-" * width)
             columns.append([text.ljust(width) for text in texts])

@@ -46,7 +46,7 @@ class Pace:
 def read_rows(path: Path, last_step: float = math.inf) -> list[dict[str, Any]]:
     """The log's rows up to a step, without lines that were cut off. Raises `OSError`."""
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         with suppress(ValueError):
             rows.append(json.loads(line))
     return [row for row in rows if row["step"] <= last_step]
@@ -56,7 +56,7 @@ def keep_rows(path: Path, last_step: int) -> None:
     """Drop the rows of later steps, which will be run again. Raises `OSError`."""
     if path.exists():
         kept = "".join(json.dumps(row) + "\n" for row in read_rows(path, last_step))
-        if kept != path.read_text():
+        if kept.encode() != path.read_bytes():
             write_safely(path, lambda temporary: temporary.write_text(kept))
 
 

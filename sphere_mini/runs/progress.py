@@ -30,6 +30,7 @@ from ..training import TrainState
 from .log import CURVES_FILE, LOSSES, METRICS_FILE, Pace, draw_curves
 from .run import SAMPLES_FOLDER, Run, save_run
 
+ENDING = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # schedulers', Ctrl-C, a closed terminal
 COLLAPSED = 4.0  # effective dimension; models that draw well have 15 or more after 200 steps
 
 
@@ -106,6 +107,7 @@ def save_picture(run: Run) -> None:
         with warn_on_write_error(f"the picture of step {step}"):
             kind = "held out" if run.held_out else "training"
             picture = training_picture(run.state.ema, run.held_out or run.data, kind)
+            (run.folder / SAMPLES_FOLDER).mkdir(exist_ok=True)  # copies leave out empty folders
             picture.save(run.folder / SAMPLES_FOLDER / f"step{step:07d}.png")
             if run.board:
                 run.board.add_image("samples", np.asarray(picture), step, dataformats="HWC")
@@ -130,7 +132,7 @@ def training_picture(model: SphereEncoder, data: ImageSet | ImageFiles, kind: st
 
 
 class Stop:
-    """From now on SIGTERM, Ctrl-C or the clock make a run finish its step and stop.
+    """From now on signals (`ENDING`) or the clock make a run finish its step and stop.
 
     A signal sets `reason` and the exit `code`; a second one ends the program at once.
     """
@@ -140,8 +142,9 @@ class Stop:
         self.end = time.monotonic() + 60 * (max_minutes or math.inf)
         self.reason = ""
         self.code = 0
-        for number in (signal.SIGTERM, signal.SIGINT):  # a scheduler's, and Ctrl-C
-            signal.signal(number, self.note)
+        for name in ENDING:
+            if hasattr(signal, name):  # Windows has two of them
+                signal.signal(getattr(signal, name), self.note)
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Remember the signal; the interpreter calls this between two instructions."""
