@@ -24,7 +24,7 @@ from sphere_mini.data import grids
 from sphere_mini.data.images import stitch
 from sphere_mini.data.inputs import class_number
 from sphere_mini.data.picture_files import open_picture, square_pixels
-from sphere_mini.distributed import connect, rank
+from sphere_mini.distributed import connect, from_rank_0, rank
 from sphere_mini.errors import require
 from sphere_mini.evaluation import command, evaluate
 from sphere_mini.evaluation.features import EXTRACTORS, NUMBERED_BELOW
@@ -36,6 +36,7 @@ from sphere_mini.files import (
     claim_path,
     free_path,
     local_folder,
+    reserve,
     shipped_models,
     writing,
 )
@@ -86,6 +87,7 @@ def main() -> None:
     for seed in seeds if isinstance(seeds, list) else [seeds]:
         require(0 <= seed < NUM_SEEDS, f"--seed must be in 0 ... 2^32 - 1, not {seed}")
     if args.out:  # what is wrong with it should not cost the wait for the picture
+        args.out = os.path.expanduser(args.out)
         require(not os.path.isfile(args.out), f"{args.out} exists already; choose another --out")
         is_name = args.task == "evaluate" or args.out.lower().endswith(grids.SUFFIXES)
         known = ", ".join(grids.SUFFIXES)
@@ -120,7 +122,7 @@ def generate(model: SphereEncoder, args: Namespace) -> None:
         labels = args.labels or list(range(model.config.num_classes))
         count = count or grids.GRID_COLUMNS
         options = {"num_steps": args.num_steps[0]} | loop_options(args)
-        folder = Path(args.save_images)
+        folder = Path(args.save_images).expanduser()
         total = export_images(model, folder, labels, count, args.seed, **options)
         print(f"{total:,} images are in {folder}")
         return
@@ -224,7 +226,7 @@ def evaluate_model(model: SphereEncoder, args: Namespace) -> None:
     if num_images < NUMBERED_BELOW and has_distance:
         alone = f"compare them with those of {num_images:,} images alone"
         print(f"warning: distances of {num_images:,} images come out too large; {alone}")
-    path = free_path(folder / "scores.json")
+    path = from_rank_0(lambda: reserve(folder / "scores.json"))
     save = partial(command.write_json, path)  # each figure as soon as it is known
     report = evaluate(model, reference, samplers, num_images, args.seed, args.repeats, save)
     if rank() > 0:
@@ -261,7 +263,8 @@ def save_grid(
     facts = {"command": args.command, "weights": model.weights_hash()}
     if "seed" in args:
         facts["seed"] = args.seed
-    path = claim_path(args.out, Path("pictures", f"{Path(args.run).name}-{args.task}.png"))
+    name = f"{Path(args.run).resolve().name}-{args.task}.png"
+    path = claim_path(args.out, Path("pictures", name))
     is_gif = path.suffix.lower() == ".gif"
     side = args.min_side or (MIN_FRAME if is_gif and len(rows) == 1 else MIN_TILE)
     with writing(path):

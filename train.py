@@ -111,7 +111,7 @@ def get_ready(args: argparse.Namespace, fields: dict[str, Any], device: torch.de
     folder = args.resume or begun_before_restart()
     if folder:
         print(f"going on with {folder}")
-        run = resume(Path(folder), fields, device)
+        run = resume(Path(folder).expanduser(), fields, device)
     else:
         run = start(fields, args.recipe, args.out, device)
     if args.tensorboard and rank() == 0:

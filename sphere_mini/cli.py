@@ -56,7 +56,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=layout, **options)
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `python {self.prog} --help` lists what there is")
+        launcher = "start it by torchrun; " if "--local-rank" in message else ""
+        raise UserError(f"{message}; {launcher}`python {self.prog} --help` lists what there is")
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -65,6 +66,8 @@ def run_script(main: Callable[[], None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may hold what it cannot show
             stream.reconfigure(errors="backslashreplace")
+            stream.write = while_read(stream.write, stream)
+            stream.flush = while_read(stream.flush, stream)
     code = 0
     try:
         main()
@@ -76,6 +79,19 @@ def run_script(main: Callable[[], None]) -> None:
         fail("stopped by Ctrl-C", code=130)
     disconnect()  # here, since the variables of `main` held the process group
     sys.exit(code)
+
+
+def while_read(call: Callable[..., Any], stream: io.TextIOWrapper) -> Callable[..., Any]:
+    """A stream's method, whose output is dropped once nobody reads it (`| head`, no terminal)."""
+
+    def call_or_drop(*text: str) -> Any:
+        try:
+            return call(*text)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            return None
+
+    return call_or_drop
 
 
 def fail(problem: str, code: int) -> NoReturn:

@@ -18,6 +18,8 @@ from tqdm import tqdm
 from .errors import UserError, require
 
 T = TypeVar("T")
+RENDEZVOUS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # variables of a process's group
+COUNTS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # by launchers
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -51,12 +53,20 @@ def world_size() -> int:
 
 
 def connect(name: str) -> torch.device:
-    """The device called `name`; under torchrun, the rank's own one, within a process group."""
+    """The device called `name`; of several processes, the rank's own one, within a group.
+
+    torchrun starts them, or what sets the same variables. `UserError`: some are missing.
+    """
     device = pick_device(name)
-    if not dist.is_torchelastic_launched():
+    env = os.environ
+    counts = [int(env[name]) for name in COUNTS if env.get(name, "").isdecimal()]
+    if max(counts, default=1) == 1 and not dist.is_torchelastic_launched():
         return device
+    missing = [name for name in RENDEZVOUS if name not in env]
+    problem = f"this is one of {max(counts)} processes without {', '.join(missing)}"
+    require(not missing, f"{problem}; start them by torchrun, which sets all of it")
     if device.type != "cpu":
-        local_rank = int(os.environ["LOCAL_RANK"])
+        local_rank = int(env.get("LOCAL_RANK", 0))
         count = torch.accelerator.device_count()
         require(local_rank < count, f"--nproc-per-node exceeds the {count} {device.type} devices")
         torch.accelerator.set_device_index(local_rank)
@@ -65,7 +75,7 @@ def connect(name: str) -> torch.device:
         backend = f"cpu:gloo,{device.type}:{backend}"  # gloo for what the hosts agree on
     store, own_rank, processes = next(dist.rendezvous("env://"))
     # torchrun keeps its store over restarts; the prefix hides addresses of processes that are gone
-    store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    store = dist.PrefixStore(f"start {env.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     dist.init_process_group(backend, store=store, rank=own_rank, world_size=processes)
     # of 1x1 convolutions: a little slower, no error
     warnings.filterwarnings("ignore", message="Grad strides do not match")

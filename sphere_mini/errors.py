@@ -43,7 +43,7 @@ def reading(path: Path) -> Iterator[None]:
     except Exception as error:  # libraries raise anything where a file is damaged
         with suppress(OSError), path.open("rb") as file:
             is_pointer = file.read(32).startswith(b"version https://git-lfs")
-            require(not is_pointer, f"{path} is a Git LFS pointer; run `git lfs pull` in its folder")
+            require(not is_pointer, f"{path} is a Git LFS pointer; run `git lfs pull` there")
         problem = f"{path} cannot be used ({reason(error)})"
         raise UserError(f"{problem}; mend it or take another copy") from error
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 import huggingface_hub
@@ -27,6 +28,7 @@ JUDGE_FILE = "judge.safetensors"  # likewise: see evaluation/judge.py
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, PRIOR_FILE, JUDGE_FILE)
 OURS = ".sphere_mini"  # an empty file in each folder that this program makes, and trains on none
 LOCKS = []  # that this process holds until it ends
+HELD_OUT_FILE = "held_out.json"  # of a run: which images of its folder it does not train on
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
 UMASK = os.umask(0)  # the only way to ask for it is to set it
 os.umask(UMASK)
@@ -117,6 +119,22 @@ def make_ours(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in new:
         (path / OURS).touch()
+
+
+def output_folder(folder: Path) -> Path:
+    """Make a folder that can be written to; `UserError` where that fails."""
+    with writing(folder):
+        make_ours(folder)
+        TemporaryFile(dir=folder).close()
+    return folder
+
+
+def reserve(path: Path) -> Path:
+    """Make an empty file of a free name like `path`, beside other programs that do so at once."""
+    while True:
+        free = free_path(path)
+        with writing(free), suppress(FileExistsError), free.open("x"):
+            return free
 
 
 def lock(folder: Path) -> None:

@@ -100,7 +100,7 @@ class Recipe(LossWeights):
     @property
     def data_root(self) -> Path:
         """The folder of the images: `data_dir`, or data/ and the set's name."""
-        return Path(self.data_dir or f"data/{self.dataset}")
+        return Path(self.data_dir or f"data/{self.dataset}").expanduser()
 
     def sphere_config(self, class_names: Sequence[str]) -> SphereConfig:
         """The network that this recipe asks for on a data set with these classes."""
@@ -169,80 +169,33 @@ SETS = {
 # The paper's settings, where they differ from `Recipe`'s defaults. Of its models these are the
 # smallest at 32 px and L at 256 px.
 CIFAR = dict(model="s", epochs=5000.0)
-ANIMAL_FACES = dict(
-    model="l",
-    mixer_depth=4,
-    pixel_head="linear",
-    alpha_max_deg=85.0,
-    epochs=1000.0,
-    recon_l1=25.0,
-    con_l1=1.0,
-    con_perceptual=1.0,
-)
-IMAGENET = ANIMAL_FACES | dict(
-    compression_ratio=3.0,
-    epochs=800.0,
-    warmup_epochs=5.0,
-    recon_l1=50.0,
-    con_l1=25.0,
-)
+LARGE_NETWORK = dict(model="l", mixer_depth=4, pixel_head="linear")
+ANIMAL_FACES = LARGE_NETWORK | dict(alpha_max_deg=85.0, epochs=1000.0)
+ANIMAL_FACES |= dict(recon_l1=25.0, con_l1=1.0, con_perceptual=1.0)
+IMAGENET = ANIMAL_FACES | dict(compression_ratio=3.0, epochs=800.0, warmup_epochs=5.0)
+IMAGENET |= dict(recon_l1=50.0, con_l1=25.0)
 PAPER = {"cifar10": CIFAR, "afhq": ANIMAL_FACES, "flowers102": ANIMAL_FACES, "imagenet": IMAGENET}
 PAPER["cifar100"] = CIFAR  # not in the paper, but like its CIFAR-10
 # Ours, for minutes on a CPU: a small network, patches twice as large (as long a latent in a quarter
 # of the tokens), a perceptual network that pip brings, and learning rates to match.
-QUICK_COMMON = dict(
-    model="nano",
-    pixel_head="linear",
-    batch_size=32,
-    warmup_epochs=1.0,
-    lr=2.4e-2,
-    min_lr=0.0,
-    encoder_lr_factor=0.5,
-    ema=0.995,
-    log_every=20,
-    sample_every=200,
-    save_every=200,
-)
+QUICK_RATES = dict(lr=2.4e-2, min_lr=0.0, encoder_lr_factor=0.5, ema=0.995)
+QUICK_COMMON = dict(model="nano", pixel_head="linear", batch_size=32, warmup_epochs=1.0)
+QUICK_COMMON |= QUICK_RATES | dict(log_every=20, sample_every=200, save_every=200)
+NEAR_L1 = dict(l1_beta=0.05, recon_l1=0.5, con_l1=0.25)
+DIGITS = NEAR_L1 | dict(spread=3e-4, latent_spares_encoder=True, alpha_max_deg=75.0)
+DIGITS |= dict(batch_size=128, epochs=75.0, warmup_epochs=7.0)
+CLOTHES = dict(l1_beta=0.2, recon_l1=0.6, con_l1=0.3, latent_spares_encoder=True)
+CLOTHES |= dict(batch_size=64, lr=1.2e-2, epochs=16.0, warmup_epochs=0.5)
+CLOTHES |= dict(sample_every=1000, save_every=500)
 QUICK = {
-    "digits": dict(
-        perceptual="none",  # 8 by 8 pixels are too few for the network
-        batch_size=128,
-        alpha_max_deg=75.0,
-        l1_beta=0.05,
-        recon_l1=0.5,
-        con_l1=0.25,
-        spread=3e-4,
-        latent_spares_encoder=True,
-        epochs=75.0,
-        warmup_epochs=7.0,
-    ),
-    "fashion_mnist": dict(
-        perceptual="none",  # it would cost several times the rest of the step
-        batch_size=64,
-        lr=1.2e-2,
-        l1_beta=0.2,
-        recon_l1=0.6,
-        con_l1=0.3,
-        latent_spares_encoder=True,
-        epochs=16.0,
-        warmup_epochs=0.5,
-        sample_every=1000,
-        save_every=500,
-    ),
+    "digits": DIGITS | dict(perceptual="none"),  # 8 by 8 pixels are too few for the network
+    "fashion_mnist": CLOTHES | dict(perceptual="none"),  # it would cost several times the rest
     OWN: dict(perceptual="efficientnet", optimizer="muon", l1_beta=0.05, spread=3e-4),
 }
 # For minutes on one GPU: the paper's recipe with a tenth of the weights and rates for a short run.
-CIFAR_IN_MINUTES = CIFAR | dict(
-    model="mini",
-    perceptual="efficientnet",
-    latent_spares_encoder=True,
-    lr=2e-3,
-    min_lr=0.0,
-    encoder_lr_factor=0.5,
-    ema=0.999,
-    epochs=18.0,
-    warmup_epochs=1.5,
-)
+CIFAR_IN_MINUTES = dict(model="mini", perceptual="efficientnet", latent_spares_encoder=True)
+CIFAR_IN_MINUTES |= dict(lr=2e-3, min_lr=0.0, encoder_lr_factor=0.5, ema=0.999)
+CIFAR_IN_MINUTES |= dict(epochs=18.0, warmup_epochs=1.5)
 LARGE = 64  # pixels above which sets without a row of their own take Animal-Faces' angle and losses
 OF_LARGE = ("alpha_max_deg", "recon_l1", "con_l1", "con_perceptual")
 IMAGES_AT_ONCE = {"conv": 64, "linear": 4}  # per rank, in the paper's recipes

@@ -80,7 +80,8 @@ def find_held_out(root: Path, training: Split) -> Split | None:
         new = [name for name in split.class_names if name not in classes]
         is_alike = len(new) < len(split.class_names) or not (classes or new)  # also a test/test/
         if split.images and is_alike:
-            require(not new, f"{folder} has classes that train/ lacks: {shortened(new)}")
+            problem = f"{folder} has classes that train/ lacks: {shortened(new)}"
+            require(not new, f"{problem}; put its images into folders of classes, or move it away")
             return split
     return None
 

@@ -2,11 +2,13 @@
 
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from tempfile import gettempdir
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +24,11 @@ from ..recipe import Recipe
 from .inputs import STITCHES
 from .picture_files import open_picture, square_pixels
 
+ITEM_KEYS = (
+    ("image", "img", "pixel_values", "picture"),
+    ("label", "labels", "fine_label", "class"),
+)
+LONGEST_TMPDIR = 70  # characters: sockets in it have names of at most 107
 # (picture or the path of one, label) for each image: torchvision's sets, or a folder's files
 Source = Dataset | Sequence[tuple[str, int]]
 
@@ -37,6 +44,7 @@ class ImageSet:
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
+    files: tuple[str, ...] = ()  # whence they are, where each has a file of its own
 
     def __post_init__(self) -> None:
         names = tuple(composed(name) for name in self.class_names)
@@ -93,7 +101,7 @@ class ImageFiles(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         try:
-            picture, label = self.source[index]
+            picture, label = picture_and_label(self.source[index], self.class_names)
         except (OSError, SyntaxError) as error:  # from torchvision's sets
             problem = f"image {index} cannot be read ({error})"
             raise UserError(f"{problem}; remove the data set and fetch it anew") from error
@@ -102,17 +110,20 @@ class ImageFiles(Dataset):
         if isinstance(picture, Tensor):
             picture = tensor_picture(picture)
         classes = len(self.class_names)
-        label = int(label) if classes else 0
         is_class = label in range(max(classes, 1))
         require(is_class, f"labels must lie in 0 ... {classes - 1}, and one is {label}")
         return square_pixels(picture, self.image_size), label
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """As `ImageSet.batches`, bit for bit, while worker processes decode ahead."""
+        workers = min(self.workers, os.cpu_count())
+        where = gettempdir()
+        problem = f"TMPDIR is too long for processes that read images: {where}; set a shorter one"
+        require(workers == 0 or len(where) < LONGEST_TMPDIR, f"{problem}, or --set workers=0")
         loader = DataLoader(
             self,
             batch_sampler=(row.tolist() for row in rows),
-            num_workers=min(self.workers, os.cpu_count()),
+            num_workers=workers,
             pin_memory=self.device.type != "cpu",  # from there an accelerator copies faster
             worker_init_fn=leave_process_group,
         )
@@ -128,10 +139,14 @@ class ImageFiles(Dataset):
         except UserError as error:  # from a worker it comes with the worker's traceback in front
             sentence = str(error).strip().rsplit(f"{UserError.__name__}: ", 1)[-1]
             raise ReadError(sentence) from None
-        except (RuntimeError, ConnectionError) as error:  # the latter while a batch is handed over
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        except (RuntimeError, OSError) as error:  # the latter while a batch is handed over
+            text = str(error)
+            is_files = "Too many open files" in text or "ancdata" in text
+            if isinstance(error, RuntimeError) and not is_files and "DataLoader worker" not in text:
                 raise
             problem = "a process that reads images was ended by the system, mostly to save memory"
+            if is_files:
+                problem = "too many files are open for processes that read images (ulimit -n)"
             fewer = loader.num_workers // 2
             raise ReadError(f"{problem}; take fewer", f"--set workers={fewer}") from error
 
@@ -145,7 +160,9 @@ class ImageFiles(Dataset):
             for k, (image, label) in enumerate(progress):
                 images[k] = image
                 labels[k] = label
-        return ImageSet(images.to(self.device), labels.to(self.device), self.class_names)
+        found = [self.source[k][0] for k in indices] if isinstance(self.source, list) else [""]
+        files = tuple(found) if isinstance(found[0], str) else ()
+        return ImageSet(images.to(self.device), labels.to(self.device), self.class_names, files)
 
 
 def leave_process_group(worker: int) -> None:
@@ -159,11 +176,14 @@ def as_images(
 ) -> ImageSet | ImageFiles:
     """Images to train on by a recipe; `UserError` where they do not fit a given network.
 
-    Items of torch's `Dataset` are (picture, label), as in `ImageFiles`, and are asked for anew in
-    each epoch. Its `classes` name the classes; without them labels are ignored.
+    Items of torch's `Dataset` are as in `picture_and_label`, and are asked for anew in each epoch.
+    Its `classes` name the classes; without them labels are ignored.
     """
     if not isinstance(data, ImageSet | ImageFiles):
-        names = tuple(composed(str(name)) for name in getattr(data, "classes", ()))
+        require(hasattr(data, "__len__"), "a stream has no length; take a Dataset that has one")
+        of_labels = getattr(data, "features", {}).get("label")  # Hugging Face's
+        names = getattr(data, "classes", None) or getattr(of_labels, "names", ())
+        names = tuple(composed(str(name)) for name in names)
         data = ImageFiles(data, names, recipe.image_size, recipe.workers, pick_device())
     if config is not None:
         require_fit(data, config)
@@ -176,6 +196,30 @@ def rank_batches(
     """This rank's shard of each batch of rows; all ranks stop where one cannot read."""
     batches = data.batches(rank_shard(row) for row in rows)
     return read_together(batches) if isinstance(data, ImageFiles) else batches
+
+
+def picture_and_label(item: Any, class_names: Sequence[str]) -> tuple[Any, int]:
+    """An item of a data set: a pair, a dictionary of both, or a picture; 0 without classes.
+
+    A label is a class's number, also in an array of one, or its name; else `UserError`.
+    """
+    if isinstance(item, Mapping):
+        item = [next((item[key] for key in keys if key in item), None) for keys in ITEM_KEYS]
+    picture, *label = item if isinstance(item, tuple | list) else (item,)
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
+    problem = "items of a Dataset are (picture, label), or {'image': picture, 'label': label}"
+    is_picture = isinstance(picture, Image.Image | Tensor | str)
+    require(is_picture, f"{problem}, and one has {type(picture).__name__} as its picture")
+    if not class_names:
+        return picture, 0
+    label = label[0] if label else None
+    if label in class_names:
+        return picture, class_names.index(label)
+    number = np.asarray(label)
+    is_number = number.size == 1 and np.issubdtype(number.dtype, np.integer)
+    require(is_number, f"labels are numbers of classes or their names, and one is {label!r:.60}")
+    return picture, int(number.item())
 
 
 def tensor_picture(pixels: Tensor) -> Image.Image:

@@ -1,5 +1,7 @@
 """Files of images as people have them, read as square RGB pixels."""
 
+import io
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,12 +14,16 @@ from torch import Tensor
 
 from ..errors import UserError, require
 
+PNG = b"\x89PNG\r\n\x1a\n"
+PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+
 
 def open_picture(path: str | Path, advice: str = "name one that is whole") -> Image.Image:
     """One image file, upright and RGB; `UserError`, with advice, where it cannot be read."""
     try:
         # as a file: by its name Pillow maps a turned TIFF into memory with its sides exchanged
-        with open(path, "rb") as file, Image.open(file) as picture:
+        content = without_notes(Path(path).read_bytes())
+        with Image.open(io.BytesIO(content)) as picture:
             picture.load()
             with suppress(Exception):  # damaged notes make Pillow raise anything
                 ImageOps.exif_transpose(picture, in_place=True)
@@ -28,6 +34,22 @@ def open_picture(path: str | Path, advice: str = "name one that is whole") -> Im
         text = str(error).partition(" <_io.")[0]  # Pillow shows the file as an object
         reason = getattr(error, "strerror", None) or text
         raise UserError(f"{path} cannot be read as an image ({reason}); {advice}") from error
+
+
+def without_notes(content: bytes) -> bytes:
+    """A PNG's bytes without notes, which Pillow would unpack, or refuse where they are damaged."""
+    if not content.startswith(PNG):
+        return content
+    kept = [PNG]
+    place = len(PNG)
+    while place < len(content):
+        length = int.from_bytes(content[place : place + 4])
+        chunk = content[place : place + length + 12]  # length, kind, data and checksum
+        is_whole = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])
+        if chunk[4:8] in PIXEL_CHUNKS or (chunk[4:8] == b"eXIf" and is_whole):
+            kept.append(chunk)
+        place += len(chunk)
+    return b"".join(kept)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

@@ -1,5 +1,7 @@
 """Data sets by name and by folder."""
 
+import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,8 @@ from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, Flowers102
 from tqdm import tqdm
 
 from ..distributed import attempt
-from ..errors import UserError, require, shortened
+from ..errors import UserError, reading, require, shortened
+from ..files import HELD_OUT_FILE
 from ..recipe import Recipe
 from .folders import find_held_out, find_training
 from .images import ImageFiles, ImageSet, Source, evenly_spaced
@@ -40,12 +43,19 @@ class Splits(NamedTuple):
 
 
 def load_data(
-    recipe: Recipe, device: torch.device, most_held_out: int = HELD_OUT_IN_TRAINING
+    recipe: Recipe,
+    device: torch.device,
+    most_held_out: int = HELD_OUT_IN_TRAINING,
+    run: Path | None = None,
 ) -> tuple[ImageSet | ImageFiles, ImageSet | None]:
-    """A recipe's training images, and some held-out ones if there are any; `UserError`: missing."""
+    """A recipe's training images, and some held-out ones if there are any; `UserError`: missing.
+
+    run: a run's folder, whose images were held out when it began and so are held out again.
+    """
     splits = find_splits(recipe)
     if splits.held_out is None:
-        splits = hold_some_out(splits, recipe.held_out)
+        before = held_out_before(splits.training, recipe, run) if run else []
+        splits = hold_some_out(splits, recipe.held_out, before)
     print(f"data: {splits.description}")
     options = (splits.class_names, recipe.image_size, recipe.workers, device)
     training = ImageFiles(splits.training, *options)
@@ -96,13 +106,39 @@ def without_damaged(splits: Splits, recipe: Recipe) -> Splits:
     return splits._replace(training=kept[0], held_out=kept[1] or None, description=note)
 
 
-def hold_some_out(splits: Splits, share: float) -> Splits:
-    """Hold out a share of the images, evenly spread, at most 1,000; each class keeps one."""
+def record_held_out(run: Path, recipe: Recipe, count: int, held_out: ImageSet | None) -> None:
+    """Write which of a folder's images are held out: of `count` and these. Raises `OSError`."""
+    if held_out and held_out.files:
+        names = [os.path.relpath(path, recipe.data_root) for path in held_out.files]
+        facts = {"images": count + len(names), "held_out": names}
+        (run / HELD_OUT_FILE).write_text(json.dumps(facts))
+
+
+def held_out_before(images: Source, recipe: Recipe, run: Path) -> list[int]:
+    """Rows of the images that were held out when a run began; it says so if others are there."""
+    path = run / HELD_OUT_FILE
+    if not path.exists():
+        return []
+    with reading(path):
+        facts = json.loads(path.read_text())
+        names = set(facts["held_out"])
+    known = [os.path.relpath(file, recipe.data_root) in names for file, _ in images]
+    if len(images) != facts["images"] or sum(known) != len(names):
+        then = f"{facts['images']:,} images, {len(names):,} of them held out"
+        print(f"{recipe.data_root} has changed since the run began: then {then}")
+    return np.flatnonzero(known).tolist()
+
+
+def hold_some_out(splits: Splits, share: float, before: Sequence[int] = ()) -> Splits:
+    """Hold out a share of the images, evenly spread, at most 1,000; each class keeps one.
+
+    before: rows that were held out in the run's beginning, and so are again.
+    """
     images = splits.training
     count = min(int(share * len(images)), HELD_OUT_IN_TRAINING, len(images) - 1)
     left = Counter(label for _, label in images)
     rows = []
-    for row in evenly_spaced(len(images), count).tolist():
+    for row in before or evenly_spaced(len(images), count).tolist():
         _, label = images[row]
         if left[label] > 1:
             left[label] -= 1

@@ -4,8 +4,8 @@ import argparse
 import json
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryFile
 
+from .. import files
 from ..config import SphereConfig
 from ..data.grids import save_picture
 from ..data.images import require_fit
@@ -13,7 +13,6 @@ from ..data.sets import load_data
 from ..distributed import first_on_node, from_rank_0, rank
 from ..errors import reading, require
 from ..extras.prior import FittedPrior, fit_prior, load_prior
-from ..files import CONFIG_FILE, HUB_PREFIX, free_path, local_folder, warn_on_write_error, writing
 from ..model import SphereEncoder
 from ..recipe import OWN, Recipe, make_recipe
 from .judge import Judge, fit_judge, load_judge
@@ -40,7 +39,7 @@ def find_recipe(
     run: str, config: SphereConfig, dataset: str | None = None, data_dir: str | None = None
 ) -> Recipe:
     """How training images of the model in `run`, or of another set, are read; else `UserError`."""
-    path = local_folder(run) / CONFIG_FILE
+    path = files.local_folder(run) / files.CONFIG_FILE
     with reading(path):
         training = json.loads(path.read_text()).get("training", {})
     dataset = dataset or training.get("dataset")
@@ -56,14 +55,15 @@ def find_recipe(
 def make_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
     """The training images of the model, or those that the flags name, and their judge."""
     recipe = find_recipe(args.run, model.config, args.dataset, args.data_dir)
-    data, held_out = first_on_node(lambda: load_data(recipe, model.device, MOST_HELD_OUT))
+    run = files.local_folder(args.run)
+    data, held_out = first_on_node(lambda: load_data(recipe, model.device, MOST_HELD_OUT, run))
     name = f"{recipe.dataset} {recipe.data_dir}".strip()
     folder = recipe.data_root
     if recipe.dataset == OWN:  # nothing is written among one's own pictures
         folder = Path(args.out or args.run)
     reference = Reference(data, held_out, args.features, name, folder, args.num_reference)
     require_fit(data, model.config)
-    judge = load_judge(local_folder(args.run), data.class_names)
+    judge = load_judge(run, data.class_names)
     if judge is None and args.judge:
         require(model.config.num_classes > 0, "this model has no classes; leave out --judge")
         judge = from_rank_0(lambda: fit_judge(data, recipe.flip).cpu())  # one for all ranks
@@ -77,10 +77,11 @@ def find_prior(
     run: str, model: SphereEncoder, dataset: str | None, data_dir: str | None
 ) -> FittedPrior:
     """The prior kept in `run`, or else one fitted to `find_recipe`'s images; its own are kept."""
-    prior = load_prior(local_folder(run), model)
+    folder = files.local_folder(run)
+    prior = load_prior(folder, model)
     if prior is None:
         recipe = find_recipe(run, model.config, dataset, data_dir)
-        data, _ = first_on_node(lambda: load_data(recipe, model.device))
+        data, _ = first_on_node(lambda: load_data(recipe, model.device, run=folder))
         prior = fit_prior(model, data)
         print(f"prior fitted to the encoded training images of {recipe.dataset}")
         if dataset is None and data_dir is None:
@@ -90,20 +91,16 @@ def find_prior(
 
 def keep(fitted: Judge | FittedPrior, run: str) -> None:
     """Save in a model's folder, on rank 0, what was fitted to the model's training images."""
-    if rank() == 0 and not run.startswith(HUB_PREFIX):
-        with warn_on_write_error(type(fitted).__name__):
+    if rank() == 0 and not run.startswith(files.HUB_PREFIX):
+        with files.warn_on_write_error(type(fitted).__name__):
             fitted.save(Path(run))
 
 
 def figures_folder(out: str | None, run: str) -> Path:
     """Where figures go, `out` or the model's folder; `UserError` where it cannot be written to."""
-    on_hub = run.startswith(HUB_PREFIX) and not out
+    on_hub = run.startswith(files.HUB_PREFIX) and not out
     require(not on_hub, "give a folder for the figures of this model: --out")
-    folder = Path(out or run)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
-    return folder
+    return files.output_folder(Path(out or run).expanduser())
 
 
 def write_report(report: Report, folder: Path, command: str, figures: str) -> list[str]:
@@ -112,12 +109,12 @@ def write_report(report: Report, folder: Path, command: str, figures: str) -> li
     facts = {"command": command, "all figures": figures} | report.facts
     lines = [f"- {name}: {fact}" for name, fact in facts.items()]
     before = "\n" if log.exists() else ""
-    with writing(log), log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+    with files.writing(log), log.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(before + "\n".join([*lines, "", report.table(), ""]))
     written = []
     for name, picture in (("closest", report.closest), ("angles", report.angles)):
-        path = free_path(folder / f"{name}.png")
-        with writing(path):
+        path = files.reserve(folder / f"{name}.png")
+        with files.writing(path):
             save_picture(picture, path, facts)
         written.append(path.name)
     return written
@@ -126,7 +123,7 @@ def write_report(report: Report, folder: Path, command: str, figures: str) -> li
 def write_json(path: Path, report: Report) -> None:
     """Write all figures that are known, on rank 0; `UserError` where that fails."""
     if rank() == 0:
-        with writing(path):
+        with files.writing(path):
             parts = ("samples", "reconstruction", "coverage")
             rows = {part: getattr(report, part) for part in parts}
             path.write_text(json.dumps(rows, indent=1), encoding="utf-8")

@@ -16,15 +16,10 @@ from .scores import Row, Sampler, score_coverage, score_reconstructions, score_s
 
 LEAST_IMAGES = 10  # precision and recall look at the third neighbour, memorised at more
 USUAL_IMAGES = 50_000  # samples of a row, by the field's convention
-FORMATS = {  # of numbers, by the first letters of their column's name
-    ".1%": ("agreement", "memorised"),
-    "g": ("guidance",),
-    ".2f": ("IS", "F", "rF"),  # Fréchet distances
-    ".4f": ("K", "angle", "mean_norm"),  # kernel distances
-    ".1f": ("PSNR",),
-    ".0f": ("dimension",),
-    ".3f": ("",),
-}
+# formats of numbers, by the first letters of their column's name
+FORMATS = {"agreement": ".1%", "memorised": ".1%", "guidance": "g", "IS": ".2f", "PSNR": ".1f"}
+FORMATS |= {"F": ".2f", "rF": ".2f", "K": ".4f"}  # Fréchet and kernel distances
+FORMATS |= {"angle": ".4f", "mean_norm": ".4f", "dimension": ".0f", "": ".3f"}
 
 
 @dataclass
@@ -121,5 +116,5 @@ def cell(name: str, value: Any) -> str:
             return mean
         return f"{mean} ± {cell(name, float(np.std(value, ddof=1)))}"
     if isinstance(value, float):
-        return format(value, next(form for form in FORMATS if name.startswith(FORMATS[form])))
+        return format(value, next(FORMATS[start] for start in FORMATS if name.startswith(start)))
     return str(value)

@@ -13,13 +13,14 @@ import torch.distributed as dist
 
 from ..config import SphereConfig, config_from_dict
 from ..data.images import ImageFiles, ImageSet
-from ..data.sets import load_data
+from ..data.sets import load_data, record_held_out
 from ..distributed import first_on_node, from_rank_0, gather, rank
 from ..errors import reading, require
 from ..files import (
     CONFIG_FILE,
     claim_path,
     free_path,
+    lock,
     previous,
     read_newest,
     warn_on_write_error,
@@ -77,16 +78,21 @@ def start(fields: dict[str, Any], preset: str | None, out: str | None, device: t
     if pretrained:
         new_classes = ", ".join(start_from(state, pretrained)) or "no class"
         print(f"weights from {recipe.init_from}; class tables made anew for: {new_classes}")
-    folder = from_rank_0(lambda: new_folder(out, state.model.config, recipe))
+    config = state.model.config
+    folder = from_rank_0(lambda: new_folder(out, config, recipe, count, held_out))
     return Run(state, recipe, data, held_out, perceptual, folder)
 
 
-def new_folder(out: str | None, config: SphereConfig, recipe: Recipe) -> Path:
+def new_folder(
+    out: str | None, config: SphereConfig, recipe: Recipe, count: int, held_out: ImageSet | None
+) -> Path:
     """Make the run folder, with enough in it to begin again before the first save."""
     default = Path("runs") / f"{recipe.dataset}-{recipe.model}"
     folder = claim_path(out, default, SAMPLES_FOLDER)
     with writing(folder):
+        lock(folder)
         save_config(config, folder, training=asdict(recipe))
+        record_held_out(folder, recipe, count, held_out)
     if dist.is_initialized():
         torchrun_store().set(NOTE, str(folder))
     return folder
@@ -98,6 +104,7 @@ def resume(folder: Path, fields: dict[str, Any], device: torch.device) -> Run:
     state, recipe = first_on_node(lambda: load_run(folder, device))
     advice = "make it writable, or copy it to a place that is"
     require(os.access(folder, os.W_OK), f"nothing can be written to {folder}; {advice}")
+    from_rank_0(lambda: lock(folder))
     steps = sorted(set(gather([state.step])))
     problem = f"processes see different checkpoints of {folder}, of steps {steps}"
     require(len(steps) == 1, f"{problem}; wait and try again")
@@ -105,7 +112,7 @@ def resume(folder: Path, fields: dict[str, Any], device: torch.device) -> Run:
         start_from(state, SphereEncoder.from_pretrained(recipe.init_from))
     recipe = resumed_recipe(recipe, fields)
     set_block_options(state.model, recipe)
-    perceptual, data, held_out = load_inputs(recipe, device)
+    perceptual, data, held_out = load_inputs(recipe, device, folder)
     state.num_images = state.num_images or len(data)
     check_same_data(state, recipe, data)
     if rank() == 0:
@@ -115,11 +122,11 @@ def resume(folder: Path, fields: dict[str, Any], device: torch.device) -> Run:
 
 
 def load_inputs(
-    recipe: Recipe, device: torch.device
+    recipe: Recipe, device: torch.device, run: Path | None = None
 ) -> tuple[Perceptual | None, ImageSet | ImageFiles, ImageSet | None]:
     """What training reads: the perceptual network, images, and held-out ones if there are any."""
     return first_on_node(
-        lambda: (load_perceptual(recipe.perceptual, device), *load_data(recipe, device))
+        lambda: (load_perceptual(recipe.perceptual, device), *load_data(recipe, device, run=run))
     )
 
 

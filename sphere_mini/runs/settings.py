@@ -72,6 +72,8 @@ def resumed_recipe(recipe: Recipe, fields: dict[str, Any]) -> Recipe:
         may_change = name in FREE_ON_RESUME or (name == "steps" and value > was)
         problem = f"{name} is {was} in this run, {value} would break it; leave {name} out"
         require(may_change or value == was, problem)
+    if fields.get("steps", recipe.steps) > recipe.steps:
+        print(f"the learning rate rises again: it now falls until step {fields['steps']:,}")
     recipe = replace(recipe, **fields)
     check_machine(recipe)
     return recipe
