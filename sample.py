@@ -10,6 +10,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 import sphere_mini
+from sphere_mini import files
 from sphere_mini.cli import FLAGS, SEVERAL, Parser, run_script
 from sphere_mini.config import NUM_SEEDS
 from sphere_mini.data import grids
@@ -31,15 +33,6 @@ from sphere_mini.evaluation.features import EXTRACTORS, NUMBERED_BELOW
 from sphere_mini.evaluation.metrics import psnr
 from sphere_mini.evaluation.report import facts_of, usual_num_images
 from sphere_mini.extras.export import export_images
-from sphere_mini.files import (
-    HUB_PREFIX,
-    claim_path,
-    free_path,
-    local_folder,
-    reserve,
-    shipped_models,
-    writing,
-)
 from sphere_mini.model import SphereEncoder
 
 MIN_TILE = 96  # pixels a side of an image in a picture, at least: large enough to see
@@ -52,7 +45,7 @@ SCORES = "--num-reference --judge --num-images --repeats"
 def parse_args(argv: list[str]) -> Namespace:
     """The command line; without a task it is `generate`."""
     parser = Parser(prog="sample.py", description=__doc__)
-    shipped = f"or a shipped model: {', '.join(shipped_models())}"
+    shipped = f"or a shipped model: {', '.join(files.shipped_models())}"
     parser.add_argument("run", metavar="RUN", help=f"run folder, hf://owner/name, {shipped}")
     tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True, parser_class=Parser)
     for name, (function, flags) in TASKS.items():
@@ -71,11 +64,15 @@ def parse_args(argv: list[str]) -> Namespace:
     help_flags = ["-h", "--help"]
     if argv[0] not in help_flags:
         require(not argv[0].startswith("-"), "RUN comes first, then a task and its flags")
-        if not argv[1:] or argv[1] not in [*TASKS, *help_flags]:
+        if not argv[1:] or (argv[1][0:1] == "-" and argv[1] not in help_flags):
             argv = [argv[0], "generate", *argv[1:]]
     args, unknown = parser.parse_known_args(argv)
-    problem = f"{args.task} takes no {' '.join(unknown)}; `python sample.py RUN {args.task} --help`"
-    require(not unknown, f"{problem} lists what there is")
+    problem = f"{args.task} takes no {' '.join(unknown)}"
+    known = TASKS[args.task][1].split()
+    for near in get_close_matches(unknown[0], known, 1) if unknown else ():
+        problem += f", perhaps {near}"
+    advice = f"`python sample.py RUN {args.task} --help` lists what there is"
+    require(not unknown, f"{problem}; {advice}")
     return args
 
 
@@ -95,8 +92,8 @@ def main() -> None:
     scale = getattr(args, "scale", None)
     require(scale is None or scale > 0, f"--scale must be above 0, not {scale}")
     device = connect(args.device)
-    if not args.run.startswith(HUB_PREFIX):
-        args.run = str(local_folder(args.run))
+    if not args.run.startswith(files.HUB_PREFIX):
+        args.run = str(files.local_folder(args.run))
     model = SphereEncoder.from_pretrained(args.run).to(device)
     args.labels = [class_number(text, model.config) for text in getattr(args, "classes", [])]
     args.min_side = scale and scale * model.config.image_size  # pixels of an image in a picture
@@ -123,7 +120,8 @@ def generate(model: SphereEncoder, args: Namespace) -> None:
         count = count or grids.GRID_COLUMNS
         options = {"num_steps": args.num_steps[0]} | loop_options(args)
         folder = Path(args.save_images).expanduser()
-        total = export_images(model, folder, labels, count, args.seed, **options)
+        with files.locked(folder):
+            total = export_images(model, folder, labels, count, args.seed, **options)
         print(f"{total:,} images are in {folder}")
         return
     labels = args.labels or grids.grid_labels(model)
@@ -132,7 +130,8 @@ def generate(model: SphereEncoder, args: Namespace) -> None:
     options = {"seed": args.seed, "every_step": args.trajectory} | loop_options(args)
     rows = grids.class_rows(model, labels, count, steps, **options)
     names = [model.config.class_name(label) for label in labels]
-    captions = [grids.step_captions(steps, count)] * len(rows) if len(steps) > 1 else None
+    under = [grids.count_steps(num_steps) for num_steps in steps for _ in range(count)]
+    captions = [under] * len(rows) if len(steps) > 1 else None
     if args.trajectory:
         rows = [image for row in rows for image in row.unbind(1)]  # (T, 3, H, W) each
         names = [name for name in names for _ in range(count)]
@@ -179,12 +178,12 @@ def interpolate(model: SphereEncoder, args: Namespace) -> None:
         names[-1] = f"{ends[2]} → {ends[3]}"
     picture = save_grid(images.split(args.frames), names, None, model, args)
     if not is_grid and picture.suffix != ".gif":
-        args.out = str(free_path(picture.with_suffix(".gif")))
+        args.out = str(files.free_path(picture.with_suffix(".gif")))
         save_grid([images], names, None, model, args)
 
 
 def manipulate(model: SphereEncoder, args: Namespace) -> None:
-    """An image drawn towards classes, or without any towards what the model knows."""
+    """An image drawn towards classes; after a few steps the noise decides more than the image."""
     names = [model.config.class_name(label) for label in args.labels] or [""]
     count = len(names)
     x = read_images([args.image], model).expand(count, -1, -1, -1)  # (B, 3, H, W)
@@ -197,7 +196,7 @@ def manipulate(model: SphereEncoder, args: Namespace) -> None:
 
 
 def crossover(model: SphereEncoder, args: Namespace) -> None:
-    """Two images stitched together and refined, step by step."""
+    """Half of one image and half of another, stitched together and refined, step by step."""
     paths = args.images[::-1] if args.swap else args.images
     a, b = read_images(paths, model).split(1)
     options = {"num_steps": args.num_steps, "strength": args.strength, "seeds": [args.seed]}
@@ -226,7 +225,7 @@ def evaluate_model(model: SphereEncoder, args: Namespace) -> None:
     if num_images < NUMBERED_BELOW and has_distance:
         alone = f"compare them with those of {num_images:,} images alone"
         print(f"warning: distances of {num_images:,} images come out too large; {alone}")
-    path = from_rank_0(lambda: reserve(folder / "scores.json"))
+    path = from_rank_0(lambda: files.reserve(folder / "scores.json"))
     save = partial(command.write_json, path)  # each figure as soon as it is known
     report = evaluate(model, reference, samplers, num_images, args.seed, args.repeats, save)
     if rank() > 0:
@@ -264,10 +263,10 @@ def save_grid(
     if "seed" in args:
         facts["seed"] = args.seed
     name = f"{Path(args.run).resolve().name}-{args.task}.png"
-    path = claim_path(args.out, Path("pictures", name))
+    path = files.claim_path(args.out, Path("pictures", name))
     is_gif = path.suffix.lower() == ".gif"
     side = args.min_side or (MIN_FRAME if is_gif and len(rows) == 1 else MIN_TILE)
-    with writing(path):
+    with files.writing(path):
         if is_gif:
             frames = []
             for c in range(len(rows[0])):

@@ -6,6 +6,7 @@ A preset per data set carries all settings; flags and --set override single ones
 import argparse
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -16,7 +17,7 @@ from sphere_mini.cli import Parser, run_script
 from sphere_mini.config import SIZES
 from sphere_mini.distributed import any_rank, connect, rank, world_size
 from sphere_mini.errors import require
-from sphere_mini.files import warn_on_write_error
+from sphere_mini.files import locked, warn_on_write_error
 from sphere_mini.recipe import DTYPES, LR_BATCH, PERCEPTUALS, RECIPES, SETS, Recipe
 from sphere_mini.runs import progress
 from sphere_mini.runs.dry_run import dry_run
@@ -62,20 +63,19 @@ def parse_args() -> argparse.Namespace:
     add("--unconditional", action="store_true", help="ignore the classes")
     note = "the paper's settings, or ours for minutes (default: the paper's for its sets and sizes)"
     add("--recipe", choices=RECIPES, help=note)
-    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="override any field")
+    note = "override any field; --dry-run and docs/losses.md list them"
+    add("--set", action="append", default=[], metavar="FIELD=VALUE", help=note)
     add("--device", default="auto", help="auto, or a device of this machine by name")
     add("--out", metavar="RUN", help="new run folder (default: runs/<dataset>-<model>, numbered)")
     add("--resume", metavar="RUN", help="go on with this run, with its settings")
     add("--max-minutes", type=float, metavar="M", help="save and stop after M minutes of training")
     add("--tensorboard", action="store_true", help="write RUN/tensorboard too")
     add("--dry-run", action="store_true", help="print the settings and what they cost, and stop")
-    add("--measure", action="store_true", help="with --dry-run: time a few steps, on noise")
     return parser.parse_args()
 
 
 def check_flags(args: argparse.Namespace) -> None:
     """`UserError` for flags that do not go together."""
-    require(args.dry_run or not args.measure, "--measure goes with --dry-run")
     require(args.max_minutes is None or args.max_minutes > 0, "--max-minutes must be above 0")
     require(SummaryWriter or not args.tensorboard, "--tensorboard takes: pip install tensorboard")
     problem = "--resume takes all settings from the run; leave out --out, --recipe and --dry-run"
@@ -90,30 +90,37 @@ def main() -> None:
     fields = given_fields(vars(args))
     if args.dry_run:
         recipe = new_recipe(fields, args.recipe, load_pretrained(fields))
-        dry_run(recipe, device, args.measure, "compile" not in fields)
+        dry_run(recipe, device, "compile" not in fields)
         return
-    run = get_ready(args, fields, device)
-    if run.state.step == run.recipe.steps:
-        if rank() == 0:
-            with warn_on_write_error("weights"):  # the last save may have been cut off
-                save_weights(run.folder, run.state, run.recipe)
-        print(f"{run.folder} is finished; a --steps above {run.recipe.steps:,} takes it further")
-        return
-    announce(run, device)
-    stop = progress.Stop(args.max_minutes)
-    with progress.explained_failures(run, stop):
-        follow(run, stop)
-    say_how_it_ended(run, stop)
+    with ExitStack() as locks:
+        run = get_ready(args, fields, device, locks)
+        if run.state.step == run.recipe.steps:
+            if rank() == 0:
+                with warn_on_write_error("weights"):  # the last save may have been cut off
+                    save_weights(run.folder, run.state, run.recipe)
+            more = f"a --steps above {run.recipe.steps:,} takes it further"
+            print(f"{run.folder} is finished; {more}")
+            return
+        announce(run, device)
+        stop = progress.Stop(args.max_minutes)
+        with progress.explained_failures(run, stop):
+            follow(run, stop)
+        say_how_it_ended(run, stop)
 
 
-def get_ready(args: argparse.Namespace, fields: dict[str, Any], device: torch.device) -> Run:
+def get_ready(
+    args: argparse.Namespace, fields: dict[str, Any], device: torch.device, locks: ExitStack
+) -> Run:
     """A new run; or an old one, with --resume and where torchrun has started it again."""
     folder = args.resume or begun_before_restart()
     if folder:
+        folder = Path(folder).expanduser()
+        locks.enter_context(locked(folder))
+        run = resume(folder, fields, device)
         print(f"going on with {folder}")
-        run = resume(Path(folder).expanduser(), fields, device)
     else:
         run = start(fields, args.recipe, args.out, device)
+        locks.enter_context(locked(run.folder))
     if args.tensorboard and rank() == 0:
         run.board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.state.step + 1)
     return run

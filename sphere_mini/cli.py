@@ -16,6 +16,7 @@ from .recipe import SETS
 
 SEVERAL = dict(nargs="+")
 CLASS_HELP = "numbers or names (default: of generate ten, of interpolate the seeds', else null)"
+STRENGTH_HELP = "share of the noise, in (0, 1]; 0.3 keeps more of an image, at 1 the seed decides"
 FLAGS = {  # options of sample.py's flags
     "image": dict(metavar="IMAGE", help="file of any size; the centre square is used"),
     "images": dict(metavar="IMAGE", nargs="+", help="files of any size; centre squares are used"),
@@ -32,7 +33,7 @@ FLAGS = {  # options of sample.py's flags
     "--save-images": dict(metavar="DIR", help="single PNGs, N of every class; goes on there"),
     "--frames": dict(type=int, default=16, help="images of a path, or of a grid's side"),
     "--path": dict(choices=PATHS, help="between two seeds (default: spherical)"),
-    "--strength": dict(type=float, default=1.0, help="share of the noise, above 0 and up to 1"),
+    "--strength": dict(type=float, default=1.0, help=STRENGTH_HELP),
     "--stitch": dict(choices=STITCHES, default="vertical", help="where the first lies"),
     "--swap": dict(action="store_true", help="the second image takes the first one's place"),
     "--dataset": dict(choices=SETS, help="images to compare with or to fit to (default: RUN's)"),

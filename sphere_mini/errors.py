@@ -50,7 +50,9 @@ def reading(path: Path) -> Iterator[None]:
 
 def reason(error: Exception) -> str:
     """The first line of an error's message that says something, or the error's name."""
-    for line in str(error).splitlines():
+    lines = str(error).splitlines()
+    objects = [line for line in lines if "Unsupported" in line]  # torch's, below a long advice
+    for line in objects + lines:
         if not line.startswith("Error(s)"):  # torch's heading over the names of all weights
             return textwrap.shorten(line.strip(), 150)
     return type(error).__name__

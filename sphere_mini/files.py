@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from .distributed import from_rank_0
 from .errors import UserError, is_utf8, reading, require
 
 T = TypeVar("T")
@@ -27,7 +28,6 @@ PRIOR_FILE = "prior.safetensors"  # ours, where there is one: see extras/prior.p
 JUDGE_FILE = "judge.safetensors"  # likewise: see evaluation/judge.py
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, PRIOR_FILE, JUDGE_FILE)
 OURS = ".sphere_mini"  # an empty file in each folder that this program makes, and trains on none
-LOCKS = []  # that this process holds until it ends
 HELD_OUT_FILE = "held_out.json"  # of a run: which images of its folder it does not train on
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
 UMASK = os.umask(0)  # the only way to ask for it is to set it
@@ -137,19 +137,30 @@ def reserve(path: Path) -> Path:
             return free
 
 
-def lock(folder: Path) -> None:
-    """Keep other programs from writing to a folder until this one ends; `UserError`: one does.
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other programs from writing to a folder meanwhile; `UserError` where one does.
 
-    The system takes the lock back from a process that was killed.
+    All ranks call it. The system takes the lock back from a process that was killed.
     """
-    held = FileLock(folder / f"{OURS}.lock")
+    folder = folder.resolve()
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+
+    def acquire() -> None:
+        try:
+            lock.acquire(timeout=10)  # a killed process's workers hold on to it for seconds
+        except Timeout:
+            raise UserError(f"another program writes to {folder}; wait for its end") from None
+        except (OSError, NotImplementedError):  # nothing can be made there, or it has no locks
+            return
+
+    from_rank_0(acquire)
     try:
-        held.acquire(timeout=10)  # a killed process's workers hold on to it for seconds
-        LOCKS.append(held)
-    except Timeout:
-        raise UserError(f"another program writes to {folder}; wait for its end") from None
-    except (OSError, NotImplementedError):  # the file system has no locks
-        return
+        yield
+    finally:
+        if lock.is_locked:  # as on rank 0
+            os.unlink(lock.lock_file)
+            lock.release()
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -68,12 +68,6 @@ def class_rows(
     return rows
 
 
-def step_captions(steps: Sequence[int], columns: int) -> list[str]:
-    """What stands under a row of `class_rows`: the steps, where their group of columns begins."""
-    groups = [[count_steps(num_steps), *[""] * (columns - 1)] for num_steps in steps]
-    return sum(groups, [])
-
-
 def quantise(images: Tensor) -> Tensor:
     """Images in [0, 1] → uint8, floor(255·x) in float32: the field's convention, for scores too."""
     return (images.float().clamp(0, 1) * 255).floor().to(torch.uint8)

@@ -160,8 +160,8 @@ class ImageFiles(Dataset):
             for k, (image, label) in enumerate(progress):
                 images[k] = image
                 labels[k] = label
-        found = [self.source[k][0] for k in indices] if isinstance(self.source, list) else [""]
-        files = tuple(found) if isinstance(found[0], str) else ()
+        source = self.source if isinstance(self.source, list) else [(None, 0)]
+        files = tuple(source[k][0] for k in indices) if isinstance(source[0][0], str) else ()
         return ImageSet(images.to(self.device), labels.to(self.device), self.class_names, files)
 
 

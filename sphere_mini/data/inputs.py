@@ -151,6 +151,6 @@ def check_guidance(guidance: float, place: str) -> None:
 
 def check_path(corners: int, frames: int, path: str) -> None:
     """`UserError` for a path of other than two or four seeds, too short, or of no known kind."""
-    require(corners in (2, 4), f"interpolation takes two seeds, or four for a grid, not {corners}")
+    require(corners in (2, 4), f"a path takes two seeds or images, a grid four, not {corners}")
     require(frames >= 2, f"frames must be at least 2, both ends, not {frames}")
     require_known("path", path, PATHS)

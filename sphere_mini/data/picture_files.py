@@ -30,6 +30,8 @@ def open_picture(path: str | Path, advice: str = "name one that is whole") -> Im
             return to_rgb(picture)
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from None
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{path} is no file; name a picture, or several as FOLDER/*.png") from None
     except Exception as error:  # a damaged file does so, too
         text = str(error).partition(" <_io.")[0]  # Pillow shows the file as an object
         reason = getattr(error, "strerror", None) or text

@@ -91,6 +91,8 @@ def facts_of(model: SphereEncoder, reference: Reference) -> dict[str, str]:
     facts["reference"] = f"{len(reference.rows):,} training images"
     if reference.name:
         facts["reference"] += f" of {reference.name}"
+    if reference.is_uneven:
+        facts["classes"] = "as many samples of each, though the reference is uneven"
     if reference.judge is not None:
         facts["judge"] = "a small network"
     return facts | {"memorised below": reference.threshold[1]}

@@ -11,9 +11,9 @@ from PIL import Image
 
 from ..config import NUM_SEEDS, SphereConfig
 from ..data.grids import save_picture, to_uint8
-from ..distributed import from_rank_0, gather, rank_chunks
+from ..distributed import gather, rank_chunks
 from ..errors import printable, reading, require
-from ..files import lock, output_folder, writing
+from ..files import make_ours, writing
 from ..model import SphereEncoder
 from ..sampling import generate
 
@@ -37,7 +37,6 @@ def export_images(
     """
     last = seed + per_class * max(len(labels), 1) - 1
     require(last < NUM_SEEDS, f"the last seed would be {last}, above 2^32 - 1; take a smaller one")
-    from_rank_0(lambda: lock(output_folder(folder)))
     weights = model.weights_hash()
     names = file_names(model.config)
     seeds = range(seed, last + 1)
@@ -56,6 +55,7 @@ def export_images(
         for (path, facts), pixels in zip(files.items(), drawn, strict=True):
             temporary = path.with_suffix(".tmp")  # what has its name is whole
             with writing(path):
+                make_ours(folder)
                 save_picture(Image.fromarray(pixels), temporary, facts)
                 os.replace(temporary, path)
     gather([])  # wait for the others

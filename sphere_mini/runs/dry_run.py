@@ -2,7 +2,6 @@
 
 import shutil
 import sysconfig
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,15 @@ from typing import Any
 import torch
 from torch.utils._triton import has_triton
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 from ..config import SphereConfig
-from ..data.images import ImageSet
 from ..data.sets import find_damaged, find_splits, hold_some_out
-from ..distributed import any_rank, precision, world_size
+from ..distributed import precision, world_size
 from ..losses import StepNoise, sphere_losses
 from ..model import SphereEncoder
 from ..perceptual import load_perceptual
 from ..recipe import LR_BATCH, OWN, SETS, Recipe
-from ..training import new_state, set_block_options, train
+from ..training import set_block_options
 from .settings import compiler_name
 
 NETWORK_FIELDS = ("width", "depth", "num_heads", "patch_size")  # a recipe may leave them open
@@ -33,8 +30,8 @@ COMPILE_FROM = 1.5e16  # FLOPs of a rank's run: 3 (s) to 7 minutes (mini) of an 
 UNKNOWN = "as many as the folder has"
 
 
-def dry_run(recipe: Recipe, device: torch.device, measure: bool, choose_compile: bool) -> None:
-    """Print a recipe in full and what it costs, by `measure` in time too; nothing is written."""
+def dry_run(recipe: Recipe, device: torch.device, choose_compile: bool) -> None:
+    """Print a recipe in full and what it costs; nothing is written."""
     num_images, num_classes = count_images(recipe)
     recipe = recipe.resolved(num_images)
     if choose_compile:
@@ -47,13 +44,6 @@ def dry_run(recipe: Recipe, device: torch.device, measure: bool, choose_compile:
     lines["learning rate of a batch"] = batch_lr
     show_lines(lines)  # at once: the cost takes seconds
     show_lines(describe_cost(recipe, num_images, num_classes, device))
-    if measure:
-        images_per_s, steps = measure_speed(recipe, num_classes, device)
-        note = f"measured in {steps} steps on {device}, without reading images"
-        show_lines({"images/s": f"{images_per_s:,.1f}, {note}"})
-        if recipe.steps:
-            total = recipe.steps * recipe.batch_size / images_per_s
-            show_lines({"time": tqdm.format_interval(total)})
 
 
 def show_lines(lines: dict[str, Any]) -> None:
@@ -159,24 +149,3 @@ def compiled_if_long(
     images = recipe.steps * recipe.batch_size / world_size()
     flops = images * cost(recipe, num_images, num_classes, device)["step"]
     return replace(recipe, compile=flops > COMPILE_FROM)
-
-
-def measure_speed(recipe: Recipe, num_classes: int, device: torch.device) -> tuple[float, int]:
-    """(images a second of all ranks, steps measured) of a resolved recipe, on noise in memory."""
-    names = tuple(str(label) for label in range(num_classes))
-    recipe = replace(recipe, steps=11, warmup_steps=0)  # the first one is slower
-    size = recipe.image_size
-    images = torch.randint(256, (recipe.batch_size, 3, size, size), dtype=torch.uint8)
-    labels = torch.arange(recipe.batch_size) % max(num_classes, 1)
-    data = ImageSet(images.to(device), labels.to(device), names)
-    state = new_state(recipe, data)
-    perceptual = load_perceptual(recipe.perceptual, device, pretrained=False)
-    for losses in train(state, recipe, data, perceptual):
-        losses["loss"].item()  # wait until the device is done
-        now = time.perf_counter()
-        if state.step == 1:
-            begin = now
-        if any_rank(now - begin > 20):  # seconds: enough for a figure
-            break
-    measured = state.step - 1
-    return measured * recipe.batch_size / (now - begin), measured

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data.grids import GRID_COLUMNS, class_rows, grid_labels, image_grid, step_captions
+from ..data.grids import GRID_COLUMNS, class_rows, count_steps, grid_labels, image_grid
 from ..data.images import ImageFiles, ImageSet, evenly_spaced
 from ..distributed import any_rank, from_rank_0, rank, world_size
 from ..errors import ReadError, UserError, require
@@ -124,11 +124,12 @@ def training_picture(model: SphereEncoder, data: ImageSet | ImageFiles, kind: st
     labels = grid_labels(model) if model.config.num_classes else [None] * 3
     rows = class_rows(model, labels, columns, steps=(1, 4))
     names = [model.config.class_name(label) for label in labels]
-    captions = [step_captions((1, 4), columns)] * len(rows) + [[""] * 2 * columns] * 2
+    under = [count_steps(num_steps) for num_steps in (1, 4) for _ in range(columns)]
+    captions = [under] * len(rows) + [[""] * len(under)] * 2
     [(images, _)] = data.batches([evenly_spaced(len(data), 2 * columns)])
     real = images / 255
     rows += [real, reconstruct(model, real)]
-    return image_grid(rows, [*names, kind, "again"], captions)
+    return image_grid(rows, [*names, kind, "decoded"], captions)
 
 
 class Stop:

@@ -11,22 +11,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from .. import files
 from ..config import SphereConfig, config_from_dict
 from ..data.images import ImageFiles, ImageSet
 from ..data.sets import load_data, record_held_out
 from ..distributed import first_on_node, from_rank_0, gather, rank
 from ..errors import reading, require
-from ..files import (
-    CONFIG_FILE,
-    claim_path,
-    free_path,
-    lock,
-    previous,
-    read_newest,
-    warn_on_write_error,
-    write_safely,
-    writing,
-)
 from ..model import SphereEncoder, save_config
 from ..perceptual import Perceptual, load_perceptual
 from ..recipe import Recipe
@@ -88,9 +78,8 @@ def new_folder(
 ) -> Path:
     """Make the run folder, with enough in it to begin again before the first save."""
     default = Path("runs") / f"{recipe.dataset}-{recipe.model}"
-    folder = claim_path(out, default, SAMPLES_FOLDER)
-    with writing(folder):
-        lock(folder)
+    folder = files.claim_path(out, default, SAMPLES_FOLDER)
+    with files.writing(folder):
         save_config(config, folder, training=asdict(recipe))
         record_held_out(folder, recipe, count, held_out)
     if dist.is_initialized():
@@ -104,7 +93,6 @@ def resume(folder: Path, fields: dict[str, Any], device: torch.device) -> Run:
     state, recipe = first_on_node(lambda: load_run(folder, device))
     advice = "make it writable, or copy it to a place that is"
     require(os.access(folder, os.W_OK), f"nothing can be written to {folder}; {advice}")
-    from_rank_0(lambda: lock(folder))
     steps = sorted(set(gather([state.step])))
     problem = f"processes see different checkpoints of {folder}, of steps {steps}"
     require(len(steps) == 1, f"{problem}; wait and try again")
@@ -116,7 +104,7 @@ def resume(folder: Path, fields: dict[str, Any], device: torch.device) -> Run:
     state.num_images = state.num_images or len(data)
     check_same_data(state, recipe, data)
     if rank() == 0:
-        with warn_on_write_error("a shorter log"):
+        with files.warn_on_write_error("a shorter log"):
             keep_rows(folder / METRICS_FILE, state.step)
     return Run(state, recipe, data, held_out, perceptual, folder, saved_step=state.step)
 
@@ -164,7 +152,7 @@ def save_run(folder: Path, state: TrainState, recipe: Recipe) -> None:
     }
     for name in STATE_PARTS:
         content[name] = getattr(state, name).state_dict()
-    write_safely(folder / STATE_FILE, lambda path: torch.save(content, path))
+    files.write_safely(folder / STATE_FILE, lambda path: torch.save(content, path))
     save_weights(folder, state, recipe)
 
 
@@ -176,13 +164,13 @@ def save_weights(folder: Path, state: TrainState, recipe: Recipe) -> None:
 def load_run(folder: Path, device: torch.device) -> tuple[TrainState, Recipe]:
     """A run's newest intact checkpoint, or its step 0; a damaged one is set aside."""
     path = folder / STATE_FILE
-    has_checkpoint = path.exists() or previous(path).exists()
-    if not has_checkpoint and (folder / CONFIG_FILE).exists():
-        return load_beginning(folder / CONFIG_FILE, device)
-    state, recipe, used = read_newest(path, lambda candidate: load_checkpoint(candidate, device))
+    has_checkpoint = path.exists() or files.previous(path).exists()
+    if not has_checkpoint and (folder / files.CONFIG_FILE).exists():
+        return load_beginning(folder / files.CONFIG_FILE, device)
+    state, recipe, used = files.read_newest(path, lambda newest: load_checkpoint(newest, device))
     if used != path and path.exists():
         with suppress(OSError):  # a rank on another machine was faster, or the disk is read-only
-            os.replace(path, free_path(path.with_suffix(".bad")))
+            os.replace(path, files.free_path(path.with_suffix(".bad")))
     return state, recipe
 
 

@@ -21,6 +21,8 @@ FREE_ON_RESUME += ("compile", "save_every", "log_every", "sample_every")
 ANGLE = "alpha_max_deg"
 SHAPE_FIELDS = ("image_size", "patch_size", "width", "depth", "num_heads", "mixer_depth")
 SHAPE_FIELDS += ("pixel_head", ANGLE)
+LOSS_FIELDS = {"pix_recon": "recon_l1, recon_perceptual", "pix_con": "con_l1, con_perceptual"}
+LOSS_FIELDS["lat_con"] = "latent"
 COMPILERS = {"darwin": "clang++", "win32": "cl"}  # torch.compile's defaults; elsewhere g++
 WANTED = {bool: "true or false", int: "a whole number", float: "a number"}
 
@@ -30,7 +32,8 @@ def parse_override(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     types = get_type_hints(Recipe)
     if not equals or name not in types:
-        near = ", ".join(difflib.get_close_matches(name, types, n=3, cutoff=0.4) or types)
+        found = difflib.get_close_matches(name, types, n=3, cutoff=0.4) or types
+        near = LOSS_FIELDS.get(name) or ", ".join(found)
         raise UserError(f"--set takes FIELD=VALUE, and {name!r} is no field; near it: {near}")
     kind = types[name]
     try:
@@ -70,8 +73,8 @@ def resumed_recipe(recipe: Recipe, fields: dict[str, Any]) -> Recipe:
     for name, value in fields.items():
         was = getattr(recipe, name)
         may_change = name in FREE_ON_RESUME or (name == "steps" and value > was)
-        problem = f"{name} is {was} in this run, {value} would break it; leave {name} out"
-        require(may_change or value == was, problem)
+        problem = f"{name} is {was} in this run, and a resumed run keeps it, not {value}"
+        require(may_change or value == was, f"{problem}; leave {name} out")
     if fields.get("steps", recipe.steps) > recipe.steps:
         print(f"the learning rate rises again: it now falls until step {fields['steps']:,}")
     recipe = replace(recipe, **fields)

@@ -19,7 +19,6 @@ from sphere_mini.data.grids import (
     quantise,
     save_animation,
     save_picture,
-    step_captions,
 )
 from sphere_mini.errors import printable
 
@@ -56,7 +55,6 @@ def test_a_column_is_one_seed_under_every_class():
     _, owls = class_rows(model, [0, 1], 3, steps=(1, 2), seed=5)  # steps stand side by side
     parts = [generate(model, torch.tensor([1, 1, 1]), steps, seeds=[5, 6, 7]) for steps in (1, 2)]
     assert torch.allclose(owls, torch.cat(parts), atol=1e-5)
-    assert step_captions((1, 2), 3) == ["1 step", "", "", "2 steps", "", ""]
 
 
 def test_without_classes_every_image_has_its_own_seed():

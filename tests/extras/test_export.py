@@ -32,7 +32,7 @@ def sample(*flags, model=DIGITS_MODEL):
 
 
 def files_of(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.glob("*.png")}
 
 
 def test_saved_images_are_those_of_their_class_and_seed(tmp_path, digits_model):
@@ -125,7 +125,7 @@ def test_a_saved_images_command_draws_the_same_class(tmp_path):
     flags = [str(tmp_path / "run") if word == "RUN" else word for word in command[2:]]
     again = run("sample.py", *flags, "--save-images", tmp_path / "b")
     assert again.returncode == 0, again.stderr
-    (drawn,) = (tmp_path / "b").iterdir()
+    (drawn,) = (tmp_path / "b").glob("*.png")
     assert Image.open(drawn).tobytes() == Image.open(path).tobytes()
 
 
@@ -133,11 +133,11 @@ def test_a_class_whose_name_begins_like_a_flag(tmp_path):
     model = random_model(num_classes=2, class_names=("-x", "two words"))
     model.save_pretrained(tmp_path / "run")
     run("sample.py", tmp_path / "run", "--save-images", tmp_path / "a", "--per-class", 1)
-    for path in sorted((tmp_path / "a").iterdir()):
+    for path in sorted((tmp_path / "a").glob("*.png")):
         flags = shlex.split(Image.open(path).text["command"])[3:]
         again = run("sample.py", tmp_path / "run", *flags, "--save-images", tmp_path / "b")
         assert again.returncode == 0, again.stderr
-    drawn = sorted((tmp_path / "b").iterdir())
+    drawn = sorted((tmp_path / "b").glob("*.png"))
     assert len(drawn) == 2
     for path in drawn:  # numbered among the classes of the command, here one
         seed = path.name[-12:]
@@ -152,11 +152,11 @@ def test_images_of_classes_that_are_not_utf8_are_completed(tmp_path):
     for _ in range(2):
         done = run("sample.py", tmp_path / "run", "--save-images", tmp_path / "a", *flags)
         assert done.returncode == 0, done.stderr
-        drawn = sorted((tmp_path / "a").iterdir())
+        drawn = sorted((tmp_path / "a").glob("*.png"))
         assert len(drawn) == 4
         drawn[-1].unlink()
     command = shlex.split(Image.open(drawn[1]).text["command"])
     again = run("sample.py", tmp_path / "run", *command[3:], "--save-images", tmp_path / "c")
     assert again.returncode == 0, again.stderr
-    (same,) = (tmp_path / "c").iterdir()
+    (same,) = (tmp_path / "c").glob("*.png")
     assert Image.open(same).tobytes() == Image.open(drawn[1]).tobytes()

@@ -168,7 +168,7 @@ def test_single_images_and_scores_say_which_prior(tmp_path):
     command = ("sample.py", DIGITS_MODEL)
     done = run(*command, "--save-images", folder, "--class", 3, "--per-class", 1, *flags)
     assert done.returncode == 0, done.stderr
-    (path,) = folder.iterdir()
+    (path,) = folder.glob("*.png")
     assert Image.open(path).text["command"].endswith("--prior fitted")
     samplers = ("--prior", "uniform", "fitted", "--num-steps", 1, "--num-images", 100)
     done = run(*command, "evaluate", *samplers, "--out", tmp_path / "scores")

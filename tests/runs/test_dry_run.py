@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import types
 from dataclasses import replace
 
 import pytest
@@ -10,13 +9,13 @@ import torch
 from conftest import dry_run, run
 from short_runs import TINY, config
 
-from sphere_mini import SphereEncoder, training
+from sphere_mini import SphereEncoder
 from sphere_mini.data.images import ImageSet
 from sphere_mini.perceptual import load_perceptual
 from sphere_mini.recipe import PERCEPTUALS, make_recipe
 from sphere_mini.runs import dry_run as dry_run_module
 from sphere_mini.runs import run as start_module
-from sphere_mini.runs.dry_run import compiled_if_long, cost, measure_speed
+from sphere_mini.runs.dry_run import compiled_if_long, cost
 from sphere_mini.training import new_state, train
 
 CPU = torch.device("cpu")
@@ -50,9 +49,8 @@ def test_a_folders_images_are_counted_where_it_is(photo_folder):
     done = run("train.py", *flags, "--data-dir", photo_folder / "train" / "china", "--dry-run")
     assert done.stdout.startswith("data: 24 images of ") and "without classes" in done.stdout
     assert re.search(r"^classes +0$", done.stdout, re.MULTILINE)
-    shown = dry_run(*flags, "--measure")
+    shown = dry_run(*flags)
     assert shown["images an epoch"] == shown["classes"] == "as many as the folder has"
-    assert "images/s" in shown and "time" not in shown
 
 
 @pytest.mark.parametrize(
@@ -67,43 +65,6 @@ def test_what_a_run_would_refuse_is_refused(flags, words):
     for more in ((), ("--dry-run",)):
         done = run("train.py", *flags, *more)
         assert done.returncode == 2 and words in done.stderr and done.stdout == ""
-
-
-def test_the_time_is_that_of_the_images_a_second(monkeypatch):
-    monkeypatch.setattr("sphere_mini.runs.dry_run.measure_speed", lambda *_: (12.5, 7))
-    shown = dry_run("--measure", "--steps", 900, "--batch-size", 100, "--device", "cpu")
-    assert shown["images/s"] == "12.5, measured in 7 steps on cpu, without reading images"
-    assert shown["time"] == "2:00:00"
-    assert "time" not in dry_run("--steps", 900)
-    done = run("train.py", "--measure")
-    assert done.returncode == 2 and "--measure goes with --dry-run" in done.stderr
-
-
-@pytest.mark.parametrize(("seconds", "steps"), [(2, 10), (7, 3)])
-def test_speed_is_measured_in_real_steps_after_the_first(seconds, steps, monkeypatch):
-    """By a clock that goes so many seconds further with each step."""
-    clock = itertools.count(1, seconds)
-    fake = types.SimpleNamespace(perf_counter=lambda: next(clock))
-    monkeypatch.setattr("sphere_mini.runs.dry_run.time", fake)
-    done = []
-    monkeypatch.setattr("sphere_mini.training.train_step", note_steps(done))
-    fields = dict(width=16, depth=1, num_heads=2, batch_size=6, perceptual="efficientnet")
-    recipe = make_recipe("folder", image_size=16, **fields).resolved(600)
-    found = measure_speed(recipe, 2, torch.device("cpu"))
-    assert found == (6 / seconds, steps)
-    assert done == [(6, 3, 16, 16)] * (steps + 1)
-
-
-def note_steps(done):
-    """`train_step`, which notes the shape of each batch."""
-    step = training.train_step
-
-    def noting(state, recipe, x, y, perceptual):
-        assert perceptual is not None
-        done.append(tuple(x.shape))
-        return step(state, recipe, x, y, perceptual)
-
-    return noting
 
 
 def test_compiling_pays_in_a_long_run_on_an_accelerator_with_its_tools(monkeypatch, tmp_path):

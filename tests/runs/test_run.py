@@ -258,7 +258,10 @@ def test_a_finished_run_says_so_and_more_steps_take_it_further(tmp_path, straigh
 @pytest.mark.parametrize(
     ("flags", "name"),
     [
-        (["--lr", 0.5], "lr is 0.024 in this run, 0.5 would break it; leave lr out"),
+        (
+            ["--lr", 0.5],
+            "lr is 0.024 in this run, and a resumed run keeps it, not 0.5; leave lr out",
+        ),
         (["--batch-size", 32], "batch_size"),
         (["--set", "ema=0.5"], "ema"),
         (["--model", "tiny"], "model"),

@@ -152,7 +152,7 @@ MISTAKES = [  # command, what the one sentence says
     ("sample.py DIGITS --seed -1", "--seed must be"),
     ("sample.py DIGITS --seed 99999999999999999999", "--seed must be"),
     ("sample.py DIGITS --out SCENE/picture", "ends in one of .png, .pdf, .svg, .gif"),
-    ("sample.py DIGITS paint", "generate takes no paint;"),
+    ("sample.py DIGITS paint", "invalid choice: 'paint' (choose from"),
     ("sample.py DIGITS --class 10", "no class '10'; give 0, 1, 2"),
     ("sample.py DIGITS --class cat", "no class 'cat'"),
     ("sample.py DIGITS --guidance -1", "guidance must be 0 or more"),
@@ -210,7 +210,7 @@ def test_names_that_are_too_long(tmp_path):
         (("train.py", "--init-from", long), "there is no folder"),
         (("sample.py", long), "there is no folder"),
         (("sample.py", DIGITS_MODEL, "--save-images", long, "--per-class", 1), "File name too"),
-        (("sample.py", DIGITS_MODEL, "--out", f"{long}.png"), "cannot be written (File name too"),
+        (("sample.py", DIGITS_MODEL, "--out", f"{long}.png"), "cannot be made (File name too"),
     ):
         done = run(*command, cwd=tmp_path)
         assert done.returncode == 2 and problem in done.stderr and done.stderr.count("\n") == 1

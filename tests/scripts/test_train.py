@@ -47,6 +47,7 @@ def test_a_run_folder_holds_what_the_readme_says(digits_run):
         "metrics.jsonl",
         "losses.png",
         "samples",
+        ".sphere_mini",
     }
     assert [row["step"] for row in rows(digits_run)] == [2, 3, 4, 6]
     for row in rows(digits_run):
