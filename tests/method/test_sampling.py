@@ -345,7 +345,7 @@ def test_crossover_is_a_weak_manipulation_of_the_stitch_under_the_null_class(
     ("call", "message"),
     [
         (lambda model, x: interpolate(model, seeds=[1, 2], frames=1), "frames must be at least 2"),
-        (lambda model, x: interpolate(model, seeds=[1, 2, 3]), "two seeds, or four"),
+        (lambda model, x: interpolate(model, seeds=[1, 2, 3]), "a path takes two seeds"),
         (lambda model, x: interpolate(model, seeds=[1, 2], path="straight"), "spherical, linear"),
         (
             lambda model, x: interpolate(model, torch.tensor([1]), seeds=[1, 2]),

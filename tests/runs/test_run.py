@@ -260,7 +260,7 @@ def test_a_finished_run_says_so_and_more_steps_take_it_further(tmp_path, straigh
     [
         (
             ["--lr", 0.5],
-            "lr is 0.024 in this run, and a resumed run keeps it, not 0.5; leave lr out",
+            "lr is 0.024 in this run, and a resumed run keeps it",
         ),
         (["--batch-size", 32], "batch_size"),
         (["--set", "ema=0.5"], "ema"),

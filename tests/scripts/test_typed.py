@@ -76,10 +76,7 @@ def test_a_path_between_two_pictures_ends_at_their_reconstructions(tmp_path):
 
 def test_a_path_of_one_picture_is_one_sentence():
     done = run("sample.py", "fashion_mnist", "interpolate", DRESS)
-    assert (
-        done.returncode == 2
-        and "a path takes two seeds or images, a grid four, not 1" in done.stderr
-    )
+    assert done.returncode == 2 and "a path takes two seeds or images" in done.stderr
     flags = (DRESS, SNEAKER, "--prior", "fitted")
     done = run("sample.py", "fashion_mnist", "interpolate", *flags)
     assert done.returncode == 2 and "leave out the images or --prior" in done.stderr
