@@ -65,10 +65,7 @@ def write_safely(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def read_newest(path: Path, read: Callable[[Path], T]) -> T:
-    """What `read` makes of the file or, where it is missing or damaged, of the one before it.
-
-    A warning of one line says so. `UserError` where neither can be used; nothing is deleted.
-    """
+    """What `read` makes of a file or, with a warning, of the one before; `UserError`: neither."""
     try:
         with reading(path):
             return read(path)
@@ -89,10 +86,7 @@ def free_path(path: Path) -> Path:
 
 
 def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:
-    """Where to write: `out`, which must not exist yet, or a free path like `default`.
-
-    The folders above it are made and, with a subfolder, both; `UserError` where that fails.
-    """
+    """A new file (with `subfolder`: folder), `out` or free like `default`; `UserError`: not new."""
     path = Path(out).expanduser() if out else free_path(default)
     require(is_utf8(str(path)), f"{path} is not in UTF-8; choose another --out")
     problem = f"{path} exists already; choose another --out, nothing is written over"

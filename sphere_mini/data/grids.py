@@ -52,11 +52,7 @@ def class_rows(
     seed: int = 0,
     **sampling: Any,
 ) -> list[Tensor]:
-    """One row of samples for each class, (len(steps)·columns, 3, H, W), grouped by steps.
-
-    A column is one seed, from `seed` on, under every class; without classes (labels None) every
-    image has its own. sampling: as in `generate`.
-    """
+    """A row of samples for each class, (len(steps)·columns, 3, H, W); a column has one seed."""
     rows = []
     for r, label in enumerate(labels):
         first = seed + (r * columns if label is None else 0)
@@ -84,16 +80,12 @@ def image_grid(
     captions: Sequence[Sequence[str]] | None = None,
     min_tile: int = MIN_TILE,
 ) -> Image.Image:
-    """Rows of images, each (C, 3, H, W) in [0, 1], as one picture.
-
-    labels stand left of the rows, captions under the images, which are enlarged by a whole factor
-    to `min_tile` pixels or more; letters grow along, from 14 to 28 pixels.
-    """
+    """Rows of images, (C, 3, H, W) in [0, 1], enlarged to `min_tile` pixels, as one picture."""
     font = ImageFont.truetype(FONT, min(max(14, min_tile // 8), 28))
     labels = [printable(label) for label in labels]
     captions = [[printable(text) for text in row] for row in captions or []]
-    tiles = [[enlarge(pixels, min_tile) for pixels in to_uint8(row)] for row in rows]
-    tile = tiles[0][0].width
+    size = rows[0].shape[-1]
+    tile = math.ceil(min_tile / size) * size
     column_width = max([tile, *(int(font.getlength(text)) for row in captions for text in row)])
     row_height = tile + GAP
     if captions:
@@ -103,22 +95,17 @@ def image_grid(
     width = left + columns * (column_width + GAP) + GAP
     canvas = Image.new("RGB", (width, len(rows) * row_height + GAP), "white")
     draw = ImageDraw.Draw(canvas)
-    for r, row in enumerate(tiles):
+    for r, row in enumerate(rows):
         top = GAP + r * row_height
         draw.text((GAP, top + tile // 2), labels[r], "black", font, anchor="lm")
-        for c, image in enumerate(row):
+        for c, pixels in enumerate(to_uint8(row)):
             middle = left + GAP + c * (column_width + GAP) + column_width // 2
+            image = Image.fromarray(pixels).resize((tile, tile), Image.Resampling.NEAREST)
             canvas.paste(image, (middle - tile // 2, top))
             if captions:
                 place = (middle, top + tile + GAP // 2)
                 draw.text(place, captions[r][c], "black", font, anchor="mt")
     return canvas
-
-
-def enlarge(pixels: np.ndarray, at_least: int) -> Image.Image:
-    """An image, uint8 (H, H, 3), enlarged by a whole factor to `at_least` pixels a side."""
-    side = math.ceil(at_least / len(pixels)) * len(pixels)
-    return Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
 
 
 def to_picture(figure: Figure) -> Image.Image:

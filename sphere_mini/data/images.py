@@ -35,15 +35,11 @@ Source = Dataset | Sequence[tuple[str, int]]
 
 @dataclass
 class ImageSet:
-    """Images in memory, on one device, with their labels; `UserError` for what does not fit.
+    """Images in memory, on one device, with their labels; `UserError` for what does not fit."""
 
-    images: uint8 (n, 3, H, H) in 0 ... 255, RGB. labels: long (n,), the numbers of their classes.
-    class_names: one for each class; () without classes, and then all labels are 0.
-    """
-
-    images: Tensor
-    labels: Tensor
-    class_names: tuple[str, ...]
+    images: Tensor  # uint8 (n, 3, H, H) in 0 ... 255, RGB
+    labels: Tensor  # long (n,), the numbers of their classes; all 0 without classes
+    class_names: tuple[str, ...]  # one for each class; () without classes
     files: tuple[str, ...] = ()  # whence they are, where each has a file of its own
 
     def __post_init__(self) -> None:
@@ -258,16 +254,12 @@ def to_unit_range(x: Tensor) -> Tensor:
 
 
 def stitch(a: Tensor, b: Tensor, how: str) -> Tensor:
-    """Two images (..., 3, H, H) as one: `a` on its side of the seam, `b` elsewhere.
-
-    `a` lies on top (vertical), left (horizontal), or in the triangle of the upper right (backward)
-    or upper left (forward), diagonal included.
-    """
+    """Two images (..., 3, H, H) as one: `a` on its side of the seam, `b` elsewhere."""
     require_known("stitch", how, STITCHES)
     side = a.shape[-1]
     column = torch.arange(side, device=a.device)
     row = column[:, None]
-    # where `a` lies, in the order of STITCHES
+    # where `a` lies, in the order of STITCHES: above, left, upper right, upper left triangle
     masks = (2 * row < side, 2 * column < side, column >= row, row + column < side)
     return torch.where(masks[STITCHES.index(how)], a, b)
 

@@ -25,10 +25,7 @@ Labels = Tensor | Sequence[int | str] | int | str | None
 
 
 def as_labels(y: Labels, config: SphereConfig, device: torch.device | None = None) -> Tensor | None:
-    """Labels as a tensor, (B,) class numbers or (B, num_classes + 1) float shares of embeddings.
-
-    y: such a tensor, a class by number or name, or several; None stays None. `UserError`: no class.
-    """
+    """Classes by number or name as (B,) labels; (B, num_classes + 1) float shares, None stay."""
     if y is None:
         return None
     require(config.num_classes > 0, "this model has no classes; leave the labels out")
@@ -58,10 +55,7 @@ def label_number(label: Any, config: SphereConfig) -> int:
 
 
 def class_number(text: str, config: SphereConfig) -> int:
-    """The class that `text` names, 0 ... num_classes - 1; `UserError` where it names none.
-
-    By its name, in any case and Unicode form or as printed; by its number if `has_plain_numbers`.
-    """
+    """The class of this name, in any case, or number (`has_plain_numbers`); `UserError`: none."""
     require(config.num_classes > 0, "this model has no classes; leave the class out")
     names = [printable(composed(name)) for name in config.class_names]
     in_any_case = [name.casefold() for name in names]

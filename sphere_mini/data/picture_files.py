@@ -90,11 +90,7 @@ def square_pixels(picture: Image.Image, size: int) -> Tensor:
 
 
 def fit_square(picture: Image.Image, size: int) -> Image.Image:
-    """The centre crop of size by size pixels, as in ADM.
-
-    Halve (box) while twice too large, then resize the shorter side to `size`: bicubic, but nearest
-    up to 64 px. Of a very thin picture the middle alone is enlarged.
-    """
+    """The centre crop of size by size pixels, as in ADM; nearest instead of bicubic up to 64."""
     if min(picture.size) < size:
         kept = [min(side, 32 * min(picture.size)) for side in picture.size]  # no endless strip
         # with as many pixels on both sides cut off, the middle stays where it is

@@ -28,24 +28,15 @@ FINGERPRINTED = 1000  # images, spread evenly, that tell a set from another one
 
 @dataclass(eq=False)
 class Reference:
-    """Training images that samples are compared with, and held-out ones, if there are any.
+    """What samples are compared with; features are computed when all ranks first ask for them."""
 
-    data: training images, of which at most `most` are used, drawn once. held_out: images that were
-    not trained on. features: a name in `EXTRACTORS`; None: pixels for the digits, else
-    efficientnet. name: what the figures call the data. folder: where features that took a network
-    are kept for the next time. judge: measures samples' agreement with their class (the digits have
-    one). `UserError` for no data, or features of another name.
-
-    Features are computed when they are first asked for; under torchrun all ranks ask together.
-    """
-
-    data: ImageSet | ImageFiles
-    held_out: ImageSet | None = None
-    features: str | None = None
-    name: str = ""
-    folder: Path | None = None
-    most: int = 50_000  # by the field's convention
-    judge: Judge | None = None
+    data: ImageSet | ImageFiles  # training images
+    held_out: ImageSet | None = None  # images that were not trained on
+    features: str | None = None  # a name in `EXTRACTORS`; None: of the digits pixels
+    name: str = ""  # what the figures call the data
+    folder: Path | None = None  # where features that took a network are kept
+    most: int = 50_000  # training images that are used, by the field's convention
+    judge: Judge | None = None  # of samples' agreement with their class; the digits have one
 
     def __post_init__(self) -> None:
         count = min(self.most, len(self.data))

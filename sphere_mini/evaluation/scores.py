@@ -125,10 +125,7 @@ def look_at(
 
 
 def score_reconstructions(model: SphereEncoder, reference: Reference, num_images: int) -> Row:
-    """FD and PSNR in dB of reconstructions (null class, no noise), of training and held-out images.
-
-    num_images: at most all. Beside it the mean image's PSNR and the scores of held-out images.
-    """
+    """FD and PSNR in dB of reconstructions (null class, no noise), beside held-out images'."""
 
     def look(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         real = batch[0].to(model.device) / 255
@@ -177,11 +174,7 @@ def score_held_out(model: SphereEncoder, reference: Reference) -> Row:
 def score_coverage(
     model: SphereEncoder, reference: Reference, num_images: int
 ) -> tuple[list[Row], Image.Image | None]:
-    """How uniform the encoded training images lie on the sphere, and a picture of it.
-
-    Rows: all of them, and with classes the mean class and the worst; each under its own class.
-    num_images: as in `score_reconstructions`, or as many as memory holds (`MOST_NUMBERS`).
-    """
+    """How uniform encoded training images lie on the sphere: all, mean and worst class; angles."""
     most = min(num_images, MOST_NUMBERS // math.prod(model.config.latent_shape))
     rows = reference.some_rows(most).split(BATCH)
     batches = reference.data.batches(rank_chunks(rows, "latents", BATCH))

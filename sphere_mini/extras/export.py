@@ -30,10 +30,8 @@ def export_images(
 ) -> int:
     """Write `per_class` images of each class into a folder; returns how many are there.
 
-    labels: the classes, none for a model without. Seeds count up from `seed`; each file carries the
-    command that draws it. sampling: of `generate`, as `sample.py` says it. After an
-    interruption the same call completes the folder. Under torchrun ranks share the work.
-    `UserError` for a file of other weights or settings, or that cannot be written.
+    Seeds count up from `seed`; each file carries the command that draws it. The same call completes
+    a folder after an interruption. `UserError` for a file of other weights or settings.
     """
     last = seed + per_class * max(len(labels), 1) - 1
     require(last < NUM_SEEDS, f"the last seed would be {last}, above 2^32 - 1; take a smaller one")

@@ -30,11 +30,7 @@ def block_matrices(end: ViT) -> list[Tensor]:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov's momentum, for a list of matrices of each end, which may be empty.
-
-    A step takes the gradients away, so that AdamW, which comes next, passes over these weights;
-    where `found_inf` is 1 it changes nothing, as in torch's fused AdamW.
-    """
+    """Muon with Nesterov's momentum, for matrices of each end; like fused AdamW, by `found_inf`."""
 
     def __init__(self, ends: Iterable[list[Tensor]], momentum: float = 0.95) -> None:
         super().__init__([{"params": end} for end in ends], dict(lr=0.0, momentum=momentum))
@@ -64,4 +60,4 @@ class Muon(torch.optim.Optimizer):
             kept = torch.where(self.found_inf > 0, torch.stack(old), new)
             torch._foreach_copy_(old, kept.unbind())
         for weight in weights:
-            weight.grad = None
+            weight.grad = None  # AdamW, which comes next, passes over these weights

@@ -133,10 +133,7 @@ def training_picture(model: SphereEncoder, data: ImageSet | ImageFiles, kind: st
 
 
 class Stop:
-    """From now on signals (`ENDING`) or the clock make a run finish its step and stop.
-
-    A signal sets `reason` and the exit `code`; a second one ends the program at once.
-    """
+    """From now on `ENDING` signals or the clock end a run after its step; a second one at once."""
 
     def __init__(self, max_minutes: float | None) -> None:
         self.max_minutes = max_minutes
