@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 from sklearn.datasets import load_digits
+from sklearn.neighbors import NearestNeighbors
 from sklearn.svm import SVC
 from torch import Tensor
 
@@ -16,7 +17,6 @@ from ..data.sets import DIGIT_MAX
 from ..model import SphereEncoder
 from ..sampling import reconstruct
 
-CHUNK = 1000  # rows whose distances to all others are held at once
 NEIGHBOURS = 50  # nearest training images that say what distances are usual around an image
 COPY = 0.1  # nearness of a picture to itself, saved anew
 TINY = 1e-12  # keeps logarithms and quotients finite
@@ -67,16 +67,11 @@ def nearness(a: Tensor, b: Tensor, others: bool = False) -> tuple[Tensor, Tensor
     Nearness is the distance over the mean distance of the next `NEIGHBOURS` - 1 (Carlini et al.,
     2023): about 0.9 where nothing is alike, 0 for a copy. others: a is b; each row finds another.
     """
-    indices = []
-    ratios = []
-    for start in range(0, len(a), CHUNK):
-        distances = torch.cdist(a[start : start + CHUNK], b)  # (chunk, m)
-        if others:
-            distances.diagonal(start).fill_(torch.inf)  # of each row to itself
-        nearest, index = distances.topk(min(NEIGHBOURS, len(b) - others), largest=False)
-        ratios.append(nearest[:, 0] / nearest[:, 1:].mean(1).clamp(min=TINY))
-        indices.append(index[:, 0])
-    return torch.cat(indices), torch.cat(ratios)
+    count = min(NEIGHBOURS, len(b) - others)
+    search = NearestNeighbors(n_neighbors=count).fit(b.cpu().numpy())
+    distances, indices = search.kneighbors(None if others else a.cpu().numpy())  # (n, count)
+    usual = distances[:, 1:].mean(1).clip(min=TINY)
+    return torch.from_numpy(indices[:, 0]), torch.from_numpy(distances[:, 0] / usual).float()
 
 
 def memorised_below(held_out: Tensor) -> tuple[float, int]:

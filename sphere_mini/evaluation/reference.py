@@ -55,15 +55,6 @@ class Reference:
         return self.rows[evenly_spaced(len(self.rows), count)]
 
     @property
-    def is_uneven(self) -> bool:
-        """Whether some class has more than twice as many images as another, where that is known."""
-        labels = getattr(self.data, "labels", None)
-        if labels is None or len(self.data.class_names) < 2:
-            return False
-        counts = labels.bincount(minlength=len(self.data.class_names))
-        return bool(counts.max() > 2 * counts.min())
-
-    @property
     def holds_digits(self) -> bool:
         """Whether these are the digits that the judge of `metrics.py` knows."""
         return self.data.image_size == DIGIT_SIDE and self.data.class_names == tuple("0123456789")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ..data.images import require_fit
@@ -91,7 +92,8 @@ def facts_of(model: SphereEncoder, reference: Reference) -> dict[str, str]:
     facts["reference"] = f"{len(reference.rows):,} training images"
     if reference.name:
         facts["reference"] += f" of {reference.name}"
-    if reference.is_uneven:
+    counts = getattr(reference.data, "labels", torch.zeros(1).long()).bincount()
+    if counts.max() > 2 * counts.min():
         facts["classes"] = "as many samples of each, though the reference is uneven"
     if reference.judge is not None:
         facts["judge"] = "a small network"

@@ -1,10 +1,8 @@
 """Muon (Jordan et al., 2024): matrices move by their momentum, made orthogonal. Ours.
 
-torch.optim.Muon takes one matrix after another, rounds to bfloat16, which is ten times as slow on
-some CPUs, and knows no `found_inf`.
+torch.optim.Muon rounds to bfloat16, ten times as slow on some CPUs, and knows no `found_inf`.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
@@ -13,13 +11,13 @@ from torch import Tensor
 from ..vit import ViT
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
-    """Matrices (n, rows, columns) with all singular values near 1: five Newton-Schulz steps."""
-    is_tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if is_tall else matrices
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """A matrix (rows, columns) with all singular values near 1: five Newton-Schulz steps."""
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.mT if is_tall else matrix
+    x = x / x.norm().clamp(min=1e-7)
     for _ in range(5):  # each takes singular values s to 3.4445·s - 4.775·s³ + 2.0315·s⁵, nearer 1
-        gram = x @ x.mT  # (n, rows, rows)
+        gram = x @ x.mT  # (rows, rows)
         x = 3.4445 * x + (2.0315 * gram @ gram - 4.775 * gram) @ x
     return x.mT if is_tall else x
 
@@ -39,25 +37,17 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
-            by_shape = defaultdict(list)
             for weight in group["params"]:
                 if weight.grad is not None:
-                    by_shape[weight.shape].append(weight)
-            for weights in by_shape.values():
-                self.update(weights, group["lr"], group["momentum"])
+                    self.update(weight, group["lr"], group["momentum"])
+                    weight.grad = None  # AdamW, which comes next, passes over these weights
 
-    def update(self, weights: list[Tensor], lr: float, momentum: float) -> None:
-        """One step of matrices of one shape."""
-        for weight in weights:
-            if weight not in self.state:
-                self.state[weight]["momentum"] = torch.zeros_like(weight)
-        averages = [self.state[weight]["momentum"] for weight in weights]
-        gradient = torch.stack([weight.grad for weight in weights])  # (n, rows, columns)
-        average = torch.stack(averages).lerp(gradient, 1 - momentum)
-        direction = orthogonalise(gradient.lerp(average, momentum))
-        scale = 0.2 * lr * max(weights[0].shape) ** 0.5  # a step's RMS is 0.2·lr, as AdamW's often
-        for old, new in ((averages, average), (weights, torch.stack(weights) - scale * direction)):
-            kept = torch.where(self.found_inf > 0, torch.stack(old), new)
-            torch._foreach_copy_(old, kept.unbind())
-        for weight in weights:
-            weight.grad = None  # AdamW, which comes next, passes over these weights
+    def update(self, weight: Tensor, lr: float, momentum: float) -> None:
+        """One step of one matrix."""
+        average = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
+        new = average.lerp(weight.grad, 1 - momentum)
+        direction = orthogonalise(weight.grad.lerp(new, momentum))
+        scale = 0.2 * lr * max(weight.shape) ** 0.5  # a step's RMS is 0.2·lr, as AdamW's often
+        is_bad = self.found_inf > 0
+        weight.copy_(torch.where(is_bad, weight, weight - scale * direction))
+        average.copy_(torch.where(is_bad, average, new))
