@@ -6,6 +6,7 @@ A preset per data set carries all settings; flags and --set override single ones
 import argparse
 import shlex
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -21,8 +22,14 @@ from sphere_mini.files import locked, warn_on_write_error
 from sphere_mini.recipe import DTYPES, LR_BATCH, PERCEPTUALS, RECIPES, SETS, Recipe
 from sphere_mini.runs import progress
 from sphere_mini.runs.dry_run import dry_run
-from sphere_mini.runs.log import CURVES_FILE, METRICS_FILE, Pace, SummaryWriter, draw_curves
-from sphere_mini.runs.run import Run, begun_before_restart, resume, save_weights, start
+from sphere_mini.runs.run import (
+    METRICS_FILE,
+    Run,
+    begun_before_restart,
+    resume,
+    save_weights,
+    start,
+)
 from sphere_mini.runs.settings import given_fields, load_pretrained, new_recipe
 from sphere_mini.training import train
 
@@ -69,7 +76,6 @@ def parse_args() -> argparse.Namespace:
     add("--out", metavar="RUN", help="new run folder (default: runs/<dataset>-<model>, numbered)")
     add("--resume", metavar="RUN", help="go on with this run, with its settings")
     add("--max-minutes", type=float, metavar="M", help="save and stop after M minutes of training")
-    add("--tensorboard", action="store_true", help="write RUN/tensorboard too")
     add("--dry-run", action="store_true", help="print the settings and what they cost, and stop")
     return parser.parse_args()
 
@@ -77,7 +83,6 @@ def parse_args() -> argparse.Namespace:
 def check_flags(args: argparse.Namespace) -> None:
     """`UserError` for flags that do not go together."""
     require(args.max_minutes is None or args.max_minutes > 0, "--max-minutes must be above 0")
-    require(SummaryWriter or not args.tensorboard, "--tensorboard takes: pip install tensorboard")
     problem = "--resume takes all settings from the run; leave out --out, --recipe and --dry-run"
     require(not args.resume or not (args.out or args.recipe or args.dry_run), problem)
 
@@ -121,8 +126,6 @@ def get_ready(
     else:
         run = start(fields, args.recipe, args.out, device)
         locks.enter_context(locked(run.folder))
-    if args.tensorboard and rank() == 0:
-        run.board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.state.step + 1)
     return run
 
 
@@ -147,9 +150,8 @@ def follow(run: Run, stop: progress.Stop) -> None:
     steps = train(run.state, recipe, run.data, run.perceptual)
     silent = None if writes else True  # None: tqdm hides the bar without a terminal
     bar = tqdm(steps, total=recipe.steps, initial=run.state.step, unit="step", disable=silent)
-    pace = Pace(run.state.step)
+    mark = (run.state.step, time.perf_counter())  # from where images/s are counted
     for losses in bar:
-        pace.waited += losses.pop("data_s")
         stopping = any_rank(stop.asked())  # a signal during what follows is for the next step
         sample = run.is_due(recipe.sample_every)
         log = sample or run.is_due(recipe.log_every)
@@ -157,7 +159,7 @@ def follow(run: Run, stop: progress.Stop) -> None:
         if log or save:
             progress.check_sound(run)
         if log and writes:
-            row = progress.log_step(run, losses, pace)
+            row = progress.log_step(run, losses, *mark)
             progress.show_row(bar, row, recipe.batch_size)
             progress.warn_of_collapse(run, row)
         if save:  # before the picture, which takes a large model minutes on a CPU
@@ -165,11 +167,11 @@ def follow(run: Run, stop: progress.Stop) -> None:
         if sample and writes:
             progress.save_picture(run)
         if log:
-            pace = Pace(run.state.step)
+            mark = (run.state.step, time.perf_counter())
         if stopping:
             if writes and (run.folder / METRICS_FILE).exists():
-                with warn_on_write_error(CURVES_FILE):
-                    draw_curves(run.folder)
+                with warn_on_write_error(progress.CURVES_FILE):
+                    progress.draw_curves(run.folder)
             break
 
 

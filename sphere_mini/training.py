@@ -2,7 +2,6 @@
 
 import copy
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -192,23 +191,19 @@ def train(
 ) -> Iterator[dict[str, Tensor | float]]:
     """The training loop: a recipe's remaining steps. Callers log and save between two of them.
 
-    Yields what `train_step` returns, and `data_s`, the seconds that it waited for images. data: see
-    `as_images`. perceptual: None for the recipe's own.
+    Yields what `train_step` returns. data: see `as_images`. perceptual: None for the recipe's own.
     """
     data = as_images(data, recipe, state.model.config)
     recipe = recipe.resolved(len(data))
     if perceptual is None:
         perceptual = load_perceptual(recipe.perceptual, state.model.device)
     distribute(state)
-    since = time.perf_counter()
     steps = range(state.step, recipe.steps)
     indices = (batch_indices(step, recipe.batch_size, len(data), recipe.seed) for step in steps)
     for images, y in rank_batches(data, indices):  # those of step state.step
         x = to_model_range(images, draw_flips(state, recipe))
-        waited = time.perf_counter() - since
         labels = y if state.model.config.num_classes else None
-        yield train_step(state, recipe, x, labels, perceptual) | {"data_s": waited}
-        since = time.perf_counter()
+        yield train_step(state, recipe, x, labels, perceptual)
 
 
 def distribute(state: TrainState) -> None:

@@ -30,7 +30,7 @@ class Report:
     facts: dict[str, str]
     samples: list[Row] = field(default_factory=list)  # a row for each sampler
     reconstruction: list[Row] = field(default_factory=list)  # one row
-    coverage: list[Row] = field(default_factory=list)  # all images, mean class, worst class
+    coverage: list[Row] = field(default_factory=list)  # all images, mean class
     closest: Image.Image | None = None  # samples nearest to a training image, last sampler
     angles: Image.Image | None = None  # between encoded training images
 

@@ -174,7 +174,7 @@ def score_held_out(model: SphereEncoder, reference: Reference) -> Row:
 def score_coverage(
     model: SphereEncoder, reference: Reference, num_images: int
 ) -> tuple[list[Row], Image.Image | None]:
-    """How uniform encoded training images lie on the sphere: all, mean and worst class; angles."""
+    """How uniform encoded training images lie on the sphere: all, mean class; angles."""
     most = min(num_images, MOST_NUMBERS // math.prod(model.config.latent_shape))
     rows = reference.some_rows(most).split(BATCH)
     batches = reference.data.batches(rank_chunks(rows, "latents", BATCH))
@@ -183,28 +183,22 @@ def score_coverage(
         return [], None
     rows = [{"points": "all", "images": len(v)} | metrics.coverage(v)]
     if model.config.num_classes > 0:
-        rows += class_coverage(v, labels, model)
+        rows += class_coverage(v, labels)
     return rows, angle_figure(v)
 
 
-def class_coverage(v: Tensor, labels: Tensor, model: SphereEncoder) -> list[Row]:
-    """How uniform the points of each class are: the mean class, and the worst by its angles."""
-    rows = []
-    for label, count in enumerate(labels.bincount().tolist()):
-        if count > 1:
-            facts = {"points": f"worst class, {model.config.class_name(label)}", "images": count}
-            rows.append(facts | metrics.coverage(v[labels == label]))
-    if not rows:
-        return []
-    worst = max(rows, key=lambda row: row["angle_ks"] / row["angle_ks_uniform"])
-    mean = {name: float(np.mean([row[name] for row in rows])) for name in list(worst)[1:]}
-    return [{"points": "mean class"} | mean | {"images": round(mean["images"])}, worst]
+def class_coverage(v: Tensor, labels: Tensor) -> list[Row]:
+    """How uniform the points of a class are: the mean over classes of two images or more."""
+    parts = [v[labels == label] for label in labels.unique()]
+    rows = [{"images": len(part)} | metrics.coverage(part) for part in parts if len(part) > 1]
+    mean = {name: float(np.mean([row[name] for row in rows])) for row in rows[:1] for name in row}
+    return [{"points": "mean class"} | mean | {"images": round(mean["images"])}] if rows else []
 
 
 def angle_figure(v: Tensor) -> Image.Image:
     """The angles of disjoint pairs of latents v (n, N, D), and their law for uniform points."""
     dim = v[0].numel()
-    found = np.rad2deg(np.arccos(metrics.pair_cosines(v)))
+    found = np.rad2deg(np.arccos(metrics.pair_cosines(v).clip(-1, 1)))
     theta = np.linspace(0, np.pi, 3601)
     density = metrics.cosine_law(dim).pdf(np.cos(theta)) * np.sin(theta) * np.pi / 180
     spread = 300 / dim**0.5  # degrees, about five standard deviations of the law

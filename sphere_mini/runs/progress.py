@@ -2,22 +2,25 @@
 
 import json
 import math
+import os
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data.grids import GRID_COLUMNS, class_rows, count_steps, grid_labels, image_grid
+from ..data import grids
 from ..data.images import ImageFiles, ImageSet, evenly_spaced
 from ..distributed import any_rank, from_rank_0, rank, world_size
 from ..errors import ReadError, UserError, require
@@ -27,28 +30,28 @@ from ..files import warn_on_write_error
 from ..model import SphereEncoder
 from ..sampling import reconstruct
 from ..training import TrainState
-from .log import CURVES_FILE, LOSSES, METRICS_FILE, Pace, draw_curves
-from .run import SAMPLES_FOLDER, Run, save_run
+from .run import METRICS_FILE, SAMPLES_FOLDER, Run, read_rows, save_run
 
 ENDING = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # schedulers', Ctrl-C, a closed terminal
+CURVES_FILE = "losses.png"
+LOSSES = ("loss", "pix_recon", "pix_con", "lat_con", "spread")  # those that a recipe has
 COLLAPSED = 4.0  # effective dimension; models that draw well have 15 or more after 200 steps
 
 
-def log_step(run: Run, losses: dict[str, Tensor | float], pace: Pace) -> dict[str, Any]:
-    """Write the step's row of the log, and return it; with a picture also `measure_model`'s."""
+def log_step(
+    run: Run, losses: dict[str, Tensor | float], first: int, since: float
+) -> dict[str, Any]:
+    """Write the step's row of the log, with images/s since step `first`, and return it."""
     step = run.state.step
     measures = {name: float(value) for name, value in losses.items()}
-    measures |= pace.measure(step, run.recipe.batch_size)
+    images_per_s = run.recipe.batch_size * (step - first) / (time.perf_counter() - since)
+    measures["images_per_s"] = float(f"{images_per_s:.4g}")  # not 0: time left is divided by it
     if run.is_due(run.recipe.sample_every):
         measures |= measure_model(run)
     row = {"step": step} | measures
-    with warn_on_write_error(f"the log of step {step}"):
-        with (run.folder / METRICS_FILE).open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        if run.board:
-            for name, value in measures.items():
-                run.board.add_scalar(name, value, step)
-            run.board.flush()  # the run may be killed
+    path = run.folder / METRICS_FILE
+    with warn_on_write_error(f"the log of step {step}"), path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
     return row
 
 
@@ -109,27 +112,46 @@ def save_picture(run: Run) -> None:
             picture = training_picture(run.state.ema, run.held_out or run.data, kind)
             (run.folder / SAMPLES_FOLDER).mkdir(exist_ok=True)  # copies leave out empty folders
             picture.save(run.folder / SAMPLES_FOLDER / f"step{step:07d}.png")
-            if run.board:
-                run.board.add_image("samples", np.asarray(picture), step, dataformats="HWC")
-                run.board.flush()
     except ReadError as error:  # only rank 0 draws: the others would wait for it for ever
         tqdm.write(f"warning: there is no picture of step {step}: {error}")
     with warn_on_write_error(CURVES_FILE):
         draw_curves(run.folder)
 
 
+def draw_curves(folder: Path) -> None:
+    """Draw a run's log as `losses.png`: losses, images/s, held-out PSNR. Raises `OSError`."""
+    rows = read_rows(folder / METRICS_FILE)
+    panels = {"weighted loss": LOSSES, "images/s": ["images_per_s"]}
+    if any("held_out_psnr" in row for row in rows):
+        panels["PSNR of held-out images (dB)"] = ["held_out_psnr", "mean_image_psnr"]
+    with rc_context(grids.STYLE):
+        figure = Figure((6 * len(panels), 4.5), layout="constrained")
+        for place, (label, names) in enumerate(panels.items(), 1):
+            axes = figure.add_subplot(1, len(panels), place, xlabel="step", ylabel=label)
+            for name in names:
+                values = {row["step"]: row[name] for row in rows if name in row}
+                if values:
+                    axes.plot(values.keys(), values.values(), label=name)
+            axes.set_yscale("log" if names is LOSSES else "linear")
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+        picture = grids.to_picture(figure)
+    temporary = folder / f"{CURVES_FILE}.tmp"
+    picture.save(temporary, "PNG")
+    os.replace(temporary, folder / CURVES_FILE)  # a viewer never sees half a picture
+
+
 def training_picture(model: SphereEncoder, data: ImageSet | ImageFiles, kind: str) -> Image.Image:
     """Samples in one step and in four, above images (called `kind`) and their reconstructions."""
-    columns = max(2, min(640 // model.config.image_size, GRID_COLUMNS))  # pixels
-    labels = grid_labels(model) if model.config.num_classes else [None] * 3
-    rows = class_rows(model, labels, columns, steps=(1, 4))
+    columns = max(2, min(640 // model.config.image_size, grids.GRID_COLUMNS))  # pixels
+    labels = grids.grid_labels(model) if model.config.num_classes else [None] * 3
+    rows = grids.class_rows(model, labels, columns, steps=(1, 4))
     names = [model.config.class_name(label) for label in labels]
-    under = [count_steps(num_steps) for num_steps in (1, 4) for _ in range(columns)]
+    under = [grids.count_steps(num_steps) for num_steps in (1, 4) for _ in range(columns)]
     captions = [under] * len(rows) + [[""] * len(under)] * 2
     [(images, _)] = data.batches([evenly_spaced(len(data), 2 * columns)])
     real = images / 255
     rows += [real, reconstruct(model, real)]
-    return image_grid(rows, [*names, kind, "decoded"], captions)
+    return grids.image_grid(rows, [*names, kind, "decoded"], captions)
 
 
 class Stop:

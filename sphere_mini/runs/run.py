@@ -1,6 +1,7 @@
 """A run: how it begins, what its folder holds, and how it goes on after a stop or a kill."""
 
 import json
+import math
 import os
 import zipfile
 from contextlib import suppress
@@ -22,9 +23,9 @@ from ..perceptual import Perceptual, load_perceptual
 from ..recipe import Recipe
 from ..training import TrainState, init_state, new_state, set_block_options
 from .dry_run import compiled_if_long
-from .log import METRICS_FILE, keep_rows
 from .settings import load_pretrained, new_recipe, resumed_recipe, start_from
 
+METRICS_FILE = "metrics.jsonl"  # the log, one JSON object a line
 STATE_FILE = "last.pt"
 SAMPLES_FOLDER = "samples"
 BEFORE = {"held_out": 0.0}  # values of fields that older runs do not name
@@ -43,7 +44,6 @@ class Run:
     perceptual: Perceptual | None
     folder: Path
     saved_step: int = 0  # that of the newest checkpoint, 0 for none
-    board: Any = None  # TensorBoard's writer, if wanted
     warned: bool = False  # of a collapse
 
     def is_due(self, every: int) -> bool:
@@ -198,3 +198,20 @@ def load_beginning(path: Path, device: torch.device) -> tuple[TrainState, Recipe
         recipe = Recipe(**BEFORE | content["training"])
         config = config_from_dict(content)
     return init_state(replace(recipe, compile=False), config, device), recipe
+
+
+def read_rows(path: Path, last_step: float = math.inf) -> list[dict[str, Any]]:
+    """The log's rows up to a step, without lines that were cut off. Raises `OSError`."""
+    rows = []
+    for line in path.read_text(errors="replace").splitlines():
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if row["step"] <= last_step]
+
+
+def keep_rows(path: Path, last_step: int) -> None:
+    """Drop the rows of later steps, which will be run again. Raises `OSError`."""
+    if path.exists():
+        kept = "".join(json.dumps(row) + "\n" for row in read_rows(path, last_step))
+        if kept.encode() != path.read_bytes():
+            files.write_safely(path, lambda temporary: temporary.write_text(kept))

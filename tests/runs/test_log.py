@@ -1,24 +1,18 @@
-"""The log of a run: its rows, its curves and what TensorBoard shows of it."""
+"""The log of a run: its rows and its curves."""
 
 import json
 
-import pytest
 from conftest import load_picture, run
-from short_runs import TINY, rows
+from short_runs import TINY
 
 from sphere_mini.runs import progress
-from sphere_mini.runs.log import Pace, draw_curves, keep_rows, read_rows
+from sphere_mini.runs.progress import draw_curves
+from sphere_mini.runs.run import keep_rows, read_rows
 
 ROWS = [
     {"step": 2, "loss": 3.0, "pix_recon": 2.0, "lat_con": 1.0, "images_per_s": 100.0},
     {"step": 4, "loss": 2.0, "pix_recon": 1.5, "lat_con": 0.5, "images_per_s": 200.0},
 ]
-
-
-def test_a_rate_is_never_0(monkeypatch):
-    monkeypatch.setattr("sphere_mini.runs.log.time.perf_counter", lambda: 5000.0)
-    pace = Pace(step=3, since=0.0, waited=50.0)
-    assert pace.measure(4, batch_size=64) == {"images_per_s": 0.0128, "data_wait": 0.01}
 
 
 def test_lines_that_were_cut_off_and_lines_ahead_are_dropped(tmp_path):
@@ -63,31 +57,3 @@ def test_each_picture_draws_the_curves_anew_and_so_does_a_resumed_run(tmp_path, 
     assert done.returncode == 0, done.stderr
     assert drawn == [[1, 2], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6]]
     assert (folder / "losses.png").read_bytes() != before
-
-
-def test_the_board_has_the_log_and_the_pictures(tmp_path):
-    pytest.importorskip("tensorboard")  # `make test` installs it
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    folder = tmp_path / "run"
-    often = ("--log-every", 1, "--sample-every", 2, "--tensorboard")
-    assert run("train.py", *TINY, *often, "--steps", 4, "--out", folder).returncode == 0
-    done = run("train.py", "--resume", folder, "--steps", 5, "--tensorboard")
-    assert done.returncode == 0, done.stderr
-    board = EventAccumulator(str(folder / "tensorboard"))
-    board.Reload()
-    log = rows(folder)
-    assert {"lr", "images_per_s"} < set(board.Tags()["scalars"]) == set().union(*log) - {"step"}
-    found = [(point.step, point.value) for point in board.Scalars("loss")]
-    assert found == [(row["step"], pytest.approx(row["loss"])) for row in log]
-    pictures = board.Images("samples")
-    assert [picture.step for picture in pictures] == [2, 4, 5]
-    drawn = load_picture(folder / "samples" / "step0000005.png")
-    assert (pictures[-1].width, pictures[-1].height) == drawn.size
-
-
-def test_without_the_package_nothing_is_begun(tmp_path, monkeypatch):
-    monkeypatch.setattr("sphere_mini.runs.log.SummaryWriter", None)
-    done = run("train.py", *TINY, "--steps", 1, "--tensorboard", "--out", tmp_path / "run")
-    assert done.returncode == 2 and "pip install tensorboard" in done.stderr
-    assert not list(tmp_path.iterdir())

@@ -38,7 +38,6 @@ from sphere_mini.data.sets import load_digit_images
 from sphere_mini.evaluation.metrics import effective_dimension
 from sphere_mini.extras.prior import encode_under_own_class
 from sphere_mini.recipe import OPTIMIZERS, make_recipe
-from sphere_mini.runs.log import Pace
 from sphere_mini.runs.progress import (
     find_bad_step,
     log_step,
@@ -142,7 +141,7 @@ def test_a_collapse_is_said_once_and_of_no_sound_model(digits_model, tmp_path, c
 
     def log(step):
         state.step = step
-        row = log_step(run, {"loss": 1.0}, Pace(step - 1))
+        row = log_step(run, {"loss": 1.0}, step - 1, 0.0)
         warn_of_collapse(run, row)
         return row, capsys.readouterr().out
 
@@ -327,7 +326,7 @@ def test_a_signal_while_the_picture_is_made_loses_nothing(tmp_path, monkeypatch)
         os.kill(os.getpid(), signal.SIGTERM)
         return image_grid(*rows)
 
-    monkeypatch.setattr("sphere_mini.runs.progress.image_grid", picture)
+    monkeypatch.setattr("sphere_mini.runs.progress.grids.image_grid", picture)
     done = run(
         "train.py",
         *TINY,

