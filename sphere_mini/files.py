@@ -29,6 +29,7 @@ JUDGE_FILE = "judge.safetensors"  # likewise: see evaluation/judge.py
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, PRIOR_FILE, JUDGE_FILE)
 OURS = ".sphere_mini"  # an empty file in each folder that this program makes, and trains on none
 HELD_OUT_FILE = "held_out.json"  # of a run: which images of its folder it does not train on
+LOCK_SECONDS = 10  # to wait for a lock: a killed process's workers hold on to it for some
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
 UMASK = os.umask(0)  # the only way to ask for it is to set it
 os.umask(UMASK)
@@ -142,7 +143,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     def acquire() -> None:
         try:
-            lock.acquire(timeout=10)  # a killed process's workers hold on to it for seconds
+            lock.acquire(timeout=LOCK_SECONDS)
         except Timeout:
             raise UserError(f"another program writes to {folder}; wait for its end") from None
         except (OSError, NotImplementedError):  # nothing can be made there, or it has no locks

@@ -308,7 +308,13 @@ def stop_by_signal(number, delay, folder):
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+    "number",
+    [
+        signal.SIGTERM,
+        signal.SIGHUP,
+        signal.SIGUSR1,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(number, tmp_path):
     stop_by_signal(number, 0.5, tmp_path / "run")
@@ -316,7 +322,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(number, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(9))
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_at_random_moments(number, seed, tmp_path):
     stop_by_signal(number, random.Random(seed).uniform(0, 5), tmp_path / "run")
 
