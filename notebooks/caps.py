@@ -34,7 +34,7 @@ def caps(angles_deg: Sequence[float], size: Size) -> Image.Image:
         for k, angle in enumerate(angles_deg):
             axes = figure.add_subplot(2, columns, 1 + k)
             draw_circle(axes, on_circle, angle)
-            axes.set_title(f"caps of {angle:g}°")
+            axes.set_title(f"half-angle {angle:g}°")
             draw_sphere(figure.add_subplot(2, columns, 1 + columns + k), on_sphere, angle)
         return to_picture(figure)
 

@@ -177,7 +177,7 @@ def draw_names(axes: Any, points: Tensor, labels: Tensor, view: View) -> None:
         own = F.normalize(points[labels == label], dim=1)
         crowded = (own @ own.T > 0.95).sum(1).argmax()  # within 18 degrees
         right, up, towards = seen_from(own[crowded], view).tolist()
-        if towards > 0.25:
+        if towards > 0:
             bold = dict(fontsize=20, weight="bold", ha="center", va="center", zorder=5)
             axes.text(right, up, str(label), path_effects=HALO, **bold)
 

@@ -49,11 +49,14 @@ def strip(path: Path) -> Tensor:
 
 
 def show_rows(
-    rows: Sequence[Tensor], labels: Sequence[str], captions: Sequence[Sequence[str]] | None = None
+    rows: Sequence[Tensor],
+    labels: Sequence[str],
+    captions: Sequence[Sequence[str]] | None = None,
+    tile: int = SHOWN_TILE,
 ) -> None:
     """Rows of images, each (C, 3, H, W) in [0, 1], as a cell's picture in greys.
 
-    labels stand left of the rows, captions under the images.
+    labels stand left of the rows, captions under the images. tile: pixels a side, at least.
     """
-    picture = image_grid(rows, labels, captions, SHOWN_TILE).convert("L")  # a third of the bytes
+    picture = image_grid(rows, labels, captions, tile).convert("L")  # a third of the bytes
     display(picture, include=["image/png"])  # and not as JPEG too

@@ -75,6 +75,7 @@ class Panel:
     marks: dict[str, float] = field(default_factory=dict)
     texts: dict[str, tuple[float, float]] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    legend: bool = True
 
     def draw(self, axes: Any) -> None:
         """Draw all of it on matplotlib's axes."""
@@ -86,7 +87,8 @@ class Panel:
         for text, (x, y) in self.texts.items():
             axes.text(x, y, text, fontsize=18, ha="center", va="center")
         axes.set(xlabel=self.xlabel, ylabel=self.ylabel, title=self.title, **self.options)
-        axes.legend()
+        if self.legend:
+            axes.legend()
 
     def _draw_histograms(self, axes: Any) -> None:
         for name, values, look in with_looks(self.histograms):
@@ -150,6 +152,13 @@ def show_figure(figure: Figure) -> None:
     pyplot.close(figure)
 
 
+def name_mark(axes: Any, name: str, place: Size, offset: Size) -> None:
+    """A name beside a mark, in two lines where it has a comma; offset: points right and up."""
+    side = "left" if offset[0] > 0 else "right"
+    style = dict(textcoords="offset points", fontsize=11, ha=side, va="center", linespacing=0.95)
+    axes.annotate(name.replace(", ", ",\n"), place, offset, **style)
+
+
 def circle_arc(radius: float, angle_deg: float) -> tuple[Tensor, Tensor]:
     """x and y of points on a circle round 0, from the x axis on to an angle."""
     turn = torch.deg2rad(torch.linspace(0, angle_deg, CIRCLE_POINTS))
@@ -176,12 +185,13 @@ def noise_triangle(v: Tensor, e: Tensor, sigma: float) -> Panel:
     origin = [0, 0]
     start = to_plane(v)
     end = to_plane(v + sigma * e)
+    tip = to_plane(perturb(v, sigma, e))
     angle = angle_between(v, v + sigma * e).item()
     curves = {
         "v": line(origin, start),
         "σ·e": line(start, end),
         "v + σ·e": line(origin, end),
-        "spherified": line(origin, to_plane(perturb(v, sigma, e))),
+        "spherified": line(tip, tip),  # no more than its end, since it lies on v + σ·e
         "sphere": circle_arc(radius, 90),
         "angle α": circle_arc(ARC * radius, angle),
     }
