@@ -93,9 +93,8 @@ def test_the_lock_of_a_killed_program_does_not_block(tmp_path, monkeypatch):
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     assert path.exists()
-    with locked(tmp_path / "run"):
-        with pytest.raises(Timeout):
-            FileLock(path).acquire(timeout=0)
+    with locked(tmp_path / "run"), pytest.raises(Timeout):
+        FileLock(path).acquire(timeout=0)
 
 
 def test_two_exports_into_one_folder_are_not_mixed(tmp_path, monkeypatch):
