@@ -29,7 +29,7 @@ from sphere_mini.data.picture_files import open_picture, square_pixels
 from sphere_mini.distributed import connect, from_rank_0, rank
 from sphere_mini.errors import require
 from sphere_mini.evaluation import command, evaluate
-from sphere_mini.evaluation.features import EXTRACTORS, NUMBERED_BELOW
+from sphere_mini.evaluation.features import EXTRACTORS
 from sphere_mini.evaluation.metrics import psnr
 from sphere_mini.evaluation.report import facts_of, usual_num_images
 from sphere_mini.extras.export import export_images
@@ -215,16 +215,12 @@ def evaluate_model(model: SphereEncoder, args: Namespace) -> None:
     num_images = args.num_images
     if num_images is None:
         num_images = usual_num_images(model, reference)
-    has_distance = reference.has_distance(num_images)
-    if not has_distance:
+    if not reference.has_distance(num_images):
         count, dim = reference.training_features.shape
         problem = f"which takes {dim:,} images, not {min(num_images, count):,}"
         print(f"left out: the Fréchet distance, {problem}; the kernel distance (KD) stands instead")
     for name, fact in facts_of(model, reference).items():
         print(f"{name}: {fact}")
-    if num_images < NUMBERED_BELOW and has_distance:
-        alone = f"compare them with those of {num_images:,} images alone"
-        print(f"warning: distances of {num_images:,} images come out too large; {alone}")
     path = from_rank_0(lambda: files.reserve(folder / "scores.json"))
     save = partial(command.write_json, path)  # each figure as soon as it is known
     report = evaluate(model, reference, samplers, num_images, args.seed, args.repeats, save)

@@ -12,7 +12,7 @@ from torch import Tensor
 from sphere_mini import SphereEncoder
 from sphere_mini.data.grids import image_grid, quantise
 from sphere_mini.data.images import ImageSet
-from sphere_mini.evaluation.judge import Judge, load_judge
+from sphere_mini.evaluation.features import Judge, load_judge
 
 FOLDER = Path(__file__).parent
 CHECKPOINT = FOLDER.parent / "checkpoints" / "fashion_mnist"

@@ -17,7 +17,7 @@ from torch_fidelity import metric_fid, metric_prc
 from sphere_mini.data.images import evenly_spaced
 from sphere_mini.data.sets import load_data
 from sphere_mini.evaluation import Reference, Sampler
-from sphere_mini.evaluation.judge import load_judge
+from sphere_mini.evaluation.features import load_judge
 from sphere_mini.evaluation.reference import MOST_HELD_OUT
 from sphere_mini.evaluation.scores import look_at
 from sphere_mini.recipe import make_recipe

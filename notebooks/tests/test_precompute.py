@@ -21,7 +21,7 @@ from precompute_rivals import Sampler
 
 from sphere_mini.data.images import ImageSet
 from sphere_mini.evaluation import Reference
-from sphere_mini.evaluation.judge import load_judge
+from sphere_mini.evaluation.features import load_judge
 
 DIGITS_FIGURES = [precompute.covering_law, precompute.loss_terms, precompute.posterior_hole]
 DIGITS_FIGURES += [precompute_rivals.digits, precompute_ablations.ablations]

@@ -33,7 +33,10 @@ def as_labels(y: Labels, config: SphereConfig, device: torch.device | None = Non
     problem = f"labels must lie in 0 ... {null - 1} (null class: {null})"
     if not isinstance(y, Tensor):
         several = [y] if isinstance(y, str) or np.ndim(y) == 0 else y
-        y = torch.tensor([label_number(label, config) for label in several])
+        named = [class_number(one, config) if isinstance(one, str) else one for one in several]
+        are_numbers = all(hasattr(one, "__index__") and not isinstance(one, bool) for one in named)
+        require(are_numbers, problem)
+        y = torch.tensor([min(max(operator.index(one), -1), null + 1) for one in named])
     if y.is_floating_point():
         is_mixture = y.dim() == 2 and y.shape[1] == null + 1 and bool(y.isfinite().all())
         require(is_mixture, f"{problem}, or mix {null + 1} embeddings")
@@ -43,15 +46,6 @@ def as_labels(y: Labels, config: SphereConfig, device: torch.device | None = Non
     is_row = is_integer and y.dim() == 1 and len(y) > 0
     require(is_row and bool(((y >= 0) & (y <= null)).all()), problem)
     return y.long().to(device)
-
-
-def label_number(label: Any, config: SphereConfig) -> int:
-    """The number of one class, by number or name; -1 where it is neither."""
-    if isinstance(label, str):
-        return class_number(label, config)
-    is_number = hasattr(label, "__index__") and not isinstance(label, bool | np.bool_)
-    number = operator.index(label) if is_number else -1
-    return number if 0 <= number <= config.null_label else -1
 
 
 def class_number(text: str, config: SphereConfig) -> int:

@@ -15,7 +15,7 @@ from ..errors import reading, require
 from ..extras.prior import FittedPrior, fit_prior, load_prior
 from ..model import SphereEncoder
 from ..recipe import OWN, Recipe, make_recipe
-from .judge import Judge, fit_judge, load_judge
+from .features import Judge, fit_judge, load_judge
 from .reference import MOST_HELD_OUT, Reference
 from .report import Report
 from .scores import Sampler

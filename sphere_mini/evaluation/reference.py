@@ -18,8 +18,7 @@ from ..data.sets import DIGIT_SIDE
 from ..distributed import first_on_node, from_rank_0, rank, rank_chunks
 from ..errors import require, require_known
 from ..files import warn_on_write_error, write_safely
-from .features import BATCH, EXTRACTORS, Extractor, extract, load_extractor
-from .judge import Judge
+from .features import BATCH, EXTRACTORS, Extractor, Judge, extract, load_extractor
 from .metrics import memorised_below, nearness
 
 MOST_HELD_OUT = 10_000  # images that were not trained on, where a script reads them

@@ -42,14 +42,9 @@ def dry_run(recipe: Recipe, device: torch.device, choose_compile: bool) -> None:
     lines["images an epoch"] = f"{num_images:,}" if num_images else UNKNOWN
     batch_lr = f"{recipe.lr * recipe.batch_size / LR_BATCH:.3g} (lr is that of {LR_BATCH} images)"
     lines["learning rate of a batch"] = batch_lr
-    show_lines(lines)  # at once: the cost takes seconds
-    show_lines(describe_cost(recipe, num_images, num_classes, device))
-
-
-def show_lines(lines: dict[str, Any]) -> None:
-    """Print names and values in two columns."""
+    lines |= describe_cost(recipe, num_images, num_classes, device)
     for name, value in lines.items():
-        print(f"{name:<28}{value}", flush=True)
+        print(f"{name:<28}{value}")
 
 
 def count_images(recipe: Recipe) -> tuple[int, int]:

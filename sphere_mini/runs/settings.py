@@ -120,10 +120,9 @@ def shape_fields(config: SphereConfig) -> dict[str, Any]:
 
 
 def start_from(state: TrainState, old: SphereEncoder) -> list[str]:
-    """Give a fresh state the weights of `old`; returns the names of classes unknown to it.
+    """Give a fresh state the weights of `old`, classes by name; returns the names of new ones.
 
-    Class tables go by name, or by number where `old` has no names and as many classes; a new class
-    starts as the null class. `UserError` where only one of the two has classes.
+    A new class starts as the null class. `UserError` where only one of the two has classes.
     """
     config = state.model.config
     old_count = old.config.num_classes

@@ -11,7 +11,7 @@ from sphere_mini.data.grids import quantise
 from sphere_mini.data.images import ImageSet, to_model_range
 from sphere_mini.data.sets import load_digit_images
 from sphere_mini.evaluation import Reference, Sampler, evaluate
-from sphere_mini.evaluation.judge import Judge, fit_judge, load_judge
+from sphere_mini.evaluation.features import Judge, fit_judge, load_judge
 from sphere_mini.evaluation.metrics import frechet_distance
 
 NAMES = tuple("0123456789")
@@ -88,7 +88,7 @@ def test_it_learns_from_few_images_too(digits):
 @pytest.mark.slow
 def test_mirrored_images_count_where_they_may(digits, monkeypatch):
     """Of two classes that mirror each other it can learn only without flips."""
-    monkeypatch.setattr("sphere_mini.evaluation.judge.LEAST_STEPS", 60)
+    monkeypatch.setattr("sphere_mini.evaluation.features.LEAST_STEPS", 60)
     training, _ = digits
     sevens = training.images[training.labels == 7]
     labels = torch.arange(2).repeat_interleave(len(sevens))
@@ -108,7 +108,7 @@ def test_one_class_is_nothing_to_judge(digits):
 
 
 def test_the_flag_trains_one_and_keeps_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("sphere_mini.evaluation.judge.LEAST_STEPS", 60)
+    monkeypatch.setattr("sphere_mini.evaluation.features.LEAST_STEPS", 60)
     model = SphereEncoder.from_pretrained(DIGITS_MODEL)
     folder = tmp_path / "run"
     model.save_pretrained(folder, training={"dataset": "digits"})

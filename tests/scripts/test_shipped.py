@@ -8,7 +8,7 @@ from PIL import Image
 from sphere_mini import SphereEncoder, UserError, generate, reconstruct
 from sphere_mini.data.grids import quantise
 from sphere_mini.data.picture_files import open_picture, square_pixels
-from sphere_mini.evaluation.judge import load_judge
+from sphere_mini.evaluation.features import load_judge
 from sphere_mini.evaluation.metrics import judge_digits, psnr
 from sphere_mini.extras.prior import load_prior
 from sphere_mini.runs.run import load_run
