@@ -33,6 +33,7 @@ from sphere_mini.evaluation.features import EXTRACTORS
 from sphere_mini.evaluation.metrics import psnr
 from sphere_mini.evaluation.report import facts_of, usual_num_images
 from sphere_mini.extras.export import export_images
+from sphere_mini.extras.release import load_model
 from sphere_mini.model import SphereEncoder
 
 MIN_TILE = 96  # pixels a side of an image in a picture, at least: large enough to see
@@ -94,7 +95,7 @@ def main() -> None:
     device = connect(args.device)
     if not args.run.startswith(files.HUB_PREFIX):
         args.run = str(files.local_folder(args.run))
-    model = SphereEncoder.from_pretrained(args.run).to(device)
+    model = load_model(args.run).to(device)
     args.labels = [class_number(text, model.config) for text in getattr(args, "classes", [])]
     args.min_side = scale and scale * model.config.image_size  # pixels of an image in a picture
     args.fitted = None

@@ -26,6 +26,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 PRIOR_FILE = "prior.safetensors"  # ours, where there is one: see extras/prior.py
 JUDGE_FILE = "judge.safetensors"  # likewise: see evaluation/features.py
+RELEASE_FILE = "cfg.json"  # the settings of a model of the public release
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, PRIOR_FILE, JUDGE_FILE)
 OURS = ".sphere_mini"  # an empty file in each folder that this program makes, and trains on none
 HELD_OUT_FILE = "held_out.json"  # of a run: which images of its folder it does not train on
@@ -191,8 +192,8 @@ def shipped_models() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}"))
 
 
-def local_folder(folder: str | Path, files: Sequence[str] = MODEL_FILES) -> Path:
-    """The folder itself, a shipped model by name, or the local copy of "hf://owner/name".
+def local_folder(folder: str | Path, files: Sequence[str] = (*MODEL_FILES, RELEASE_FILE)) -> Path:
+    """The folder itself, a shipped model by name, or a copy of "hf://owner/name[/subfolder]".
 
     files: those that are fetched, as patterns. `UserError` where there is none of the three.
     """
@@ -204,12 +205,17 @@ def local_folder(folder: str | Path, files: Sequence[str] = MODEL_FILES) -> Path
         require(os.path.isdir(folder), f"there is no folder {folder}; pass one of: {known}")
         require(is_utf8(str(folder)), f"{folder} is not in UTF-8; rename it")
         return folder
-    name = folder.removeprefix(HUB_PREFIX)
+    owner, name, *below = folder.removeprefix(HUB_PREFIX).strip("/").split("/")
+    patterns = ["/".join([*below, file]) for file in files]
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files)))
+        copy = Path(huggingface_hub.snapshot_download(f"{owner}/{name}", allow_patterns=patterns))
     except Exception as error:  # the hub's own errors, and those of any network layer below it
         problem = f"{folder} could not be fetched ({type(error).__name__})"
         raise UserError(f"{problem}; check the name and the network") from error
+    has_model = any(any(copy.glob(pattern)) for pattern in patterns)
+    problem = f"{folder} has no {' or '.join(files[:2])}; is the model in a subfolder"
+    require(has_model, f"{problem}, {HUB_PREFIX}{owner}/{name}/SUBFOLDER, of another name?")
+    return copy.joinpath(*below)
 
 
 def push_to_hub(folder: str | Path, name: str, private: bool = False) -> str:

@@ -40,8 +40,10 @@ def find_recipe(
 ) -> Recipe:
     """How training images of the model in `run`, or of another set, are read; else `UserError`."""
     path = files.local_folder(run) / files.CONFIG_FILE
-    with reading(path):
-        training = json.loads(path.read_text()).get("training", {})
+    training = {}
+    if path.exists():  # a folder of the release has none
+        with reading(path):
+            training = json.loads(path.read_text()).get("training", {})
     dataset = dataset or training.get("dataset")
     require(bool(dataset), "this model does not say what it was trained on; pass --dataset")
     if dataset == training.get("dataset"):

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..config import SIZES, SphereConfig
-from ..errors import reading, require
-from ..files import local_folder
+from ..errors import reading, require, require_known
+from ..files import CONFIG_FILE, RELEASE_FILE, local_folder
 from ..model import SphereEncoder
 
 RELEASE_SIZES = {"small": "s", "base": "b", "large": "l", "xlarge": "xl", "huge": "h", "giant": "g"}
@@ -35,11 +35,11 @@ ADDED_WORDS = {"module", "_orig_mod"}  # within names, by DistributedDataParalle
 def import_release(folder: str | Path) -> SphereEncoder:
     """A folder of the release as a model: its newest checkpoint, EMA weights if it has them.
 
-    folder: cfg.json and one of `CHECKPOINTS`; or "hf://owner/name". The model is in eval mode, on
-    the CPU. `UserError`: missing or damaged files, or another network.
+    folder: cfg.json and one of `CHECKPOINTS`, also as "hf://owner/name/subfolder". The model is in
+    eval mode, on the CPU. `UserError`: missing or damaged files, or another network.
     """
-    folder = local_folder(folder, ["cfg.json", *CHECKPOINTS])
-    settings = folder / "cfg.json"
+    folder = local_folder(folder, [RELEASE_FILE, *CHECKPOINTS])
+    settings = folder / RELEASE_FILE
     with reading(settings):
         config = config_from_release(json.loads(settings.read_text()))
     model = SphereEncoder(config)
@@ -47,6 +47,13 @@ def import_release(folder: str | Path) -> SphereEncoder:
     with reading(newest):
         model.load_state_dict(read_weights(newest))
     return model.eval()
+
+
+def load_model(folder: str | Path) -> SphereEncoder:
+    """A model of ours by any name or, where its settings tell so, one of the release."""
+    found = local_folder(folder, [CONFIG_FILE, RELEASE_FILE])
+    is_release = (found / RELEASE_FILE).exists() and not (found / CONFIG_FILE).exists()
+    return import_release(folder) if is_release else SphereEncoder.from_pretrained(folder)
 
 
 def newest_checkpoint(folder: Path) -> Path:
@@ -97,6 +104,11 @@ def tensors_in(content: Mapping[Any, Any], above: str = "") -> dict[str, Tensor]
 
 def config_from_release(cfg: dict[str, Any]) -> SphereConfig:
     """Our configuration from the release's `cfg.json`; `UserError` names what ours lacks."""
+    ends = [f"vit_dec_{field}" for field in ("model_size", "latent_mlp_mixer_depth")]
+    wanted = ["cond_generator", "vit_enc_model_size", *ends, *RELEASE_FIELDS.values()]
+    missing = [name for name in wanted if name not in cfg]
+    require(not missing, f"it lacks {', '.join(missing)}")
+    require_known("vit_enc_model_size", cfg["vit_enc_model_size"], RELEASE_SIZES)
     for field in ("model_size", "latent_mlp_mixer_depth"):
         sizes = [cfg[f"vit_{end}_{field}"] for end in ("enc", "dec")]
         require(sizes[0] == sizes[1], f"vit_enc_{field} and vit_dec_{field} differ: {sizes}")

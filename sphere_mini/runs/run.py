@@ -18,7 +18,8 @@ from ..data.images import ImageFiles, ImageSet
 from ..data.sets import load_data, record_held_out
 from ..distributed import first_on_node, from_rank_0, gather, rank
 from ..errors import reading, require
-from ..model import SphereEncoder, save_config
+from ..extras.release import load_model
+from ..model import save_config
 from ..perceptual import Perceptual, load_perceptual
 from ..recipe import Recipe
 from ..training import TrainState, init_state, new_state, set_block_options
@@ -97,7 +98,7 @@ def resume(folder: Path, fields: dict[str, Any], device: torch.device) -> Run:
     problem = f"processes see different checkpoints of {folder}, of steps {steps}"
     require(len(steps) == 1, f"{problem}; wait and try again")
     if recipe.init_from and state.step == 0:
-        start_from(state, SphereEncoder.from_pretrained(recipe.init_from))
+        start_from(state, load_model(recipe.init_from))
     recipe = resumed_recipe(recipe, fields)
     set_block_options(state.model, recipe)
     perceptual, data, held_out = load_inputs(recipe, device, folder)

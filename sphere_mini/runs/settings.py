@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 from ..config import SIZES, Size, SphereConfig
 from ..distributed import world_size
 from ..errors import UserError, require
+from ..extras.release import load_model
 from ..model import SphereEncoder
 from ..recipe import PERCEPTUAL_WEIGHTS, Recipe, make_recipe
 from ..training import TrainState
@@ -102,7 +103,7 @@ def load_pretrained(fields: dict[str, Any]) -> SphereEncoder | None:
     """The model of --init-from, None without it; `UserError` where `fields` want another shape."""
     if not fields.get("init_from"):
         return None
-    pretrained = SphereEncoder.from_pretrained(fields["init_from"])
+    pretrained = load_model(fields["init_from"])
     for name, value in shape_fields(pretrained.config).items():
         wanted = fields.get(name, value)
         problem = f"--init-from takes the model's {name}, {value}, and not {wanted}"
