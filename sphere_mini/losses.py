@@ -38,7 +38,7 @@ class LossWeights:
     latent: float = 0.1  # w5
     # ours, off in the paper's recipes
     spread: float = 0.0  # weight of `spreading`
-    latent_spares_encoder: bool = False  # latent consistency teaches the decoder alone
+    latent_spares_encoder: bool = False  # latent consistency reaches the encoder by v alone
     l1_beta: float = 1.0  # pixel difference below which smooth L1 is quadratic; at 1 it always is
 
 

@@ -35,7 +35,7 @@ from .run import METRICS_FILE, SAMPLES_FOLDER, Run, read_rows, save_run
 ENDING = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # schedulers', Ctrl-C, a closed terminal
 CURVES_FILE = "losses.png"
 LOSSES = ("loss", "pix_recon", "pix_con", "lat_con", "spread")  # those that a recipe has
-COLLAPSED = 4.0  # effective dimension; models that draw well have 15 or more after 200 steps
+COLLAPSED = 4.0  # effective dimension; models that draw well have 9 or more after 200 steps
 
 
 def log_step(
