@@ -1,8 +1,8 @@
 """Use a trained model: `python sample.py RUN` draws one row a class.
 
 RUN is a run folder, a model folder or hf://owner/name. Tasks: generate (the default), reconstruct,
-interpolate, manipulate, crossover, evaluate; `python sample.py RUN TASK --help` lists the flags of
-one. Every picture carries the command, the seed and a hash of the weights as text.
+interpolate, manipulate, crossover, page, evaluate; `python sample.py RUN TASK --help` lists the
+flags of one. Every picture carries the command, the seed and a hash of the weights as text.
 """
 
 import os
@@ -33,6 +33,7 @@ from sphere_mini.evaluation.features import EXTRACTORS
 from sphere_mini.evaluation.metrics import psnr
 from sphere_mini.evaluation.report import facts_of, usual_num_images
 from sphere_mini.extras.export import export_images
+from sphere_mini.extras.page import write_page
 from sphere_mini.extras.release import load_model
 from sphere_mini.model import SphereEncoder
 
@@ -53,7 +54,7 @@ def parse_args(argv: list[str]) -> Namespace:
         about = function.__doc__.splitlines()[0]
         task = tasks.add_parser(name, help=about, description=about, prog=f"sample.py RUN {name}")
         task.set_defaults(function=function)
-        flags += " --out --device" if name == "evaluate" else " --out --scale --device"
+        flags += " --out --device" if name in ("evaluate", "page") else " --out --scale --device"
         for flag in flags.split():
             options = FLAGS[flag] | CHANGES.get(name, {}).get(flag, {})
             default = options.get("default")
@@ -87,9 +88,9 @@ def main() -> None:
     if args.out:  # what is wrong with it should not cost the wait for the picture
         args.out = os.path.expanduser(args.out)
         require(not os.path.isfile(args.out), f"{args.out} exists already; choose another --out")
-        is_name = args.task == "evaluate" or args.out.lower().endswith(grids.SUFFIXES)
-        known = ", ".join(grids.SUFFIXES)
-        require(is_name, f"--out takes a name that ends in one of {known}, not {args.out}")
+        ends = {"evaluate": ("",), "page": (".html",)}.get(args.task, grids.SUFFIXES)
+        is_name = args.out.lower().endswith(ends)
+        require(is_name, f"--out takes a name that ends in {' or '.join(ends)}, not {args.out}")
     scale = getattr(args, "scale", None)
     require(scale is None or scale > 0, f"--scale must be above 0, not {scale}")
     device = connect(args.device)
@@ -288,6 +289,7 @@ TASKS = {  # what does it, and its flags
     "interpolate": (interpolate, f"images {LOOP} {PRIOR} --class --frames --path"),
     "manipulate": (manipulate, f"image {LOOP} --seed --class --strength"),
     "crossover": (crossover, f"images {LOOP} --seed --stitch --swap --strength"),
+    "page": (write_page, "--data-dir"),
     "evaluate": (evaluate_model, f"{LOOP} {PRIOR} --features {SCORES}"),
 }
 SWEPT = [*LOOP.split(), "--prior"]  # each takes several values, and all are combined
@@ -304,6 +306,7 @@ CHANGES = {  # options of flags, where they are not as in `FLAGS`
         "--num-steps": dict(default=10),
         "--strength": dict(default=0.25),
     },
+    "page": {"--out": dict(metavar="HTML", help="the file (default: in pictures/, numbered)")},
     "evaluate": {flag: SEVERAL | dict(default=[FLAGS[flag]["default"]]) for flag in SWEPT}
     | {
         "--num-steps": SEVERAL | dict(default=[1, 4]),

@@ -151,7 +151,7 @@ MISTAKES = [  # command, what the one sentence says
     ("sample.py --per-class 1 DIGITS", "RUN comes first"),
     ("sample.py DIGITS --seed -1", "--seed must be"),
     ("sample.py DIGITS --seed 99999999999999999999", "--seed must be"),
-    ("sample.py DIGITS --out SCENE/picture", "ends in one of .png, .pdf, .svg, .gif"),
+    ("sample.py DIGITS --out SCENE/picture", "ends in .png or .pdf or .svg or .gif"),
     ("sample.py DIGITS paint", "invalid choice: 'paint' (choose from"),
     ("sample.py DIGITS --class 10", "no class '10'; give 0, 1, 2"),
     ("sample.py DIGITS --class cat", "no class 'cat'"),

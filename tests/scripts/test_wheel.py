@@ -84,7 +84,7 @@ def test_a_wheel_holds_the_package_and_no_more(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert wheel.name.startswith(f"sphere_mini-{sphere_mini.__version__}-")
     modules = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
-    paths = (ROOT / "sphere_mini").rglob("*.py")
+    paths = [*(ROOT / "sphere_mini").rglob("*.py"), *(ROOT / "sphere_mini" / "page").iterdir()]
     assert modules == {path.relative_to(ROOT).as_posix() for path in paths}
 
 
