@@ -18,6 +18,9 @@ const NEIGHBOURS = 5;
 const MOST_STEPS = 24;
 const MOST_BUTTONS = 20; // of classes; more make a list
 const BUDGET = 12; // milliseconds of work between two frames
+const isNamed = config.num_classes > 0 || settings.class_names.length > 1;
+const KINDS = isNamed ? [...new Set(settings.labels)].sort((a, b) => a - b) : ["picture"];
+const SHORT = shortNames(settings.class_names);
 
 // ---------------------------------------------------------------- state and address
 
@@ -41,6 +44,9 @@ function whole(first, least, most) {
   return { first, read: (text) => (Number.isInteger(Number(text)) ? read(text) : undefined) };
 }
 
+// What the ends of a path may be, the default first; the default kinds are the two least alike.
+const UNLIKE = unlikeKinds();
+
 const FIELDS = {
   panel: choice(...Object.keys(PANELS)),
   seed: whole(1, 0, 2 ** 32 - 1),
@@ -49,6 +55,7 @@ const FIELDS = {
   tiles: choice("real", "decoded"),
   longitude: number(20, -180, 180),
   latitude: number(15, -90, 90),
+  picked: whole(-1, -1, NUM_REAL - 1), // the picture that was clicked on
   from: choice("picture", "random"),
   angle: whole(40, 0, 90),
   draw: whole(0, 0, 1e6), // how often fresh noise was asked for
@@ -57,8 +64,10 @@ const FIELDS = {
   noise: choice("shared", "fresh"),
   schedule: choice("fixed", "decay"),
   guidance: number(1, 1, 3),
+  one: choice(UNLIKE.one, "random", ...KINDS),
+  two: choice(UNLIKE.two, "random", ...KINDS),
   other: whole(2, 0, 2 ** 32 - 1),
-  way: whole(50, 0, 100),
+  way: whole(65, 0, 100), // halfway both paths show the same
   brush: choice("light", "dark"),
 };
 
@@ -237,10 +246,47 @@ function realPoint(k) {
   return model.points.subarray(k * LENGTH, (k + 1) * LENGTH);
 }
 
+function kindName(kind) {
+  return isNamed ? settings.class_names[kind] ?? String(kind) : "a picture";
+}
+
 function realName(k) {
+  return isNamed ? kindName(settings.labels[k]) : `picture ${k + 1}`;
+}
+
+// A few letters for the kind of picture k, which fit beside a small picture; nothing without kinds.
+function realLetters(k) {
   const label = settings.labels[k];
-  const isNamed = config.num_classes > 0 || settings.class_names.length > 1;
-  return isNamed ? settings.class_names[label] ?? String(label) : `number ${k + 1}`;
+  return isNamed ? SHORT[label] ?? String(label) : "";
+}
+
+// The shortest beginnings of names by which all of them differ, or their numbers.
+function shortNames(names) {
+  const letters = names.map((name) => [...name.replace(/[^\p{L}\p{N}]/gu, "")]);
+  for (const length of [1, 2, 3]) {
+    const short = letters.map((name) => name.slice(0, length).join(""));
+    if (new Set(short).size === names.length) return short;
+  }
+  return names.map((_, k) => String(k));
+}
+
+// The numbers of a kind's pictures, those first that differ the least from their mean: these are
+// the clearest.
+function clearest(kind) {
+  const { labels } = settings;
+  const members = [...labels.keys()].filter((k) => !isNamed || labels[k] === kind);
+  const sum = members.map(realPicture).reduce((total, x) => add(total, x));
+  const mean = sum.map((value) => value / members.length);
+  const apart = labels.map((_, k) => difference(realPicture(k), mean));
+  return members.sort((a, b) => apart[a] - apart[b]);
+}
+
+// The two kinds whose clearest pictures differ the most.
+function unlikeKinds() {
+  const pictures = KINDS.map((kind) => realPicture(clearest(kind)[0]));
+  const pairs = KINDS.flatMap((one, i) => KINDS.map((two, j) =>
+    ({ one, two, apart: difference(pictures[i], pictures[j]) })));
+  return pairs.reduce((best, pair) => (pair.apart > best.apart ? pair : best));
 }
 
 // The numbers of the real pictures, the nearest to a point first, with their angles.
@@ -284,12 +330,14 @@ const ANCHOR_SIDE = 48; // pixels of the screen
 function tilesOfReal(axes) {
   return realTiles.map((picture, k) => {
     const { where, angle } = nearestPlace(axes, realPoint(k));
-    return { where, angle, picture, side: 18 + 28 * Math.cos((angle * Math.PI) / 180) };
+    const side = 18 + 28 * Math.cos((angle * Math.PI) / 180);
+    return { k, where, angle, picture, side, kind: realLetters(k) };
   });
 }
 
 // Let a globe be turned by dragging and by arrow keys; and let its point be moved, if it has one.
-// globe: {canvas, view, draw()}, and for a point: point(), its place, and movePoint(place).
+// globe: {canvas, view, draw()}; for a point: point(), its place, and movePoint(place); for clicks
+// on its tiles: shown(), all of them, and pick(tile).
 function makeTurnable(globe) {
   const { canvas } = globe;
   canvas.addEventListener("pointerdown", (event) => grab(globe, event));
@@ -297,6 +345,11 @@ function makeTurnable(globe) {
   for (const end of ["pointerup", "pointercancel"]) {
     canvas.addEventListener(end, () => (globe.dragged = null));
   }
+  canvas.addEventListener("click", (event) => {
+    const { clientX, clientY } = globe.start ?? event;
+    const moved = Math.hypot(event.clientX - clientX, event.clientY - clientY);
+    if (globe.pick && moved < 4) globe.pick(tileUnder(globe, event));
+  });
   canvas.addEventListener("dblclick", (event) => globe.movePoint?.(placeOf(globe, event)));
   canvas.addEventListener("keydown", (event) => pressOnGlobe(globe, event));
 }
@@ -309,6 +362,15 @@ function positionOn({ canvas }, event) {
     (box.top + box.height / 2 - event.clientY) / radius];
 }
 
+// The uppermost tile under a pointer, if there is one.
+function tileUnder(globe, event) {
+  const [right, up] = positionOn(globe, event);
+  const radius = globeRadius(globe.canvas.clientWidth);
+  const isUnder = ({ at, side }) => at[2] > 0
+    && Math.max(Math.abs(at[0] - right), Math.abs(at[1] - up)) * radius <= side / 2;
+  return seenTiles(globe.shown(), globe.view).filter(isUnder).at(-1);
+}
+
 function placeOf(globe, event) {
   return placeUnder(...positionOn(globe, event), globe.view);
 }
@@ -319,7 +381,7 @@ function grab(globe, event) {
   const at = globe.point && seenFrom(globe.point(), globe.view);
   const isNear = at && at[2] >= 0 && Math.hypot(right - at[0], up - at[1]) < 0.2;
   globe.dragged = isNear ? "point" : "globe";
-  globe.last = event;
+  globe.last = globe.start = event;
   globe.canvas.setPointerCapture(event.pointerId);
 }
 
@@ -335,9 +397,17 @@ function drag(globe, event) {
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 const KEY_DEGREES = 4;
 
+// The tile of a real picture whose place is the nearest to the point's.
+function tileBesidePoint(globe) {
+  const real = globe.shown().filter(({ k }) => k >= 0);
+  const cosine = ({ where }) => dot3(where, globe.point());
+  return real.sort((a, b) => cosine(b) - cosine(a))[0];
+}
+
 // An arrow moves the point, which first goes to the middle of the view; with Shift, or without a
 // point, it turns the globe.
 function pressOnGlobe(globe, event) {
+  if (event.key === "Enter" && globe.pick) globe.pick(tileBesidePoint(globe));
   if (!ARROWS[event.key]) return;
   event.preventDefault();
   const [right, up] = ARROWS[event.key].map((one) => one * KEY_DEGREES);
@@ -369,22 +439,29 @@ const exploreGlobe = {
     const rounded = (angle) => Math.round(10 * angle) / 10; // for a short address
     update({ longitude: rounded(longitude), latitude: rounded(latitude) });
   },
+  shown() {
+    return [...this.tiles, ...this.anchors];
+  },
+  // A second click on the same picture, or one beside all of them, lets it go.
+  pick: (tile) => update({ picked: tile?.k === state.picked ? -1 : tile?.k ?? -1 }),
   draw() {
-    drawGlobe(this.canvas, this.view, [...this.tiles, ...this.anchors], this.point());
+    const isPicked = ({ k }) => k >= 0 && k === state.picked;
+    const tiles = this.shown().map((tile) => ({ ...tile, isPicked: isPicked(tile) }));
+    drawGlobe(this.canvas, this.view, tiles, this.point());
   },
 };
 
-// Three points that span the globe; the seed chooses them.
+// Three points that span the globe, [{v, k (of a real picture)}]; the seed chooses them.
 function anchorsOfSeed() {
   if (state.anchors === "random" || NUM_REAL < 3) {
-    return drawFromSeed(state.seed, config, 3).map(spherify);
+    return drawFromSeed(state.seed, config, 3).map((e) => ({ v: spherify(e), k: -1 }));
   }
   const uniform = uniformNumbers(state.seed);
   const drawn = Array.from({ length: NUM_REAL }, (_, k) => ({ k, value: uniform() }));
   const order = drawn.sort((a, b) => a.value - b.value).map(({ k }) => k);
   const labels = order.map((k) => settings.labels[k]);
   const first = order.filter((_, i) => labels.indexOf(labels[i]) === i); // of each class one
-  return [...new Set([...first, ...order])].slice(0, 3).map(realPoint);
+  return [...new Set([...first, ...order])].slice(0, 3).map((k) => ({ v: realPoint(k), k }));
 }
 
 // A new globe where anchors, seed, class or kind of tiles have changed.
@@ -392,12 +469,13 @@ function prepareGlobe() {
   const key = [state.anchors, state.seed, state.class, state.tiles].join();
   if (key === exploreGlobe.key) return;
   const points = anchorsOfSeed();
-  const axes = axesThrough(points);
-  const anchors = points.map((point, k) => ({
-    name: "ABC"[k],
-    where: nearestPlace(axes, point).where,
+  const axes = axesThrough(points.map(({ v }) => v));
+  const anchors = points.map(({ v, k }, i) => ({
+    k,
+    name: "ABC"[i] + (k >= 0 && isNamed ? `: ${realLetters(k)}` : ""),
+    where: nearestPlace(axes, v).where,
     side: ANCHOR_SIDE,
-    picture: asCanvas(decode(model, point, chosenLabel())),
+    picture: asCanvas(decode(model, v, chosenLabel())),
   }));
   const real = tilesOfReal(axes);
   const tiles = state.tiles === "real" ? real : [];
@@ -411,11 +489,15 @@ function* explore() {
   const v = latentAt(axes, exploreGlobe.point());
   showPicture($("explore-picture"), decode(model, v, chosenLabel()));
   yield;
-  const [nearest] = nearestReal(v);
-  showPicture($("explore-nearest"), realPicture(nearest.k));
+  const nearest = nearestReal(v);
+  const isPicked = state.picked >= 0;
+  const large = isPicked ? nearest.find(({ k }) => k === state.picked) : nearest[0];
+  showPicture($("explore-nearest"), realPicture(large.k));
   $("explore-text").textContent =
-    `nearest of ${NUM_REAL}: ${realName(nearest.k)}, ${degrees(nearest.angle)} away`;
+    `${isPicked ? "picked" : "nearest"}: ${realName(large.k)}, ${degrees(large.angle)} away`;
+  showFive(nearest.slice(0, NEIGHBOURS));
   $("explore-note").textContent = exploreWords(real);
+  $("explore-letters").textContent = letterWords();
   const places = spiral(NUM_DECODED);
   while (state.tiles === "decoded" && tiles.length < NUM_DECODED) {
     const where = places[tiles.length];
@@ -426,16 +508,45 @@ function* explore() {
   }
 }
 
+// The nearest pictures, and how many of them are of one kind.
+function showFive(nearest) {
+  for (const [i, { canvas, text }] of fillStrip($("explore-five"), nearest.length).entries()) {
+    const { k, angle } = nearest[i];
+    showPicture(canvas, realPicture(k));
+    canvas.onclick = () => exploreGlobe.pick({ k });
+    text.textContent = `${realName(k)}, ${degrees(angle)}`;
+  }
+  const [[name, count]] = counted(nearest.map(({ k }) => realName(k)));
+  const kinds = count > 1 ? `${count} are of the same kind: ${name}` : "each is of another kind";
+  $("explore-kinds").textContent =
+    `The ${nearest.length} nearest of all ${NUM_REAL}${isNamed ? `; ${kinds}` : ""}`;
+}
+
+// [[name, how often it is there]], the most frequent first.
+function counted(names) {
+  const counts = new Map();
+  for (const name of names) counts.set(name, (counts.get(name) ?? 0) + 1);
+  return [...counts].sort((a, b) => b[1] - a[1]);
+}
+
 function exploreWords(real) {
   const angles = real.map(({ angle }) => angle).sort((a, b) => a - b);
   const half = degrees(angles[angles.length >> 1]);
   const kind = state.tiles === "real"
-    ? `The other ${realWord()}s lie off the globe, half of them more than ${half}: each stands at `
-      + "the place nearest to it, and the farther off it is, the smaller."
+    ? `Half of the small pictures lie more than ${half} off the globe (the smaller, the farther).`
     : "Each small picture is what the decoder draws at its place.";
-  return `The globe shows 3 of the sphere's ${LENGTH.toLocaleString("en")} directions; A, B and C, `
-    + `here decoded, lie on it. ${kind} A double click or an arrow key moves the point, an arrow `
-    + "key with Shift turns the globe.";
+  const all = LENGTH.toLocaleString("en");
+  return `A place on the globe is only a shadow, 3 directions of ${all}: near on the globe need `
+    + `not be near on the sphere. A, B and C (decoded) lie on it. ${kind} A click on a small `
+    + "picture shows it large; a double click moves the point.";
+}
+
+// What the letters on the globe mean, where they are not the names themselves.
+function letterWords() {
+  const letters = new Map(settings.labels.map((_, k) => [realLetters(k), realName(k)]));
+  const unlike = [...letters].filter(([short, name]) => isNamed && short !== name).sort();
+  if (!unlike.length || unlike.length > MOST_BUTTONS) return "";
+  return `Letters: ${unlike.map(([short, name]) => `${short} ${name}`).join(", ")}.`;
 }
 
 function realWord() {
@@ -445,7 +556,7 @@ function realWord() {
 // ---------------------------------------------------------------- 2 The angle
 
 const CURVE = [0, 20, 40, 50, 60, 65, 70, 75, 80, 83, 86, 90]; // degrees
-let curve = { key: "", points: [], top: 0 };
+let curve = { key: "", points: [], top: 0.4 }; // the top never sinks: curves can be compared
 
 function startPoint() {
   if (state.from === "picture") return realPoint(state.seed % NUM_REAL);
@@ -457,15 +568,12 @@ function neighbourNoises() {
   return drawFromSeed((state.seed * 1009 + state.draw * 9176 + 77) >>> 0, config, NEIGHBOURS);
 }
 
+// The old picture, in a frame, and the tilted ones.
 function makeRing() {
   for (let k = 0; k <= NEIGHBOURS; k++) {
     const figure = document.createElement("figure");
     const canvas = document.createElement("canvas");
     canvas.className = "picture";
-    const turn = (2 * Math.PI * k) / NEIGHBOURS - Math.PI / 2;
-    const distance = k < NEIGHBOURS ? 37 : 0; // percent; the last one is the middle
-    figure.style.left = `${50 + distance * Math.cos(turn)}%`;
-    figure.style.top = `${50 + distance * Math.sin(turn)}%`;
     figure.append(canvas, document.createElement("figcaption"));
     $("angle-ring").append(figure);
   }
@@ -481,44 +589,57 @@ function* angle() {
   const v = startPoint();
   const noises = neighbourNoises();
   const middle = decode(model, v, chosenLabel());
-  show(NEIGHBOURS, middle, "0°");
-  drawPlane($("angle-dial"), ["the point", "noise"], [
-    { degrees: state.angle, radius: 1, name: "", colour: "orange" },
-  ], { mark: config.alpha_max_deg });
+  show(0, middle, "the old picture");
   const own = state.from === "picture" ? state.seed % NUM_REAL : -1;
-  let away = 0; // mean angle of the tilts
-  let others = 0; // mean angle to the nearest other picture
-  let changed = 0; // mean difference to the middle picture
-  for (const [k, e] of noises.entries()) {
+  const tilts = noises.map((e) => {
     const tilted = perturb(v, sigmaFromAngle(state.angle), e);
+    const other = nearestReal(tilted).find(({ k }) => k !== own) ?? { k: own, angle: 180 };
+    return { tilted, turned: angleBetween(v, tilted), other };
+  });
+  const five = tilts.map(({ turned }, k) =>
+    ({ degrees: turned, radius: 0.85, name: k ? "" : "the five", colour: "blue", size: 6 }));
+  const slider = { degrees: state.angle, radius: 1, name: "the slider", colour: "orange" };
+  const mark = config.alpha_max_deg;
+  drawPlane($("angle-dial"), ["the point", "noise"], [slider, ...five], { mark });
+  $("angle-text").textContent = angleWords(tilts);
+  let changed = 0; // mean difference to the old picture
+  for (const [k, { tilted, turned, other }] of tilts.entries()) {
     const x = decode(model, tilted, chosenLabel());
-    const turned = angleBetween(v, tilted);
-    show(k, x, degrees(turned));
-    away += turned / NEIGHBOURS;
-    others += nearestReal(tilted).find((other) => other.k !== own).angle / NEIGHBOURS;
+    const nearest = turned < other.angle ? "the old" : realName(other.k);
+    show(k + 1, x, `${degrees(turned)}, near ${nearest}`);
     changed += difference(x, middle) / NEIGHBOURS;
     yield;
   }
-  $("angle-text").textContent = angleWords(away, others);
   yield* angleCurve(v, middle, noises, [state.angle, changed]);
 }
 
-function angleWords(away, others) {
-  const kept = percent(Math.cos((away * Math.PI) / 180));
+function angleWords(tilts) {
+  const away = tilts.reduce((sum, { turned }) => sum + turned, 0) / tilts.length;
+  const cosine = Math.cos((away * Math.PI) / 180);
+  const kept = cosine > 0.005 ? `cos ${degrees(away)} = ${percent(cosine)}` : "nothing";
   const most = degrees(config.alpha_max_deg);
-  let why = `Training tilts up to ${most}, and asks the decoder for the old picture.`;
-  if (state.angle > config.alpha_max_deg) why = `Training seldom goes beyond ${most}.`;
-  if (away > others) why += " Others are nearer now: nothing says which picture is meant.";
-  return `On average the tilted points are ${degrees(away)} from the old one, of which they keep `
-    + `cos ${degrees(away)} = ${kept}, and ${degrees(others)} from the nearest `
-    + `${state.from === "picture" ? "other " : ""}${realWord()}. ${why}`;
+  const isLost = ({ turned, other }) => turned >= other.angle;
+  const others = counted(tilts.filter(isLost).map(({ other }) => realName(other.k)));
+  const lost = tilts.filter(isLost).length;
+  const old = `the old ${state.from === "picture" ? "picture" : "point"}`;
+  const nearest = lost < tilts.length ? [`${old} (${tilts.length - lost} of 5)`] : [];
+  nearest.push(...others.map(([name, count]) => `${name} (${count})`));
+  let why = `Up to α_max = ${most} training asked for the old picture back.`;
+  if (lost) why += " Where another is nearer, the point alone no longer says which is meant.";
+  if (state.angle > config.alpha_max_deg) why += ` Beyond ${most} training seldom went.`;
+  const missed = degrees(180 / Math.PI / Math.sqrt(LENGTH)); // the spread of noise along a point
+  const all = LENGTH.toLocaleString("en");
+  return `The five points are turned by ${degrees(away)} on average and keep ${kept} of the old `
+    + `one. They may miss the slider's angle by about ${missed}: in ${all} dimensions noise is `
+    + "nearly, not exactly, perpendicular to a point. Nearest to them: "
+    + `${nearest.join(", ")}. ${why}`;
 }
 
 // The five pictures' mean difference to the middle one, at a dozen angles and `now`. What is known
 // is kept until something else than the angle changes.
 function* angleCurve(v, middle, noises, now) {
   const key = [state.seed, state.class, state.from, state.draw].join();
-  if (key !== curve.key) curve = { key, points: [], top: 0.2 };
+  if (key !== curve.key) curve = { key, points: [], top: curve.top };
   showCurve(now);
   for (const alpha of CURVE.slice(curve.points.length)) {
     let changed = 0;
@@ -574,25 +695,45 @@ function firstPicture(noise) {
 
 function* loop() {
   const isOff = chosenLabel() === null;
-  $("guidance-value").textContent = `${state.guidance}${isOff ? ", which needs a class" : ""}`;
+  $("guidance-value").textContent = isOff ? "(choose a class first)" : state.guidance;
+  document.querySelector("[data-state=guidance]").disabled = isOff;
   for (const id of ["once", "four"]) $(id).disabled = state.steps === MOST_STEPS;
   const items = fillStrip($("loop-strip"), state.steps);
-  let last = null;
+  const tilts = loopTilts(state.steps - 1);
+  let [start, last] = [null, null];
   let k = 0;
   for (const x of loopPictures()) {
     if (k === state.steps) break; // fewer are asked for than are known
     const { canvas, text } = items[k];
     showPicture(canvas, x);
-    const isDecoded = state.start === "random"; // the first picture, in a step of its own
-    const name = k || isDecoded ? `step ${isDecoded ? k + 1 : k}` : "the picture";
-    text.textContent = last ? `${name}: ${percent(difference(x, last))}` : name;
+    start ??= x;
+    text.textContent = !k ? "start" : `round ${k}: ${degrees(tilts[k - 1])}\n`
+      + `last ${percent(difference(x, last))}\nstart ${percent(difference(x, start))}`;
     [last, k] = [x, k + 1];
     yield;
   }
-  $("loop-text").textContent = state.steps > 1
-    ? "Below each picture stands how much it differs from the one before."
-      + (state.steps === MOST_STEPS ? ` This page takes ${MOST_STEPS} pictures at most.` : "")
+  $("loop-text").textContent = loopWords();
+}
+
+// The angles of the rounds, in degrees: `refine` tilts by as much.
+function loopTilts(rounds) {
+  return Array.from({ length: rounds }, (_, k) => {
+    const r = state.schedule === "decay" ? 1 - (k + 1) / (rounds + 1) : 1;
+    return (Math.atan(r * sigmaMax(config)) * 180) / Math.PI;
+  });
+}
+
+function loopWords() {
+  const most = degrees(config.alpha_max_deg);
+  const angles = state.schedule === "decay"
+    ? `With decay, round k of n tilts by less than α_max = ${most}: the tangent is multiplied by `
+      + "1 − k/(n + 1), so a further round changes the earlier ones."
+    : `Each round tilts by α_max = ${most}.`;
+  const next = state.steps > 1
+    ? "Below each picture: its tilt, and how much it differs from the last one and from the start."
     : "Press a button: each round adds a picture.";
+  const isFull = state.steps === MOST_STEPS;
+  return `${angles} ${next}${isFull ? ` This page takes ${MOST_STEPS} pictures at most.` : ""}`;
 }
 
 // ---------------------------------------------------------------- 4 Between
@@ -603,10 +744,30 @@ function lerp(u, v, t) {
   return u.map((value, k) => (1 - t) * value + t * v[k]);
 }
 
+// One end of the paths: the seed's random point, or one of the kind's pictures. With the `clear`
+// seed it is the clearest.
+function endOf(kind, seed, clear) {
+  if (kind === "random") {
+    return { v: spherify(drawFromSeed(seed, config, 1)[0]), name: `random ${seed}` };
+  }
+  const members = clearest(kind);
+  const k = members[(seed - clear + members.length) % members.length];
+  return { v: realPoint(k), name: realName(k) };
+}
+
+// The two lists of what the paths may lead from and to.
+function makeEnds() {
+  for (const id of ["one", "two"]) {
+    const options = KINDS.map((kind) => new Option(kindName(kind), kind));
+    $(id).append(...options, new Option("random point", "random"));
+  }
+}
+
 function* between() {
   $("way-value").textContent = `${state.way}%`;
-  const [u, v] = [state.seed, state.other].map((seed) =>
-    spherify(drawFromSeed(seed, config, 1)[0]));
+  const isOneKind = state.one === state.two;
+  const ends = [endOf(state.one, state.seed, 1), endOf(state.two, state.other, isOneKind ? 1 : 2)];
+  const [u, v] = ends.map((end) => end.v);
   const t = state.way / 100;
   const straight = lerp(u, v, t);
   showPicture($("slerp-picture"), decode(model, slerp(u, v, t), chosenLabel()));
@@ -614,27 +775,39 @@ function* between() {
   const whole = angleBetween(u, v);
   const walked = [t * whole, angleBetween(u, straight)];
   const length = Math.sqrt(dot(straight, 0, straight, 0, LENGTH) / LENGTH);
-  drawPlane($("between-dial"), ["seed", "other seed"].map((name, k) =>
-    `${name} ${[state.seed, state.other][k]}`), [
-    { degrees: (walked[0] * 90) / (whole || 1), radius: 1, name: "slerp", colour: "blue" },
-    { degrees: (walked[1] * 90) / (whole || 1), radius: length, name: "lerp", colour: "orange" },
-  ], { chord: true });
+  drawPlane($("between-dial"), ends.map(({ name }) => name), [
+    { degrees: walked[0], radius: 1, name: "slerp", colour: "blue" },
+    { degrees: walked[1], radius: length, name: "lerp", colour: "orange" },
+  ], { whole, chord: true });
   $("between-text").textContent =
-    `The two points are ${degrees(whole)} apart. Slerp has turned by ${degrees(walked[0])}. Lerp `
-    + `has turned by ${degrees(walked[1])}, at ${percent(length)} of the sphere's radius.`;
+    `${ends[0].name} and ${ends[1].name} are ${degrees(whole)} apart. Slerp has turned by `
+    + `${degrees(walked[0])}, lerp by ${degrees(walked[1])}, at ${percent(length)} of the sphere's `
+    + "radius.";
   yield;
-  yield* fillPath($("slerp-strip"), (s) => slerp(u, v, s));
-  yield* fillPath($("lerp-strip"), (s) => spherify(lerp(u, v, s)));
+  yield* fillPaths(u, v);
 }
 
-function* fillPath(strip, pointAt) {
-  const key = [state.seed, state.other, state.class].join();
-  if (strip.dataset.key === key) return;
-  for (const [k, { canvas }] of fillStrip(strip, PLACES).entries()) {
-    showPicture(canvas, decode(model, pointAt(k / (PLACES - 1)), chosenLabel()));
+// Both paths in a few pictures, and where these differ the most.
+function* fillPaths(u, v) {
+  const key = [state.seed, state.other, state.one, state.two, state.class].join();
+  if ($("slerp-strip").dataset.key === key) return;
+  const strips = ["slerp-strip", "lerp-strip"].map((id) => fillStrip($(id), PLACES));
+  let most = { apart: 0, at: 0 };
+  for (let k = 0; k < PLACES; k++) {
+    const t = k / (PLACES - 1);
+    const pictures = [slerp(u, v, t), spherify(lerp(u, v, t))].map((point, i) => {
+      const x = decode(model, point, chosenLabel());
+      showPicture(strips[i][k].canvas, x);
+      return x;
+    });
+    const apart = difference(...pictures);
+    if (apart > most.apart) most = { apart, at: t };
     yield;
   }
-  strip.dataset.key = key;
+  $("between-most").textContent =
+    `The two paths differ the most at ${percent(most.at)} of the way: by ${percent(most.apart)} `
+    + "(black against white would be 100%).";
+  $("slerp-strip").dataset.key = key;
 }
 
 // ---------------------------------------------------------------- 5 Draw
@@ -767,10 +940,11 @@ function* draw() {
   $("tilt-value").textContent = degrees(state.angle);
   showSheet();
   const { x } = sheet;
+  showPicture($("draw-own"), x);
   const v = spherify(encode(model, x, chosenLabel()));
   const again = decode(model, v, chosenLabel());
   showPicture($("draw-again"), again);
-  $("draw-text").textContent = `Mean difference to yours: ${percent(difference(x, again))}.`;
+  $("draw-text").textContent = `Mean difference: ${percent(difference(x, again))}.`;
   yield;
   const tilts = fillStrip($("draw-tilts"), NUM_TILTS);
   for (const [k, e] of neighbourNoises().slice(0, NUM_TILTS).entries()) {
@@ -806,6 +980,11 @@ function showAbout() {
   $("title").textContent = `${settings.name} on a sphere`;
   document.body.classList.toggle("tiny", SIZE < 16);
   document.title = `${settings.name}: a sphere to play with`;
+  const numbers = { ".alpha-max": degrees(config.alpha_max_deg), ".num-real": NUM_REAL,
+    ".dimensions": LENGTH.toLocaleString("en") };
+  for (const [name, value] of Object.entries(numbers)) {
+    for (const word of document.querySelectorAll(name)) word.textContent = value;
+  }
   if (!settings.source) {
     for (const word of document.querySelectorAll(".real")) word.textContent = "generated";
   }
@@ -853,7 +1032,8 @@ function makeButtons() {
   click("again", () => update({ steps: 1 }));
   click("clear", () => (sheet.x.fill(-1), show()));
   click("invert", () => ((sheet.x = sheet.x.map((value) => -value)), show()));
-  click("take-real", () => ((sheet.x = realPicture(state.seed % NUM_REAL)), show()));
+  let taken = 0; // each press takes another picture
+  click("take-real", () => ((sheet.x = realPicture((state.seed + taken++) % NUM_REAL)), show()));
   $("file").addEventListener("change", ({ target }) => openFile(target.files[0]));
   $("about").addEventListener("toggle", () => $("about").open && measure());
 }
@@ -870,6 +1050,7 @@ function makeDropTarget() {
 function main() {
   makeTabs();
   makeClasses();
+  makeEnds();
   makeRing();
   makeButtons();
   makeSheet();
@@ -877,9 +1058,11 @@ function main() {
   paintTriangle();
   makeTurnable(exploreGlobe);
   makeTurnable(landGlobe);
-  $("angle-mark").textContent = `α_max ${config.alpha_max_deg}° ▲`;
   const share = config.alpha_max_deg / 90; // of the way; the knob stays 8 pixels off the ends
-  $("angle-mark").style.left = `calc(${share} * (100% - 16px) + 8px)`;
+  for (const mark of document.querySelectorAll(".mark")) {
+    mark.textContent = `α_max ${config.alpha_max_deg}° ▲`;
+    mark.style.left = `calc(${share} * (100% - 16px) + 8px)`;
+  }
   document.addEventListener("input", onInput);
   addEventListener("hashchange", () => (readAddress(), show()));
   addEventListener("resize", show);
@@ -888,7 +1071,6 @@ function main() {
   document.querySelector("main").hidden = false;
   readAddress();
   show();
-  $("classes")?.querySelector("input:checked")?.scrollIntoView({ block: "nearest" });
 }
 
 main();

@@ -116,17 +116,28 @@ function globeRadius(width) {
   return Math.max(1, width / 2 - 46);
 }
 
-// The globe. tiles: [{where (a place), picture (a canvas), side, name}], of which those in front
-// are drawn, those with a name last; point: a place, or null.
+// Tiles with the place where the viewer sees them (`at`), in the order in which they are drawn:
+// those with a name last.
+function seenTiles(tiles, view) {
+  const seen = tiles.map((tile) => ({ ...tile, at: seenFrom(tile.where, view) }));
+  return seen.sort((a, b) => Boolean(a.name) - Boolean(b.name) || a.at[2] - b.at[2]);
+}
+
+// The globe. tiles: [{where (a place), picture (a canvas), side, name, kind (a few letters),
+// isPicked}], of which those in front are drawn; point: a place, or null.
 function drawGlobe(canvas, view, tiles, point) {
   const { context, width } = cleared(canvas);
   const radius = globeRadius(width);
   const onScreen = ([right, up]) => [width / 2 + radius * right, width / 2 - radius * up];
   disc(context, [width / 2, width / 2], radius, colour("soft"), colour("line"));
   for (const curve of parallelsAndMeridians()) drawCurve(context, curve, view, onScreen);
-  const seen = tiles.map((tile) => ({ ...tile, at: seenFrom(tile.where, view) }));
-  seen.sort((a, b) => Boolean(a.name) - Boolean(b.name) || a.at[2] - b.at[2]);
-  for (const tile of seen) if (tile.at[2] > 0) drawTile(context, tile, onScreen(tile.at));
+  const chips = { name: ["blue", "on-blue", FONT_SIZE], kind: ["paper", "ink", "14px"] };
+  for (const [key, [ground, ink, size]] of Object.entries(chips)) {
+    chips[key] = [colour(ground), colour(ink), context.font.replace(FONT_SIZE, size)];
+  }
+  for (const tile of seenTiles(tiles, view)) {
+    if (tile.at[2] > 0) drawTile(context, tile, onScreen(tile.at), chips);
+  }
   if (!point) return;
   const at = seenFrom(point, view);
   const isInFront = at[2] >= 0;
@@ -134,12 +145,26 @@ function drawGlobe(canvas, view, tiles, point) {
   disc(context, onScreen(at), 13, null, colour(isInFront ? "ink" : "orange"));
 }
 
-function drawTile(context, { picture, side, name }, [x, y]) {
-  context.drawImage(picture, x - side / 2, y - side / 2, side, side);
-  context.lineWidth = name ? 4 : 1;
-  context.strokeStyle = colour(name ? "blue" : "line");
-  context.strokeRect(x - side / 2, y - side / 2, side, side);
-  if (name) words(context, name, [x, y - side / 2 - 12], colour("ink"));
+function drawTile(context, { picture, side, name, kind, isPicked }, [x, y], chips) {
+  const [left, top] = [x - side / 2, y - side / 2];
+  context.drawImage(picture, left, top, side, side);
+  context.lineWidth = name || isPicked ? 4 : 1;
+  context.strokeStyle = colour(isPicked ? "orange" : name ? "blue" : "line");
+  context.strokeRect(left, top, side, side);
+  if (name) drawChip(context, name, [x, top - 9], chips.name);
+  else if (kind) drawChip(context, kind, [left + side, top + side], chips.kind);
+}
+
+// Letters on a ground of their own, so that they are read over pictures.
+function drawChip(context, text, [x, y], [ground, ink, font]) {
+  context.font = font;
+  const [width, height] = [context.measureText(text).width + 6, parseFloat(font) + 2];
+  context.fillStyle = ground;
+  context.fillRect(x - width / 2, y - height / 2, width, height);
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  context.fillStyle = ink;
+  context.fillText(text, x, y + 1);
 }
 
 // Lists of places, 30 degrees apart.
@@ -164,33 +189,43 @@ function drawCurve(context, places, view, onScreen) {
 
 // ---------------------------------------------------------------- the plane of two points
 
-// A quarter of the great circle from v, at the right, to e, at the top; and points in this plane:
-// [{degrees, radius (1 on the circle), name, colour}].
-function drawPlane(canvas, ends, points, { chord = false, mark = null } = {}) {
+// The arc of `whole` degrees from one end, at the right, to the other; and points in this plane:
+// [{degrees, radius (1 on the circle), colour, name (or none), size}], whose names make a legend;
+// large ones have a spoke.
+function drawPlane(canvas, ends, points, { whole = 90, chord = false, mark = null } = {}) {
   const { context, width, height } = cleared(canvas);
-  const radius = Math.min(width - 130, height - 60);
-  const onScreen = (degrees, r) => {
+  const leftward = Math.max(0, -Math.cos((whole * Math.PI) / 180));
+  const radius = Math.max(1, Math.min((width - 90) / (1 + leftward), height - 66));
+  const onScreen = (degrees, r = 1) => {
     const angle = (degrees * Math.PI) / 180;
-    return [30 + radius * r * Math.cos(angle), height - 22 - radius * r * Math.sin(angle)];
+    return [40 + radius * (leftward + r * Math.cos(angle)), height - 32
+      - radius * r * Math.sin(angle)];
   };
-  const arc = Array.from({ length: 91 }, (_, degrees) => onScreen(degrees, 1));
-  line(context, [arc[90], onScreen(0, 0), arc[0]], colour("line"));
+  const farthest = Math.max(whole, ...points.map((point) => point.degrees));
+  const arc = Array.from({ length: 91 }, (_, k) => onScreen((k / 90) * farthest));
+  line(context, [onScreen(whole), onScreen(0, 0), onScreen(0)], colour("line"));
   line(context, arc, colour("ink"), 2);
-  if (chord) line(context, [arc[0], arc[90]], colour("ink"), 2);
+  if (chord) line(context, [onScreen(0), onScreen(whole)], colour("ink"), 2);
+  const inside = (text, x) => {
+    const half = context.measureText(text).width / 2 + 3;
+    return Math.max(half, Math.min(width - half, x));
+  };
   if (mark !== null) {
-    line(context, [onScreen(0, 0), onScreen(mark, 1)], colour("line"), 2);
-    words(context, "α_max", onScreen(mark, 1.13), colour("ink"), "left");
+    line(context, [onScreen(0, 0), onScreen(mark, 1.06)], colour("ink"), 2);
+    const [x, y] = onScreen(mark, 1.06);
+    words(context, "α_max", [x + 6, y - 8], colour("ink"), "left");
   }
-  const [x, y] = onScreen(0, 1);
-  words(context, ends[0], [x + 12, y - 4], colour("ink"), "left");
-  words(context, ends[1], [onScreen(90, 1)[0] - 30, 12], colour("ink"), "left");
-  for (const point of points) {
-    line(context, [onScreen(0, 0), onScreen(point.degrees, point.radius)], colour(point.colour), 3);
-    disc(context, onScreen(point.degrees, point.radius), 9, colour(point.colour), colour("paper"));
-    const [px, py] = onScreen(point.degrees, point.radius);
-    const below = point.radius < 1 ? 20 : -16; // the arc is above the chord
-    words(context, point.name, [px + 16, py + below], colour(point.colour), "left");
-  }
+  const [first, other] = [onScreen(0), onScreen(whole)];
+  words(context, ends[0], [inside(ends[0], first[0]), first[1] + 20], colour("ink"));
+  words(context, ends[1], [inside(ends[1], other[0]), other[1] - 18], colour("ink"));
+  points.forEach(({ degrees, radius: r, colour: name, size = 9 }) => {
+    if (size > 8) line(context, [onScreen(0, 0), onScreen(degrees, r)], colour(name), 3);
+    disc(context, onScreen(degrees, r), size, colour(name), colour("paper"));
+  });
+  points.filter(({ name }) => name).forEach(({ name, colour: ground, size = 9 }, k) => {
+    disc(context, [width - 10, 14 + 24 * k], size, colour(ground), colour("paper"));
+    words(context, name, [width - 24, 14 + 24 * k], colour(ground), "right");
+  });
 }
 
 // ---------------------------------------------------------------- a curve

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -223,6 +224,93 @@ def test_the_point_can_be_dragged(pages, browser):
     check_quiet(browser, page)
 
 
+def text_of(browser, element):
+    return browser.run(f"document.getElementById('{element}').innerText")
+
+
+def test_a_small_picture_can_be_picked(pages, browser):
+    _, page = pages["digits"]
+    open_page(browser, page, "longitude=60&latitude=50")
+    assert text_of(browser, "explore-text").startswith("nearest: ")
+    assert re.match(r"The 5 nearest of all 100; \d are of", text_of(browser, "explore-kinds"))
+    tile = "seenTiles(exploreGlobe.shown(), exploreGlobe.view).at(-1)"  # the uppermost
+    box = "document.getElementById('explore-globe').getBoundingClientRect()"
+    at = f"(({{x, y, width}}, [right, up]) => [x + width / 2 + right, y + width / 2 - up])({box}, "
+    at = browser.run(f"{at}{tile}.at.map((one) => one * globeRadius({box}.width)))")
+    for wanted in (browser.run(f"{tile}.k"), -1):
+        browser.drag(at, at, steps=1)
+        browser.wait()
+        assert browser.run("state.picked") == wanted
+        assert text_of(browser, "explore-text").startswith("picked: ") == (wanted >= 0)
+    browser.run("document.querySelectorAll('#explore-five canvas')[2].click()")
+    assert browser.run("state.picked") >= 0
+    check_quiet(browser, page)
+
+
+@pytest.mark.parametrize("ends", ["", "&one=random&two=random", "&one=1&two=0&seed=3"])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_dial_shows_the_true_angle(pages, browser, name, ends):
+    _, page = pages[name]
+    open_page(browser, page, f"panel=between&way=20{ends}")
+    browser.run("drawPlane = (...args) => (window.drawn = args)")
+    browser.run("update({way: 30})")
+    browser.wait()
+    _, _, (slerp_point, lerp_point), options = browser.run("drawn")
+    whole = math.radians(options["whole"])
+    assert slerp_point["degrees"] == pytest.approx(0.3 * options["whole"])
+    turned, radius = math.radians(lerp_point["degrees"]), lerp_point["radius"]
+    x, y = radius * math.cos(turned), radius * math.sin(turned)
+    assert (x, y) == pytest.approx((0.7 + 0.3 * math.cos(whole), 0.3 * math.sin(whole)), abs=1e-3)
+    assert f"{options['whole']:.0f}° apart" in text_of(browser, "between-text")
+    assert re.search(r"by \d+(\.\d)?% ", text_of(browser, "between-most"))
+    check_quiet(browser, page)
+
+
+def test_the_angle_says_whose_point_is_the_nearest(pages, browser):
+    _, page = pages["digits"]
+    for angle, words in ((20, "the old picture (5 of 5)"), (90, "no longer says")):
+        open_page(browser, page, f"panel=angle&seed=4&angle={angle}")
+        text = text_of(browser, "angle-text")
+        assert words in text and "nearly, not exactly, perpendicular" in text
+        assert not re.search(r"[-−]\d", text)  # of a point nothing less than nothing is kept
+        captions = browser.run(
+            "[...document.querySelectorAll('#angle-ring figcaption')].map((one) => one.innerText)"
+        )
+        assert captions[0] == "the old picture"
+        pattern = r"\d+°, near the old" if angle < 90 else r"\d+°, near \d"
+        assert all(re.fullmatch(pattern, one) for one in captions[1:]), captions
+    check_quiet(browser, page)
+
+
+def test_rounds_tell_their_angle(pages, browser):
+    _, page = pages["digits"]
+    captions = "[...document.querySelectorAll('#loop-strip span')].map((one) => one.innerText)"
+    for start in ("random", "picture"):
+        open_page(browser, page, f"panel=loop&start={start}&steps=3&schedule=decay")
+        first, *rounds = browser.run(captions)
+        assert first == "start"
+        assert [one.split("\n")[0] for one in rounds] == ["round 1: 68°", "round 2: 51°"]
+        assert re.fullmatch(r"last [\d.]+%\nstart [\d.]+%", rounds[1].split("\n", 1)[1])
+    assert browser.run("document.querySelector('[data-state=guidance]').disabled")
+    browser.run("update({class: 3, schedule: 'fixed'})")
+    browser.wait()
+    assert not browser.run("document.querySelector('[data-state=guidance]').disabled")
+    assert browser.run(captions)[2].startswith("round 2: 75°")
+    check_quiet(browser, page)
+
+
+def test_each_press_takes_another_real_picture(pages, browser):
+    _, page = pages["digits"]
+    open_page(browser, page, "panel=draw")
+    shown = []
+    for _ in range(3):
+        browser.run("document.getElementById('take-real').click()")
+        browser.wait()
+        shown.append(pixels(browser, "draw-own"))
+    assert len(set(shown)) == 3
+    check_quiet(browser, page)
+
+
 def test_it_can_be_used_by_keyboard(pages, browser):
     _, page = pages["digits"]
     open_page(browser, page)
@@ -289,12 +377,18 @@ def test_it_reads_on_a_phone_and_from_afar(pages, browser):
     smallest = "Math.min(...[...document.querySelectorAll('body *')]"
     smallest += ".map((one) => parseFloat(getComputedStyle(one).fontSize)))"
     grounds = []
+    edges = "['explore-picture', 'explore-globe', 'classes'].map((id) => "
+    edges += "document.getElementById(id).getBoundingClientRect())"
+    edges += ".flatMap(({top, bottom}) => [top, bottom])"
     for k, panel in enumerate(PANELS):
         open_page(browser, page, f"panel={panel}")
         browser.look_at(390, 844, dark=k % 2 > 0, phone=True)
         browser.wait()
         assert browser.run("document.documentElement.scrollWidth") <= 390, panel
         assert browser.run(smallest) >= 18
+        if panel == "explore":  # the picture is above the globe, and the classes are in lines
+            _, picture_end, globe, _, classes, classes_end = browser.run(edges)
+            assert picture_end < globe < picture_end + 100 and classes_end > classes + 80
         grounds.append(browser.run("getComputedStyle(document.body).backgroundColor"))
     assert grounds[0] == "rgb(255, 255, 255)" and len(set(grounds)) == 2
     check_quiet(browser, page)
