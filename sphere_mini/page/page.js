@@ -569,18 +569,18 @@ function neighbourNoises() {
 }
 
 // The old picture, in a frame, and the tilted ones.
-function makeRing() {
+function makeFigures() {
   for (let k = 0; k <= NEIGHBOURS; k++) {
     const figure = document.createElement("figure");
     const canvas = document.createElement("canvas");
     canvas.className = "picture";
     figure.append(canvas, document.createElement("figcaption"));
-    $("angle-ring").append(figure);
+    $("angle-pictures").append(figure);
   }
 }
 
 function* angle() {
-  const figures = [...$("angle-ring").children];
+  const figures = [...$("angle-pictures").children];
   const show = (k, x, text) => {
     showPicture(figures[k].children[0], x);
     figures[k].children[1].textContent = text;
@@ -588,8 +588,8 @@ function* angle() {
   $("angle-value").textContent = degrees(state.angle);
   const v = startPoint();
   const noises = neighbourNoises();
-  const middle = decode(model, v, chosenLabel());
-  show(0, middle, "the old picture");
+  const old = decode(model, v, chosenLabel());
+  show(0, old, "the old picture");
   const own = state.from === "picture" ? state.seed % NUM_REAL : -1;
   const tilts = noises.map((e) => {
     const tilted = perturb(v, sigmaFromAngle(state.angle), e);
@@ -607,10 +607,10 @@ function* angle() {
     const x = decode(model, tilted, chosenLabel());
     const nearest = turned < other.angle ? "the old" : realName(other.k);
     show(k + 1, x, `${degrees(turned)}, near ${nearest}`);
-    changed += difference(x, middle) / NEIGHBOURS;
+    changed += difference(x, old) / NEIGHBOURS;
     yield;
   }
-  yield* angleCurve(v, middle, noises, [state.angle, changed]);
+  yield* angleCurve(v, old, noises, [state.angle, changed]);
 }
 
 function angleWords(tilts) {
@@ -635,9 +635,9 @@ function angleWords(tilts) {
     + `${nearest.join(", ")}. ${why}`;
 }
 
-// The five pictures' mean difference to the middle one, at a dozen angles and `now`. What is known
+// The five pictures' mean difference to the old one, at a dozen angles and `now`. What is known
 // is kept until something else than the angle changes.
-function* angleCurve(v, middle, noises, now) {
+function* angleCurve(v, old, noises, now) {
   const key = [state.seed, state.class, state.from, state.draw].join();
   if (key !== curve.key) curve = { key, points: [], top: curve.top };
   showCurve(now);
@@ -645,7 +645,7 @@ function* angleCurve(v, middle, noises, now) {
     let changed = 0;
     for (const e of noises) {
       const x = decode(model, perturb(v, sigmaFromAngle(alpha), e), chosenLabel());
-      changed += difference(x, middle) / NEIGHBOURS;
+      changed += difference(x, old) / NEIGHBOURS;
       yield;
     }
     curve.points.push([alpha, changed]);
@@ -1051,7 +1051,7 @@ function main() {
   makeTabs();
   makeClasses();
   makeEnds();
-  makeRing();
+  makeFigures();
   makeButtons();
   makeSheet();
   makeDropTarget();

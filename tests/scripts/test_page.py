@@ -273,9 +273,8 @@ def test_the_angle_says_whose_point_is_the_nearest(pages, browser):
         text = text_of(browser, "angle-text")
         assert words in text and "nearly, not exactly, perpendicular" in text
         assert not re.search(r"[-−]\d", text)  # of a point nothing less than nothing is kept
-        captions = browser.run(
-            "[...document.querySelectorAll('#angle-ring figcaption')].map((one) => one.innerText)"
-        )
+        captions = "[...document.querySelectorAll('#angle-pictures figcaption')]"
+        captions = browser.run(f"{captions}.map((one) => one.innerText)")
         assert captions[0] == "the old picture"
         pattern = r"\d+°, near the old" if angle < 90 else r"\d+°, near \d"
         assert all(re.fullmatch(pattern, one) for one in captions[1:]), captions
