@@ -53,10 +53,7 @@ def world_size() -> int:
 
 
 def connect(name: str) -> torch.device:
-    """The device called `name`; of several processes, the rank's own one, within a group.
-
-    torchrun starts them, or what sets the same variables. `UserError`: some are missing.
-    """
+    """The device called `name`; of torchrun's or others' processes the rank's own, in a group."""
     device = pick_device(name)
     env = os.environ
     counts = [int(env[name]) for name in COUNTS if env.get(name, "").isdecimal()]

@@ -28,6 +28,7 @@ PRIOR_FILE = "prior.safetensors"  # ours, where there is one: see extras/prior.p
 JUDGE_FILE = "judge.safetensors"  # likewise: see evaluation/features.py
 RELEASE_FILE = "cfg.json"  # the settings of a model of the public release
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, PRIOR_FILE, JUDGE_FILE)
+CARD_FILES = [*MODEL_FILES, "README.md", "*.png"]  # of a model that is published
 OURS = ".sphere_mini"  # an empty file in each folder that this program makes, and trains on none
 HELD_OUT_FILE = "held_out.json"  # of a run: which images of its folder it does not train on
 LOCK_SECONDS = 10  # to wait for a lock: a killed process's workers hold on to it for some
@@ -135,14 +136,11 @@ def reserve(path: Path) -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other programs from writing to a folder meanwhile; `UserError` where one does.
-
-    All ranks call it. The system takes the lock back from a process that was killed.
-    """
+    """Keep other programs from writing to a folder meanwhile; `UserError` where one does."""
     folder = folder.resolve()
     lock = FileLock(folder.parent / f".{folder.name}.lock")
 
-    def acquire() -> None:
+    def acquire() -> None:  # the system takes it back from a process that was killed
         try:
             lock.acquire(timeout=LOCK_SECONDS)
         except Timeout:
@@ -205,17 +203,18 @@ def local_folder(folder: str | Path, files: Sequence[str] = (*MODEL_FILES, RELEA
         require(os.path.isdir(folder), f"there is no folder {folder}; pass one of: {known}")
         require(is_utf8(str(folder)), f"{folder} is not in UTF-8; rename it")
         return folder
-    owner, name, *below = folder.removeprefix(HUB_PREFIX).strip("/").split("/")
-    patterns = ["/".join([*below, file]) for file in files]
+    parts = folder.removeprefix(HUB_PREFIX).strip("/").split("/")
+    require(len(parts) > 1, f"{folder} is no name; one is hf://owner/name[/subfolder]")
+    repository = "/".join(parts[:2])
+    patterns = ["/".join([*parts[2:], file]) for file in files]
     try:
-        copy = Path(huggingface_hub.snapshot_download(f"{owner}/{name}", allow_patterns=patterns))
+        copy = Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
     except Exception as error:  # the hub's own errors, and those of any network layer below it
         problem = f"{folder} could not be fetched ({type(error).__name__})"
         raise UserError(f"{problem}; check the name and the network") from error
     has_model = any(any(copy.glob(pattern)) for pattern in patterns)
-    problem = f"{folder} has no {' or '.join(files[:2])}; is the model in a subfolder"
-    require(has_model, f"{problem}, {HUB_PREFIX}{owner}/{name}/SUBFOLDER, of another name?")
-    return copy.joinpath(*below)
+    require(has_model, f"{folder} has no {' or '.join(files[:2])}; try hf://{repository}/SUBFOLDER")
+    return copy.joinpath(*parts[2:])
 
 
 def push_to_hub(folder: str | Path, name: str, private: bool = False) -> str:
@@ -225,7 +224,7 @@ def push_to_hub(folder: str | Path, name: str, private: bool = False) -> str:
     api = huggingface_hub.HfApi()
     try:
         name = api.create_repo(name, private=private, exist_ok=True).repo_id
-        api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=list(MODEL_FILES))
+        api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=CARD_FILES)
     except Exception as error:  # the hub's own errors, and those of any network layer below it
         problem = f"{name} could not be written to the hub ({type(error).__name__})"
         raise UserError(f"{problem}; check the name, and log in with `hf auth login`") from error

@@ -195,10 +195,7 @@ def rank_batches(
 
 
 def picture_and_label(item: Any, class_names: Sequence[str]) -> tuple[Any, int]:
-    """An item of a data set: a pair, a dictionary of both, or a picture; 0 without classes.
-
-    A label is a class's number, also in an array of one, or its name; else `UserError`.
-    """
+    """An item of a data set: a pair, a dictionary of both, a picture; label 0 without classes."""
     if isinstance(item, Mapping):
         item = [next((item[key] for key in keys if key in item), None) for keys in ITEM_KEYS]
     picture, *label = item if isinstance(item, tuple | list) else (item,)

@@ -48,10 +48,7 @@ def load_data(
     most_held_out: int = HELD_OUT_IN_TRAINING,
     run: Path | None = None,
 ) -> tuple[ImageSet | ImageFiles, ImageSet | None]:
-    """A recipe's training images, and some held-out ones if there are any; `UserError`: missing.
-
-    run: a run's folder, whose images were held out when it began and so are held out again.
-    """
+    """A recipe's training images and held-out ones, of a run's folder those that it began with."""
     splits = find_splits(recipe)
     if splits.held_out is None:
         before = held_out_before(splits.training, recipe, run) if run else []
@@ -130,10 +127,7 @@ def held_out_before(images: Source, recipe: Recipe, run: Path) -> list[int]:
 
 
 def hold_some_out(splits: Splits, share: float, before: Sequence[int] = ()) -> Splits:
-    """Hold out a share of the images, evenly spread, at most 1,000; each class keeps one.
-
-    before: rows that were held out in the run's beginning, and so are again.
-    """
+    """Hold out the rows `before`, or else a share, at most 1,000 images; each class keeps one."""
     images = splits.training
     count = min(int(share * len(images)), HELD_OUT_IN_TRAINING, len(images) - 1)
     left = Counter(label for _, label in images)

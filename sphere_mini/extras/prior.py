@@ -29,10 +29,7 @@ class FittedPrior:
     weights: str  # hash of the weights that it was fitted to
 
     def points(self, e: Tensor, y: Tensor | None) -> Tensor:
-        """Points (B, N, D) on the sphere from Gaussian noise e (B, N, D) under labels y.
-
-        y: (B,) labels; (B, classes + 1) float shares mix the classes' points; None: all images'.
-        """
+        """Points (B, N, D) from Gaussian noise e (B, N, D); y as in `decode`, None: all images'."""
         if y is None:
             y = torch.full((len(e),), len(self.mean) - 1, device=e.device)
         if y.is_floating_point():
@@ -72,11 +69,7 @@ def load_prior(folder: Path, model: SphereEncoder) -> FittedPrior | None:
 
 @torch.no_grad()
 def fit_prior(model: SphereEncoder, data: ImageSet | ImageFiles, rank: int = 64) -> FittedPrior:
-    """Fit the prior to at most 20,000 training images, each encoded under its own class.
-
-    rank: axes kept of each class's covariance, at most. A class of fewer than two images takes all
-    images' row. `UserError` for other classes than the model's, or too many numbers.
-    """
+    """Fit the prior to at most 20,000 training images, with `rank` axes of a class's covariance."""
     config = model.config
     require_fit(data, config)
     dim = math.prod(config.latent_shape)

@@ -29,7 +29,6 @@ from .settings import load_pretrained, new_recipe, resumed_recipe, start_from
 METRICS_FILE = "metrics.jsonl"  # the log, one JSON object a line
 STATE_FILE = "last.pt"
 SAMPLES_FOLDER = "samples"
-BEFORE = {"held_out": 0.0}  # values of fields that older runs do not name
 STATE_PARTS = ("model", "ema", "optimizer", "muon")  # fields of a TrainState with a state_dict
 NOTE = "sphere_mini run folder"  # a key of torchrun's store
 
@@ -180,7 +179,7 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[TrainState, Recip
     # torch.load does not verify checksums
     require(zipfile.ZipFile(path).testzip() is None, "its checksum is wrong")
     content = torch.load(path, map_location=device, weights_only=True)
-    recipe = Recipe(**BEFORE | content["recipe"])
+    recipe = Recipe(**content["recipe"])
     config = config_from_dict(content["config"])
     state = init_state(replace(recipe, compile=False), config, device)
     for name in STATE_PARTS:
@@ -196,7 +195,7 @@ def load_beginning(path: Path, device: torch.device) -> tuple[TrainState, Recipe
     with reading(path):
         content = json.loads(path.read_text())
         require("step" not in content["training"], f"its checkpoint {STATE_FILE} is gone")
-        recipe = Recipe(**BEFORE | content["training"])
+        recipe = Recipe(**content["training"])
         config = config_from_dict(content)
     return init_state(replace(recipe, compile=False), config, device), recipe
 

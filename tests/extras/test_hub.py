@@ -144,9 +144,10 @@ def test_a_model_of_ours_whole_and_in_a_subfolder(name, hub, tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        (f"hf://{RELEASE}", "is the model in a subfolder"),
-        slow(f"hf://{RELEASE}/sphere-xxl", "is the model in a subfolder"),
+        (f"hf://{RELEASE}", "has no config.json or cfg.json; try hf://"),
+        slow(f"hf://{RELEASE}/sphere-xxl", "has no config.json or cfg.json; try hf://"),
         slow("hf://nobody/private", "could not be fetched"),
+        slow("hf://nobody", "is no name; one is hf://owner/name"),
     ],
 )
 def test_what_is_not_there_is_said(name, words, hub, tmp_path):
