@@ -24,10 +24,7 @@ from ..recipe import Recipe
 from .inputs import STITCHES
 from .picture_files import open_picture, square_pixels
 
-ITEM_KEYS = (
-    ("image", "img", "pixel_values", "picture"),
-    ("label", "labels", "fine_label", "class"),
-)
+ITEM_KEYS = (("image", "img", "picture"), ("label", "labels", "fine_label"))
 LONGEST_TMPDIR = 70  # characters: sockets in it have names of at most 107
 # (picture or the path of one, label) for each image: torchvision's sets, or a folder's files
 Source = Dataset | Sequence[tuple[str, int]]
@@ -138,7 +135,8 @@ class ImageFiles(Dataset):
         except (RuntimeError, OSError) as error:  # the latter while a batch is handed over
             text = str(error)
             is_files = "Too many open files" in text or "ancdata" in text
-            if isinstance(error, RuntimeError) and not is_files and "DataLoader worker" not in text:
+            is_worker = isinstance(error, ConnectionError) or "DataLoader worker" in text
+            if not is_files and not is_worker:
                 raise
             problem = "a process that reads images was ended by the system, mostly to save memory"
             if is_files:
@@ -207,7 +205,7 @@ def picture_and_label(item: Any, class_names: Sequence[str]) -> tuple[Any, int]:
     if not class_names:
         return picture, 0
     label = label[0] if label else None
-    if label in class_names:
+    if isinstance(label, str) and label in class_names:
         return picture, class_names.index(label)
     number = np.asarray(label)
     is_number = number.size == 1 and np.issubdtype(number.dtype, np.integer)

@@ -21,7 +21,7 @@ PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 def open_picture(path: str | Path, advice: str = "name one that is whole") -> Image.Image:
     """One image file, upright and RGB; `UserError`, with advice, where it cannot be read."""
     try:
-        # as a file: by its name Pillow maps a turned TIFF into memory with its sides exchanged
+        # from memory: by its name Pillow maps a turned TIFF into memory with its sides exchanged
         content = without_notes(Path(path).read_bytes())
         with Image.open(io.BytesIO(content)) as picture:
             picture.load()
