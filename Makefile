@@ -39,6 +39,6 @@ ifeq ($(UV),)
 	.venv/bin/python -m pip install --quiet -r requirements.txt
 else
 	$(UV) venv --quiet --seed --clear --python $(PYTHON) .venv
-	$(UV) pip install --quiet --python .venv/bin/python -r requirements.txt
+	$(UV) pip install --quiet --compile-bytecode --python .venv/bin/python -r requirements.txt
 endif
 	touch $(READY)

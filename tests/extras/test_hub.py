@@ -144,7 +144,7 @@ def test_a_model_of_ours_whole_and_in_a_subfolder(name, hub, tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        (f"hf://{RELEASE}", "has no config.json or cfg.json; try hf://"),
+        slow(f"hf://{RELEASE}", "has no config.json or cfg.json; try hf://"),
         slow(f"hf://{RELEASE}/sphere-xxl", "has no config.json or cfg.json; try hf://"),
         slow("hf://nobody/private", "could not be fetched"),
         slow("hf://nobody", "is no name; one is hf://owner/name"),

@@ -290,7 +290,8 @@ def stop_by_signal(number, delay, folder):
         ROOT / "train.py",
         *(*TINY, "--steps", 2000, "--save-every", 1000, "--log-every", 1, "--out", folder),
     )
-    process.stdout.readline()  # training begins
+    while not process.stdout.readline().startswith("step "):  # until training begins
+        assert process.poll() is None
     time.sleep(delay)
     process.send_signal(number)
     since = time.monotonic()
