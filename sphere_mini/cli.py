@@ -1,6 +1,7 @@
 """The scripts' parser, errors in one sentence, and the flags of sample.py."""
 
 import argparse
+import errno
 import io
 import os
 import socket
@@ -88,8 +89,9 @@ def while_read(call: Callable[..., Any], stream: io.TextIOWrapper) -> Callable[.
     def call_or_drop(*text: str) -> Any:
         try:
             return call(*text)
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except OSError as error:
+            if error.errno != errno.ENOSPC:  # a full disk may have room again
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             return None
 
     return call_or_drop

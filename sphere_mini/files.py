@@ -28,7 +28,7 @@ PRIOR_FILE = "prior.safetensors"  # ours, where there is one: see extras/prior.p
 JUDGE_FILE = "judge.safetensors"  # likewise: see evaluation/features.py
 RELEASE_FILE = "cfg.json"  # the settings of a model of the public release
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, PRIOR_FILE, JUDGE_FILE)
-CARD_FILES = [*MODEL_FILES, "README.md", "*.png"]  # of a model that is published
+CARD_FILES = [*MODEL_FILES, "README.md", "samples.png", "interpolate.png", "manipulate.png"]
 OURS = ".sphere_mini"  # an empty file in each folder that this program makes, and trains on none
 HELD_OUT_FILE = "held_out.json"  # of a run: which images of its folder it does not train on
 LOCK_SECONDS = 10  # to wait for a lock: a killed process's workers hold on to it for some
@@ -142,6 +142,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     def acquire() -> None:  # the system takes it back from a process that was killed
         try:
+            make_ours(folder.parent)
             lock.acquire(timeout=LOCK_SECONDS)
         except Timeout:
             raise UserError(f"another program writes to {folder}; wait for its end") from None
@@ -153,7 +154,8 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:  # as on rank 0
-            os.unlink(lock.lock_file)
+            with suppress(OSError):  # it may be gone, with all that lay beside it
+                os.unlink(lock.lock_file)
             lock.release()
 
 

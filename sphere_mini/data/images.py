@@ -110,9 +110,8 @@ class ImageFiles(Dataset):
     def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """As `ImageSet.batches`, bit for bit, while worker processes decode ahead."""
         workers = min(self.workers, os.cpu_count())
-        where = gettempdir()
-        problem = f"TMPDIR is too long for processes that read images: {where}; set a shorter one"
-        require(workers == 0 or len(where) < LONGEST_TMPDIR, f"{problem}, or --set workers=0")
+        fits = workers == 0 or len(gettempdir()) < LONGEST_TMPDIR
+        require(fits, "TMPDIR is too long for reading processes; shorten it, or --set workers=0")
         loader = DataLoader(
             self,
             batch_sampler=(row.tolist() for row in rows),
@@ -175,8 +174,10 @@ def as_images(
     """
     if not isinstance(data, ImageSet | ImageFiles):
         require(hasattr(data, "__len__"), "a stream has no length; take a Dataset that has one")
-        of_labels = getattr(data, "features", {}).get("label")  # Hugging Face's
-        names = getattr(data, "classes", None) or getattr(of_labels, "names", ())
+        features = getattr(data, "features", None)  # Hugging Face's
+        known = features if isinstance(features, Mapping) else {}
+        of_labels = next((known[key] for key in ITEM_KEYS[1] if key in known), None)
+        names = [*getattr(data, "classes", ())] or getattr(of_labels, "names", None) or ()
         names = tuple(composed(str(name)) for name in names)
         data = ImageFiles(data, names, recipe.image_size, recipe.workers, pick_device())
     if config is not None:
@@ -198,7 +199,7 @@ def picture_and_label(item: Any, class_names: Sequence[str]) -> tuple[Any, int]:
         item = [next((item[key] for key in keys if key in item), None) for keys in ITEM_KEYS]
     picture, *label = item if isinstance(item, tuple | list) else (item,)
     if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture)
+        picture = torch.tensor(np.atleast_3d(picture)).movedim(2, 0)  # (C, H, W)
     problem = "items of a Dataset are (picture, label), or {'image': picture, 'label': label}"
     is_picture = isinstance(picture, Image.Image | Tensor | str)
     require(is_picture, f"{problem}, and one has {type(picture).__name__} as its picture")

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..distributed import attempt
 from ..errors import UserError, reading, require, shortened
 from ..files import HELD_OUT_FILE
-from ..recipe import Recipe
+from ..recipe import OWN, Recipe
 from .folders import find_held_out, find_training
 from .images import ImageFiles, ImageSet, Source, evenly_spaced
 
@@ -114,7 +114,7 @@ def record_held_out(run: Path, recipe: Recipe, count: int, held_out: ImageSet | 
 def held_out_before(images: Source, recipe: Recipe, run: Path) -> list[int]:
     """Rows of the images that were held out when a run began; it says so if others are there."""
     path = run / HELD_OUT_FILE
-    if not path.exists():
+    if recipe.dataset != OWN or not path.exists():
         return []
     with reading(path):
         facts = json.loads(path.read_text())

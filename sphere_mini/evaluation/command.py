@@ -49,7 +49,8 @@ def find_recipe(
     if dataset == training.get("dataset"):
         data_dir = data_dir or training.get("data_dir")
     fields = {"held_out": 0.0, "data_dir": data_dir or "", "conditional": config.num_classes > 0}
-    fields |= {name: training[name] for name in ("held_out", "flip") if name in training}
+    kept = ("held_out", "flip", "skip_damaged")
+    fields |= {name: training[name] for name in kept if name in training}
     fields |= {name: getattr(config, name) for name in ("image_size", "patch_size")}
     return make_recipe(dataset, **fields)
 

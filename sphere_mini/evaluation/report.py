@@ -93,7 +93,7 @@ def facts_of(model: SphereEncoder, reference: Reference) -> dict[str, str]:
     if reference.name:
         facts["reference"] += f" of {reference.name}"
     counts = getattr(reference.data, "labels", torch.zeros(1).long()).bincount()
-    if counts.max() > 2 * counts.min():
+    if model.config.num_classes > 0 and counts.max() > 2 * counts.min():
         facts["classes"] = "as many samples of each, though the reference is uneven"
     if reference.judge is not None:
         facts["judge"] = "a small network"

@@ -35,7 +35,7 @@ def write_page(model: SphereEncoder, args: Namespace) -> None:
     tensors["pictures"] = (255 * x).round().byte().contiguous()
     settings = dict(name=Path(args.run).name, config=vars(model.config), hash=model.weights_hash())
     settings |= dict(labels=labels.tolist(), class_names=class_names, source=source)
-    parts = {path.name: path.read_text("utf-8") for path in PARTS.iterdir()}
+    parts = {path.name: path.read_text("utf-8") for path in PARTS.glob("[a-z]*")}
     parts["settings"] = json.dumps(settings).replace("<", "\\u003c")  # no tag ends the script
     parts["tensors"] = base64.b64encode(save(tensors)).decode()
     html = re.sub(r"\{\{(.+?)\}\}", lambda match: parts[match[1]], parts["page.html"])

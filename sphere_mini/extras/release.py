@@ -16,15 +16,10 @@ from ..files import CONFIG_FILE, RELEASE_FILE, local_folder
 from ..model import SphereEncoder
 
 RELEASE_SIZES = {"small": "s", "base": "b", "large": "l", "xlarge": "xl", "huge": "h", "giant": "g"}
-RELEASE_FIELDS = {  # ours: theirs
-    "image_size": "image_size",
-    "patch_size": "patch_size",
-    "latent_channels": "token_channels",
-    "num_classes": "num_classes",
-    "mixer_depth": "vit_enc_latent_mlp_mixer_depth",
-    "pixel_head": "pixel_head_type",
-    "alpha_max_deg": "noise_sigma_max_angle",
-}
+RELEASE_FIELDS = dict(image_size="image_size", patch_size="patch_size", num_classes="num_classes")
+RELEASE_FIELDS |= dict(latent_channels="token_channels", pixel_head="pixel_head_type")  # theirs
+RELEASE_FIELDS |= dict(mixer_depth="vit_enc_latent_mlp_mixer_depth")
+RELEASE_FIELDS |= dict(alpha_max_deg="noise_sigma_max_angle")
 CHECKPOINTS = ("ckpt/ep*.pth",)  # the release's own, and as others share them:
 CHECKPOINTS += ("ckpt/*.safetensors", "*.safetensors", "*.pth", "*.pt", "*.ckpt")
 AVERAGED = {"ema_model", "model_ema", "ema", "ema_state_dict"}  # what EMA weights lie under
@@ -33,10 +28,9 @@ ADDED_WORDS = {"module", "_orig_mod"}  # within names, by DistributedDataParalle
 
 
 def import_release(folder: str | Path) -> SphereEncoder:
-    """A folder of the release as a model: its newest checkpoint, EMA weights if it has them.
+    """A folder of the release as a model in eval mode, on the CPU: its newest EMA weights.
 
-    folder: cfg.json and one of `CHECKPOINTS`, also as "hf://owner/name/subfolder". The model is in
-    eval mode, on the CPU. `UserError`: missing or damaged files, or another network.
+    folder: cfg.json and `CHECKPOINTS`, also "hf://owner/name/subfolder". `UserError`: not usable.
     """
     folder = local_folder(folder, [RELEASE_FILE, *CHECKPOINTS])
     settings = folder / RELEASE_FILE

@@ -21,8 +21,7 @@ from ..training import set_block_options
 from .settings import compiler_name
 
 NETWORK_FIELDS = ("width", "depth", "num_heads", "patch_size")  # a recipe may leave them open
-# bytes per token and channel that a block keeps for the gradients: in float32 by the shapes of its
-# layers (26 numbers), in bfloat16 fitted to peaks of an H200
+# bytes per token and channel that a block keeps: by its layers, in bfloat16 by peaks of an H200
 BLOCK_BYTES = {"float32": 107, "bfloat16": 58}
 # what the frozen network keeps: bytes per pixel of an image, and the least side that it sees
 PERCEPTUAL_BYTES = {"efficientnet": (2000, 64), "lpips": (5000, 16), "lpips+convnext": (8000, 224)}

@@ -163,12 +163,13 @@ class Stop:
         self.reason = ""
         self.code = 0
         for name in ENDING:
-            if hasattr(signal, name):  # Windows has two of them
-                signal.signal(getattr(signal, name), self.note)
+            number = getattr(signal, name, None)  # Windows has two of them
+            if number and signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+                signal.signal(number, self.note)
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Remember the signal; the interpreter calls this between two instructions."""
-        if self.code:
+        if self.code and signal.Signals(number).name != "SIGHUP":  # which comes twice
             sys.exit(self.code)
         self.code = 128 + number  # as shells report it
         self.reason = f"on {signal.Signals(number).name}"

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -36,7 +37,7 @@ from sphere_mini.evaluation.report import facts_of, table, usual_num_images
 from sphere_mini.evaluation.scores import angle_figure
 from sphere_mini.files import claim_path, locked, reserve, write_safely
 from sphere_mini.recipe import Recipe, make_recipe
-from sphere_mini.runs.progress import draw_curves
+from sphere_mini.runs.progress import Stop, draw_curves
 from sphere_mini.runs.run import read_rows
 from sphere_mini.training import new_state, train
 
@@ -95,6 +96,28 @@ def test_the_lock_of_a_killed_program_does_not_block(tmp_path, monkeypatch):
     assert path.exists()
     with locked(tmp_path / "run"), pytest.raises(Timeout):
         FileLock(path).acquire(timeout=0)
+
+
+def test_a_lock_whose_folder_is_gone_is_given_back(tmp_path):
+    with locked(tmp_path / "runs" / "a"):
+        shutil.rmtree(tmp_path / "runs")
+    with locked(tmp_path / "runs" / "a"):
+        assert list((tmp_path / "runs").glob(".a.lock"))
+
+
+def test_a_closed_terminal_ends_a_run_once_and_not_under_nohup(monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    stop = Stop(None)
+    stop.note(signal.SIGHUP, None)
+    stop.note(signal.SIGHUP, None)  # a shell's and the system's
+    assert stop.code == 128 + signal.SIGHUP and stop.asked()
+    with pytest.raises(SystemExit):
+        stop.note(signal.SIGTERM, None)
+    noted = []
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: noted.append(number))
+    Stop(None)
+    assert noted == []
 
 
 def test_two_exports_into_one_folder_are_not_mixed(tmp_path, monkeypatch):
@@ -346,6 +369,7 @@ UNDERSTOOD = {
     "label in an array": lambda i: (picture(i), np.array([i % 2])),
     "label in a tensor": lambda i: (picture(i), torch.tensor(i % 2)),
     "label by name": lambda i: (picture(i), "ab"[i % 2]),
+    "array in a list": lambda i: [np.asarray(picture(i)), i % 2],
     "list": lambda i: [picture(i), i % 2],
 }
 REFUSED = {
@@ -385,6 +409,13 @@ def test_pictures_alone_and_names_of_hugging_face():
     items = Items(lambda i: {"image": picture(i), "label": i % 2}, classes=())
     items.features = {"label": SimpleNamespace(names=["cat", "owl"])}
     assert as_images(items, data_recipe()).class_names == ("cat", "owl")
+    items.features = {"fine_label": SimpleNamespace(names=["cat", "owl"])}
+    assert as_images(items, data_recipe()).class_names == ("cat", "owl")
+    items.features = torch.zeros(3)  # of another kind
+    items.classes = np.array(["dog", "emu"])
+    assert as_images(items, data_recipe()).class_names == ("dog", "emu")
+    grey = Items(lambda i: np.full((9, 9, 1), 0.5, np.float32), classes=())
+    assert as_images(grey, data_recipe())[0][0].unique().tolist() == [128]
     with pytest.raises(UserError, match="a stream has no length"):
         as_images(Stream(), data_recipe())
 
