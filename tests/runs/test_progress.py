@@ -312,9 +312,9 @@ def stop_by_signal(number, delay, folder):
     "number",
     [
         signal.SIGTERM,
-        signal.SIGHUP,
-        signal.SIGUSR1,
         pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(number, tmp_path):

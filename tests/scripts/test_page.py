@@ -185,6 +185,7 @@ def middle_of(browser, element):
     return box[0] + box[2] / 2, box[1] + box[3] / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "conv"])
 def test_everything_can_be_pressed(pages, browser, name, tmp_path):
     _, page = pages[name]
@@ -207,6 +208,7 @@ def test_everything_can_be_pressed(pages, browser, name, tmp_path):
         assert browser.run(f"!document.getElementById('{panel}').hidden")
 
 
+@pytest.mark.slow
 def test_the_point_can_be_dragged(pages, browser):
     _, page = pages["digits"]
     open_page(browser, page, "longitude=30&latitude=25")  # in the middle of the globe
@@ -228,6 +230,7 @@ def text_of(browser, element):
     return browser.run(f"document.getElementById('{element}').innerText")
 
 
+@pytest.mark.slow
 def test_a_small_picture_can_be_picked(pages, browser):
     _, page = pages["digits"]
     open_page(browser, page, "longitude=60&latitude=50")
@@ -247,6 +250,7 @@ def test_a_small_picture_can_be_picked(pages, browser):
     check_quiet(browser, page)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", ["", "&one=random&two=random", "&one=1&two=0&seed=3"])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_dial_shows_the_true_angle(pages, browser, name, ends):
@@ -266,6 +270,7 @@ def test_the_dial_shows_the_true_angle(pages, browser, name, ends):
     check_quiet(browser, page)
 
 
+@pytest.mark.slow
 def test_the_angle_says_whose_point_is_the_nearest(pages, browser):
     _, page = pages["digits"]
     for angle, words in ((20, "the old picture (5 of 5)"), (90, "no longer says")):
@@ -281,6 +286,7 @@ def test_the_angle_says_whose_point_is_the_nearest(pages, browser):
     check_quiet(browser, page)
 
 
+@pytest.mark.slow
 def test_rounds_tell_their_angle(pages, browser):
     _, page = pages["digits"]
     captions = "[...document.querySelectorAll('#loop-strip span')].map((one) => one.innerText)"
@@ -298,6 +304,7 @@ def test_rounds_tell_their_angle(pages, browser):
     check_quiet(browser, page)
 
 
+@pytest.mark.slow
 def test_each_press_takes_another_real_picture(pages, browser):
     _, page = pages["digits"]
     open_page(browser, page, "panel=draw")
@@ -310,6 +317,7 @@ def test_each_press_takes_another_real_picture(pages, browser):
     check_quiet(browser, page)
 
 
+@pytest.mark.slow
 def test_it_can_be_used_by_keyboard(pages, browser):
     _, page = pages["digits"]
     open_page(browser, page)
@@ -331,6 +339,7 @@ def test_it_can_be_used_by_keyboard(pages, browser):
     check_quiet(browser, page)
 
 
+@pytest.mark.slow
 def test_a_drawing_and_a_file_are_encoded(pages, browser, tmp_path):
     _, page = pages["digits"]
     open_page(browser, page, "panel=draw&brush=dark")
@@ -351,6 +360,7 @@ def test_a_drawing_and_a_file_are_encoded(pages, browser, tmp_path):
     check_quiet(browser, page)
 
 
+@pytest.mark.slow
 def test_a_link_shows_the_same(pages, browser):
     _, page = pages["digits"]
     loop = "panel=loop&seed=7&class=3&steps=5&guidance=2&noise=fresh&schedule=decay"
@@ -371,6 +381,7 @@ def test_a_link_shows_the_same(pages, browser):
     check_quiet(browser, page)
 
 
+@pytest.mark.slow
 def test_it_reads_on_a_phone_and_from_afar(pages, browser):
     _, page = pages["fashion_mnist"]
     smallest = "Math.min(...[...document.querySelectorAll('body *')]"
@@ -393,6 +404,7 @@ def test_it_reads_on_a_phone_and_from_afar(pages, browser):
     check_quiet(browser, page)
 
 
+@pytest.mark.slow
 def test_names_are_shown_as_text(browser, tmp_path):
     names = ("<script>alert(1)</script>", "</script><img src=x onerror=alert(2)>", "{{tensors}}")
     folder = tmp_path / "<b>model"
@@ -408,6 +420,7 @@ def test_names_are_shown_as_text(browser, tmp_path):
     check_quiet(browser, page)
 
 
+@pytest.mark.slow
 def test_a_model_without_classes_has_no_buttons_for_them(pages, browser):
     for name, count in (("conv", 0), ("digits", 11)):
         _, page = pages[name]

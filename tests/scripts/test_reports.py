@@ -106,16 +106,17 @@ def test_a_lock_whose_folder_is_gone_is_given_back(tmp_path):
 
 
 def test_a_closed_terminal_ends_a_run_once_and_not_under_nohup(monkeypatch):
-    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    noted = []
+    monkeypatch.setattr(signal, "signal", lambda number, handler: noted.append(number))
     stop = Stop(None)
+    assert set(noted) == {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
     stop.note(signal.SIGHUP, None)
     stop.note(signal.SIGHUP, None)  # a shell's and the system's
     assert stop.code == 128 + signal.SIGHUP and stop.asked()
     with pytest.raises(SystemExit):
         stop.note(signal.SIGTERM, None)
-    noted = []
+    noted.clear()
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
-    monkeypatch.setattr(signal, "signal", lambda number, handler: noted.append(number))
     Stop(None)
     assert noted == []
 
@@ -201,6 +202,7 @@ def test_several_processes_without_a_meeting_place_are_sent_to_torchrun(name, mo
         connect("cpu")
 
 
+@pytest.mark.slow
 def test_two_processes_that_no_torchrun_has_started_make_one_run(pictures, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
