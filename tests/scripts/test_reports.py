@@ -108,6 +108,7 @@ def test_a_lock_whose_folder_is_gone_is_given_back(tmp_path):
 def test_a_closed_terminal_ends_a_run_once_and_not_under_nohup(monkeypatch):
     noted = []
     monkeypatch.setattr(signal, "signal", lambda number, handler: noted.append(number))
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
     stop = Stop(None)
     assert set(noted) == {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
     stop.note(signal.SIGHUP, None)
