@@ -186,22 +186,16 @@ def test_a_last_save_that_was_cut_off_is_finished_on_resume(tmp_path, straight):
     assert_same_end(tmp_path / "run", straight)
 
 
-def test_other_classes_than_at_the_beginning_are_refused(photo_folder, tmp_path):
+def train_on_photographs(photo_folder, tmp_path):
+    """Two steps of a run on a copy of the photographs."""
     shutil.copytree(photo_folder, tmp_path / "photos")
-    command = (
-        "train.py",
-        "--dataset",
-        "folder",
-        "--data-dir",
-        tmp_path / "photos",
-        "--image-size",
-        16,
-        *TINY,
-    )
-    assert (
-        run(*command, "--perceptual", "none", "--steps", 2, "--out", tmp_path / "run").returncode
-        == 0
-    )
+    flags = ("--dataset", "folder", "--data-dir", tmp_path / "photos", "--image-size", 16, *TINY)
+    flags += ("--perceptual", "none", "--steps", 2, "--out", tmp_path / "run")
+    assert run("train.py", *flags).returncode == 0
+
+
+def test_other_classes_than_at_the_beginning_are_refused(photo_folder, tmp_path):
+    train_on_photographs(photo_folder, tmp_path)
     for split in ("train", "test"):
         (tmp_path / "photos" / split / "china").rename(tmp_path / "photos" / split / "zebra")
     done = run("train.py", "--resume", tmp_path / "run", "--steps", 4)
@@ -212,21 +206,7 @@ def test_other_classes_than_at_the_beginning_are_refused(photo_folder, tmp_path)
 
 
 def test_other_images_than_at_the_beginning_are_refused(photo_folder, tmp_path):
-    shutil.copytree(photo_folder, tmp_path / "photos")
-    command = (
-        "train.py",
-        "--dataset",
-        "folder",
-        "--data-dir",
-        tmp_path / "photos",
-        "--image-size",
-        16,
-        *TINY,
-    )
-    assert (
-        run(*command, "--perceptual", "none", "--steps", 2, "--out", tmp_path / "run").returncode
-        == 0
-    )
+    train_on_photographs(photo_folder, tmp_path)
     (tmp_path / "photos" / "train" / "china" / "3.png").unlink()
     done = run("train.py", "--resume", tmp_path / "run", "--steps", 4)
     assert done.returncode == 2 and "48 images when the run began and 47 now" in done.stderr
