@@ -26,14 +26,13 @@ from sphere_mini.data import grids
 from sphere_mini.data.images import stitch
 from sphere_mini.data.inputs import class_number
 from sphere_mini.data.picture_files import open_picture, square_pixels
-from sphere_mini.distributed import connect, from_rank_0, rank
+from sphere_mini.distributed import connect, rank
 from sphere_mini.errors import require
 from sphere_mini.evaluation import command, evaluate
 from sphere_mini.evaluation.features import EXTRACTORS
 from sphere_mini.evaluation.metrics import psnr
-from sphere_mini.evaluation.report import facts_of, usual_num_images
-from sphere_mini.extras.export import export_images
-from sphere_mini.extras.page import write_page
+from sphere_mini.evaluation.scores import facts_of, usual_num_images
+from sphere_mini.extras.export import export_images, write_page
 from sphere_mini.extras.release import load_model
 from sphere_mini.model import SphereEncoder
 
@@ -223,14 +222,13 @@ def evaluate_model(model: SphereEncoder, args: Namespace) -> None:
         print(f"left out: the Fréchet distance, {problem}; the kernel distance (KD) stands instead")
     for name, fact in facts_of(model, reference).items():
         print(f"{name}: {fact}")
-    path = from_rank_0(lambda: files.reserve(folder / "scores.json"))
-    save = partial(command.write_json, path)  # each figure as soon as it is known
+    save = partial(command.write_json, folder)  # each figure as soon as it is known
     report = evaluate(model, reference, samplers, num_images, args.seed, args.repeats, save)
     if rank() > 0:
         return
     print(f"\n{report.table()}")
-    pictures = command.write_report(report, folder, args.command, path.name)
-    print(f"written to {folder}: {path.name}, the tables in scores.md, {' and '.join(pictures)}")
+    picture = command.write_report(report, folder, args.command)
+    print(f"written to {folder}: {report.file.name}, the tables in scores.md, {picture}")
     print("what each figure says: docs/numbers.md")
 
 
@@ -264,7 +262,7 @@ def save_grid(
     path = files.claim_path(args.out, Path("pictures", name))
     is_gif = path.suffix.lower() == ".gif"
     side = args.min_side or (MIN_FRAME if is_gif and len(rows) == 1 else MIN_TILE)
-    with files.writing(path):
+    with files.writing(path, is_new=True):
         if is_gif:
             frames = []
             for c in range(len(rows[0])):

@@ -21,16 +21,8 @@ from sphere_mini.errors import require
 from sphere_mini.files import locked, warn_on_write_error
 from sphere_mini.recipe import DTYPES, LR_BATCH, PERCEPTUALS, RECIPES, SETS, Recipe
 from sphere_mini.runs import progress
-from sphere_mini.runs.dry_run import dry_run
-from sphere_mini.runs.run import (
-    METRICS_FILE,
-    Run,
-    begun_before_restart,
-    resume,
-    save_weights,
-    start,
-)
-from sphere_mini.runs.settings import given_fields, load_pretrained, new_recipe
+from sphere_mini.runs.run import METRICS_FILE, Run, begun_before, resume, save_weights, start
+from sphere_mini.runs.settings import dry_run, given_fields, load_pretrained, new_recipe
 from sphere_mini.training import train
 
 RECIPE_FLAGS = {  # fields of the recipe that have a flag of their own; --set reaches all others
@@ -117,7 +109,7 @@ def get_ready(
     args: argparse.Namespace, fields: dict[str, Any], device: torch.device, locks: ExitStack
 ) -> Run:
     """A new run; or an old one, with --resume and where torchrun has started it again."""
-    folder = args.resume or begun_before_restart()
+    folder = args.resume or begun_before()
     if folder:
         folder = Path(folder).expanduser()
         locks.enter_context(locked(folder))

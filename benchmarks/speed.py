@@ -21,8 +21,7 @@ from pathlib import Path
 
 from sphere_mini.distributed import pick_device
 from sphere_mini.recipe import RECIPES, SETS, Recipe, make_recipe
-from sphere_mini.runs.dry_run import cost
-from sphere_mini.runs.settings import parse_override
+from sphere_mini.runs.settings import cost, parse_override
 
 ROOT = Path(__file__).parents[1]
 START = "start to first step s"

@@ -19,7 +19,7 @@ from measures import Bench, seconds
 
 from sphere_mini.perceptual import NETWORKS
 from sphere_mini.recipe import SETS
-from sphere_mini.runs.dry_run import cost
+from sphere_mini.runs.settings import cost
 
 TABLE = ("cifar10-mini-256", "cifar10-s-128", "cifar10-b-64")
 TABLE += ("imagenet-b-16", "imagenet-l-8", "imagenet-xl-8")

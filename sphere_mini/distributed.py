@@ -19,6 +19,7 @@ from .errors import UserError, require
 
 T = TypeVar("T")
 RENDEZVOUS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # variables of a process's group
+LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
 COUNTS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # by launchers
 
 
@@ -47,6 +48,11 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def local_rank() -> int:
+    """This process's number on its machine, by the variables of torchrun and other launchers."""
+    return next((int(os.environ[name]) for name in LOCAL_RANKS if name in os.environ), 0)
+
+
 def world_size() -> int:
     """How many processes torchrun started, 1 without it."""
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -63,10 +69,9 @@ def connect(name: str) -> torch.device:
     problem = f"this is one of {max(counts)} processes without {', '.join(missing)}"
     require(not missing, f"{problem}; start them by torchrun, which sets all of it")
     if device.type != "cpu":
-        local_rank = int(env.get("LOCAL_RANK", 0))
         count = torch.accelerator.device_count()
-        require(local_rank < count, f"--nproc-per-node exceeds the {count} {device.type} devices")
-        torch.accelerator.set_device_index(local_rank)
+        require(local_rank() < count, f"processes exceed the {count} {device.type} devices here")
+        torch.accelerator.set_device_index(local_rank())
     backend = dist.get_default_backend_for_device(device)
     if device.type != "cpu":
         backend = f"cpu:gloo,{device.type}:{backend}"  # gloo for what the hosts agree on
@@ -118,7 +123,7 @@ def attempt(make: Callable[[], T]) -> tuple[T | None, UserError | None]:
 
 def first_on_node(load: Callable[[], T]) -> T:
     """What `load` gives, run first by one rank of each machine; its error reaches all ranks."""
-    is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    is_first = local_rank() == 0
     loaded, problem = attempt(load) if is_first else (None, None)
     if any_rank(problem is not None):  # the others have waited here
         raise problem or UserError("another rank could not read what this run needs")

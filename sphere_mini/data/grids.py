@@ -58,9 +58,8 @@ def class_rows(
         first = seed + (r * columns if label is None else 0)
         y = None if label is None else torch.full((columns,), label)
         options = dict(seeds=range(first, first + columns), **sampling)
-        rows.append(
-            torch.cat([generate(model, y, num_steps, **options) for num_steps in steps], -4)
-        )
+        drawn = [generate(model, y, num_steps, **options) for num_steps in steps]
+        rows.append(torch.cat(drawn, -4))
     return rows
 
 

@@ -1,7 +1,6 @@
 """Evaluation with plain arguments: print(evaluate(model, Reference(data)).table())."""
 
 from .reference import Reference
-from .report import Report, evaluate
-from .scores import Sampler
+from .scores import Report, Sampler, evaluate
 
 __all__ = ["Reference", "Report", "Sampler", "evaluate"]

@@ -4,6 +4,7 @@ import argparse
 import json
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from .. import files
 from ..config import SphereConfig
@@ -17,8 +18,7 @@ from ..model import SphereEncoder
 from ..recipe import OWN, Recipe, make_recipe
 from .features import Judge, fit_judge, load_judge
 from .reference import MOST_HELD_OUT, Reference
-from .report import Report
-from .scores import Sampler
+from .scores import Report, Sampler
 
 
 def sampling_options(args: argparse.Namespace) -> list[Sampler]:
@@ -103,30 +103,32 @@ def figures_folder(out: str | None, run: str) -> Path:
     """Where figures go, `out` or the model's folder; `UserError` where it cannot be written to."""
     on_hub = run.startswith(files.HUB_PREFIX) and not out
     require(not on_hub, "give a folder for the figures of this model: --out")
-    return files.output_folder(Path(out or run).expanduser())
+    folder = Path(out or run).expanduser()
+    with files.writing(folder):
+        files.make_ours(folder)
+        TemporaryFile(dir=folder).close()
+    return folder
 
 
-def write_report(report: Report, folder: Path, command: str, figures: str) -> list[str]:
-    """Add the tables to scores.md, and write both pictures, whose names it gives."""
+def write_report(report: Report, folder: Path, command: str) -> str:
+    """Add the tables to scores.md, and write the picture of the closest, whose name it gives."""
     log = folder / "scores.md"
-    facts = {"command": command, "all figures": figures} | report.facts
+    facts = {"command": command, "all figures": report.file.name} | report.facts
     lines = [f"- {name}: {fact}" for name, fact in facts.items()]
     before = "\n" if log.exists() else ""
     with files.writing(log), log.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(before + "\n".join([*lines, "", report.table(), ""]))
-    written = []
-    for name, picture in (("closest", report.closest), ("angles", report.angles)):
-        path = files.reserve(folder / f"{name}.png")
-        with files.writing(path):
-            save_picture(picture, path, facts)
-        written.append(path.name)
-    return written
+    path = files.reserve(folder / "closest.png")
+    with files.writing(path, is_new=True):
+        save_picture(report.closest, path, facts)
+    return path.name
 
 
-def write_json(path: Path, report: Report) -> None:
-    """Write all figures that are known, on rank 0; `UserError` where that fails."""
+def write_json(folder: Path, report: Report) -> None:
+    """Write all figures that are known, on rank 0, to a new scores.json; else `UserError`."""
     if rank() == 0:
-        with files.writing(path):
+        report.file = report.file or files.reserve(folder / "scores.json")
+        with files.writing(report.file):
             parts = ("samples", "reconstruction", "coverage")
             rows = {part: getattr(report, part) for part in parts}
-            path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+            report.file.write_text(json.dumps(rows, indent=1), encoding="utf-8")

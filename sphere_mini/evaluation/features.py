@@ -12,14 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.hub import load_state_dict_from_url
-from torch_fidelity import FeatureExtractorInceptionV3, metric_isc, metric_kid, metric_prc
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torchvision.ops import Conv2dNormActivation
 from tqdm import tqdm
 
 from ..data.images import ImageFiles, ImageSet, batch_indices, evenly_spaced, to_model_range
 from ..distributed import gather, rank
-from ..errors import reading, require
+from ..errors import from_extra, reading, require
 from ..files import JUDGE_FILE, write_safely
 from ..perceptual import EfficientNetLite, fetched
 from .metrics import frechet_distance
@@ -59,8 +57,11 @@ def load_extractor(name: str, device: torch.device) -> Extractor:
     # fetched and checked here: torch-fidelity would trust whatever lies in the same place
     fetch = partial(load_state_dict_from_url, weights_only=True, check_hash=True)
     otherwise = "--features efficientnet, which needs no download"
-    fetched(partial(fetch, URL_INCEPTION_V3), Path(URL_INCEPTION_V3).name, otherwise)
-    inception = FeatureExtractorInceptionV3(name, ["2048", "logits_unbiased"]).to(device).eval()
+    package = from_extra("torch_fidelity.feature_extractor_inceptionv3")
+    url = package.URL_INCEPTION_V3
+    fetched(partial(fetch, url), Path(url).name, otherwise)
+    inception = package.FeatureExtractorInceptionV3(name, ["2048", "logits_unbiased"])
+    inception.to(device).eval()
     return lambda images: inception(images.to(device))
 
 
@@ -74,8 +75,9 @@ def extract(extractor: Callable, batches: Iterable) -> list[Tensor]:
 def kernel_distance(fake: Tensor, real: Tensor) -> float:
     """torch-fidelity's kernel distance of features (n, F) and (m, F), two images or more each."""
     size = min(1000, len(fake), len(real))  # images in one of its subsets
-    found = metric_kid.kid_features_to_metric(fake, real, kid_subset_size=size, verbose=False)
-    return found[metric_kid.KEY_METRIC_KID_MEAN]
+    kid = from_extra("torch_fidelity.metric_kid")
+    found = kid.kid_features_to_metric(fake, real, kid_subset_size=size, verbose=False)
+    return found[kid.KEY_METRIC_KID_MEAN]
 
 
 def fidelity(fake: list[Tensor], real: Tensor) -> dict[str, float]:
@@ -89,16 +91,17 @@ def fidelity(fake: list[Tensor], real: Tensor) -> dict[str, float]:
     if min(len(features), len(real)) >= features.shape[1]:
         found["FID"] = frechet_distance(features, real)
     if logits:
-        scores = metric_isc.isc_features_to_metric(logits[0])
-        found["IS"] = scores[metric_isc.KEY_METRIC_ISC_MEAN]
+        isc = from_extra("torch_fidelity.metric_isc")
+        found["IS"] = isc.isc_features_to_metric(logits[0])[isc.KEY_METRIC_ISC_MEAN]
     if logits or "FID" not in found:
         found["KID"] = kernel_distance(features, real)
     some_fake = features[evenly_spaced(len(features), MOST_COMPARED)]
     some_real = real[evenly_spaced(len(real), MOST_COMPARED)]
     options = dict(save_cpu_ram=True, verbose=False)
-    shares = metric_prc.prc_features_to_metric(some_fake, some_real, **options)
-    found["precision"] = shares[metric_prc.KEY_METRIC_PRECISION]
-    found["recall"] = shares[metric_prc.KEY_METRIC_RECALL]
+    prc = from_extra("torch_fidelity.metric_prc")
+    shares = prc.prc_features_to_metric(some_fake, some_real, **options)
+    found["precision"] = shares[prc.KEY_METRIC_PRECISION]
+    found["recall"] = shares[prc.KEY_METRIC_RECALL]
     return found
 
 

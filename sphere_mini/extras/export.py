@@ -1,23 +1,47 @@
-"""Samples as single PNG files, in a folder that a second start completes."""
+"""Samples as PNG files, a small model as one HTML page, and a model on the Hugging Face hub."""
 
+import base64
+import io
+import json
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import torch
+from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
 from PIL import Image
+from safetensors.torch import save
+from torch import Tensor
 
+from .. import files
 from ..config import NUM_SEEDS, SphereConfig
-from ..data.grids import save_picture, to_uint8
+from ..data import grids
+from ..data.images import ImageFiles, evenly_spaced
+from ..data.sets import FETCHED, find_splits
 from ..distributed import gather, rank_chunks
-from ..errors import printable, reading, require
-from ..files import make_ours, writing
+from ..errors import UserError, printable, reading, require
+from ..evaluation.command import find_recipe
+from ..evaluation.scores import Row, table
 from ..model import SphereEncoder
-from ..sampling import generate
+from ..sampling import draw_from_seeds, generate, points_of
 
 BATCH = 100  # images drawn at once; fixed, so that a second start gives the same bytes
+PAGE = Path(__file__).parents[1] / "page"  # the HTML, and the JavaScript that goes into it
+MOST_WEIGHTS = 3_000_000  # more would freeze a browser
+NUM_PICTURES = 100  # that a page shows where their points lie
+CARD = Path(__file__).with_name("card.md")  # what stands in a model card
+CARD_FILE = "README.md"
+PICTURE_FILE = "samples.png"
+PUSHED = (*files.MODEL_FILES, CARD_FILE, PICTURE_FILE, "interpolate.png", "manipulate.png")
+TASK = "unconditional-image-generation"  # the hub's name for it
+FACTS = ("weights", "features", "reference", "classes", "judge", "memorised below")  # of a row
+PRIVATE = ("data_dir", "init_from")  # settings that a card does not show
 
 
 def export_images(
@@ -41,20 +65,20 @@ def export_images(
     batches = [seeds[first : first + BATCH] for first in range(0, len(seeds), BATCH)]
     for batch in rank_chunks(batches, "images", BATCH):
         y = [labels[(one - seed) % len(labels)] for one in batch] if labels else None
-        files = {}  # path: the text in it
+        facts_of = {}  # path: the text in it
         for one, label in zip(batch, y or [None] * len(batch), strict=True):
             name = f"seed{one:08d}.png" if label is None else f"{names[label]}-seed{one:08d}.png"
             command = command_for(model, one, label, sampling)
-            files[folder / name] = {"command": command, "weights": weights, "seed": str(one)}
-        missing = [path for path, facts in files.items() if not is_saved(path, facts)]
+            facts_of[folder / name] = {"command": command, "weights": weights, "seed": str(one)}
+        missing = [path for path, facts in facts_of.items() if not is_saved(path, facts)]
         if not missing:
             continue
-        drawn = to_uint8(generate(model, y, seeds=batch, **sampling))
-        for (path, facts), pixels in zip(files.items(), drawn, strict=True):
+        drawn = grids.to_uint8(generate(model, y, seeds=batch, **sampling))
+        for (path, facts), pixels in zip(facts_of.items(), drawn, strict=True):
             temporary = path.with_suffix(".tmp")  # what has its name is whole
-            with writing(path):
-                make_ours(folder)
-                save_picture(Image.fromarray(pixels), temporary, facts)
+            with files.writing(path):
+                files.make_ours(folder)
+                grids.save_picture(Image.fromarray(pixels), temporary, facts)
                 os.replace(temporary, path)
     gather([])  # wait for the others
     return len(seeds)
@@ -93,3 +117,113 @@ def is_saved(path: Path, facts: dict[str, str]) -> bool:
         same = picture.text == facts
     require(same, f"{path} is of other weights or settings; choose another folder")
     return True
+
+
+@torch.no_grad()
+def write_page(model: SphereEncoder, args: Namespace) -> None:
+    """One HTML file to play with: it runs the model in a browser, also offline."""
+    tensors = {name: weight.half() for name, weight in model.cpu().state_dict().items()}
+    count = sum(map(torch.numel, tensors.values()))
+    require(count <= MOST_WEIGHTS, f"a page takes {MOST_WEIGHTS:,} weights at most, not {count:,}")
+    x, labels, class_names, source = pictures(model, args)
+    tensors["points"] = points_of(model, x, None).half()
+    tensors["pictures"] = (255 * x).round().byte().contiguous()
+    settings = dict(name=Path(args.run).name, config=vars(model.config), hash=model.weights_hash())
+    settings |= dict(labels=labels.tolist(), class_names=class_names, source=source)
+    parts = {path.name: path.read_text("utf-8") for path in PAGE.glob("[a-z]*")}
+    parts["settings"] = json.dumps(settings).replace("<", "\\u003c")  # no tag ends the script
+    parts["tensors"] = base64.b64encode(save(tensors)).decode()
+    html = re.sub(r"\{\{(.+?)\}\}", lambda match: parts[match[1]], parts["page.html"])
+    path = files.claim_path(args.out, Path("pictures", f"{settings['name']}-page.html"))
+    with files.writing(path, is_new=True):
+        path.write_text(html, "utf-8")
+    print(f"page: {path}")
+
+
+def pictures(model: SphereEncoder, args: Namespace) -> tuple[Tensor, Tensor, tuple[str, ...], str]:
+    """x (n, 3, H, H) in [0, 1], labels, their names, and whence: a data set, "" for samples."""
+    with suppress(*() if args.data_dir else [UserError]):  # the model may not say its data set
+        recipe = find_recipe(args.run, model.config, data_dir=args.data_dir)
+        if args.data_dir or recipe.dataset == "digits" or recipe.data_root.is_dir():
+            found = find_splits(recipe)
+            options = (found.class_names, recipe.image_size, 0, model.device)
+            data = ImageFiles(found.held_out or found.training, *options)
+            images, y = next(data.batches([evenly_spaced(len(data), NUM_PICTURES)]))
+            return images / 255, y, found.class_names, recipe.dataset
+    labels, _ = draw_from_seeds(range(NUM_PICTURES), model.config, 1)
+    x = generate(model, seeds=range(NUM_PICTURES))
+    return x, labels, model.config.class_names, ""
+
+
+def push_to_hub(
+    folder: str | Path, name: str, private: bool = False, license: str = "unknown"
+) -> str:
+    """Upload a model folder to the hub as "owner/name"; gives "hf://owner/name", or `UserError`.
+
+    A folder without README.md gets a `model_card`, one without samples.png a picture of samples.
+    license: in the hub's words, as "mit", for the card.
+    """
+    folder = files.local_folder(folder)
+    model = SphereEncoder.from_pretrained(folder)
+    name = name.removeprefix(files.HUB_PREFIX)
+    paths = [folder / file for file in PUSHED]
+    content = {path.name: path.read_bytes() for path in paths if path.exists()}
+    content.setdefault(CARD_FILE, model_card(folder, model, name, license).encode())
+    if PICTURE_FILE not in content:
+        labels = grids.grid_labels(model)
+        names = [model.config.class_name(label) for label in labels]
+        picture = io.BytesIO()
+        grids.image_grid(grids.class_rows(model, labels, columns=10), names).save(picture, "PNG")
+        content[PICTURE_FILE] = picture.getvalue()
+    operations = [CommitOperationAdd(file, data) for file, data in content.items()]
+    try:
+        name = HfApi().create_repo(name, private=private, exist_ok=True).repo_id
+        HfApi().create_commit(name, operations, commit_message="A sphere encoder")
+    except Exception as error:  # the hub's own errors, and those of any network layer below it
+        problem = f"{name} could not be written to the hub ({type(error).__name__})"
+        raise UserError(f"{problem}; check the name, and log in with `hf auth login`") from error
+    return files.HUB_PREFIX + name
+
+
+def model_card(folder: Path, model: SphereEncoder, name: str, license: str) -> str:
+    """A card, with settings and newest scores; `UserError` where either cannot be read."""
+    path = folder / files.CONFIG_FILE
+    with reading(path):
+        config = json.loads(path.read_text())
+    settings = config.pop("training", {}) | config
+    rows = []
+    for scores in sorted(folder.glob("scores*.json"), key=os.path.getmtime):  # the newest is last
+        with reading(scores):
+            found = json.loads(scores.read_text())["samples"]
+            rows = [row for row in found if row["weights"] == model.weights_hash()] or rows
+    shown = [dict(setting=key, value=str(settings[key])) for key in settings if key not in PRIVATE]
+    dataset = settings.get("dataset") or "images of one's own"
+    head = ModelCardData(
+        model_name=name,
+        license=license,
+        library_name="sphere_mini",
+        pipeline_tag=TASK,
+        datasets=[dataset] if dataset in FETCHED else None,
+        tags=["sphere-encoder", "image-generation", "autoencoder"],
+        eval_results=[result for row in rows for result in results_of(row, dataset)] or None,
+    )
+    facts = dict(name=name, address=files.HUB_PREFIX + name, dataset=dataset, settings=table(shown))
+    facts["parameters"] = f"{sum(weight.numel() for weight in model.parameters()):,}"
+    if rows:
+        facts |= dict(facts=rows[0], scores=table(rows, hidden=FACTS))
+    return ModelCard.from_template(head, template_path=CARD, **facts).content
+
+
+def results_of(row: Row, dataset: str) -> Iterator[EvalResult]:
+    """A row's scores as the hub's metrics, each the mean of its repetitions."""
+    for name, values in row.items():
+        if isinstance(values, list):
+            settings = f"{grids.count_steps(row['steps'])}, guidance {row['guidance']:g}"
+            yield EvalResult(
+                task_type=TASK,
+                dataset_type=dataset,
+                dataset_name=dataset,
+                metric_type=name,
+                metric_name=f"{name}, {settings}",
+                metric_value=round(fmean(values), 4),
+            )

@@ -22,9 +22,7 @@ RELEASE_FIELDS |= dict(mixer_depth="vit_enc_latent_mlp_mixer_depth")
 RELEASE_FIELDS |= dict(alpha_max_deg="noise_sigma_max_angle")
 CHECKPOINTS = ("ckpt/ep*.pth",)  # the release's own, and as others share them:
 CHECKPOINTS += ("ckpt/*.safetensors", "*.safetensors", "*.pth", "*.pt", "*.ckpt")
-AVERAGED = {"ema_model", "model_ema", "ema", "ema_state_dict"}  # what EMA weights lie under
-PLAIN = {"model", "model_state_dict", "state_dict"}  # and others
-ADDED_WORDS = {"module", "_orig_mod"}  # within names, by DistributedDataParallel and torch.compile
+ADDED = r"\b(module|_orig_mod)\."  # in names of weights, by DistributedDataParallel and compile
 
 
 def import_release(folder: str | Path) -> SphereEncoder:
@@ -72,16 +70,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     averaged = {}
     plain = {}
     for key, value in tensors_in(content).items():
-        words = [word for word in key.split(".") if word not in ADDED_WORDS]
-        holders = []
-        while words and words[0] in AVERAGED | PLAIN:
-            holders.append(words.pop(0))
-        if not words or words[0] not in ("encoder", "decoder") or words[-1] == "rope":
+        found = re.fullmatch(r"(.*?)((?:encoder|decoder)\..+)", re.sub(ADDED, "", key))
+        if not found or key.endswith(".rope"):
             continue
-        if words[-1] in ("alpha1", "alpha2"):
-            value = value.reshape(1)
-        weights = averaged if AVERAGED.intersection(holders) else plain
-        weights[".".join(words)] = value
+        holder, name = found.groups()  # such as "ema_model."
+        weights = averaged if "ema" in holder else plain
+        weights[name] = value.reshape(1) if name.endswith((".alpha1", ".alpha2")) else value
     return averaged or plain
 
 

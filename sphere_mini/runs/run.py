@@ -23,8 +23,7 @@ from ..model import save_config
 from ..perceptual import Perceptual, load_perceptual
 from ..recipe import Recipe
 from ..training import TrainState, init_state, new_state, set_block_options
-from .dry_run import compiled_if_long
-from .settings import load_pretrained, new_recipe, resumed_recipe, start_from
+from . import settings
 
 METRICS_FILE = "metrics.jsonl"  # the log, one JSON object a line
 STATE_FILE = "last.pt"
@@ -54,19 +53,19 @@ class Run:
 
 def start(fields: dict[str, Any], preset: str | None, out: str | None, device: torch.device) -> Run:
     """Get a new run ready; what a user can get wrong is found before anything is written."""
-    pretrained = load_pretrained(fields)
-    recipe = new_recipe(fields, preset, pretrained)
+    pretrained = settings.load_pretrained(fields)
+    recipe = settings.new_recipe(fields, preset, pretrained)
     perceptual, data, held_out = load_inputs(recipe, device)
     count = len(data)
     problem = f"the batch ({recipe.batch_size}) is larger than the data set"
     require(recipe.batch_size <= count, f"{problem}; use --batch-size {count} or less")
     recipe = recipe.resolved(count)
     if "compile" not in fields:
-        recipe = compiled_if_long(recipe, count, len(data.class_names), device)
+        recipe = settings.compiled_if_long(recipe, count, len(data.class_names), device)
     state = new_state(recipe, data)
     state.num_images = count
     if pretrained:
-        new_classes = ", ".join(start_from(state, pretrained)) or "no class"
+        new_classes = ", ".join(settings.start_from(state, pretrained)) or "no class"
         print(f"weights from {recipe.init_from}; class tables made anew for: {new_classes}")
     config = state.model.config
     folder = from_rank_0(lambda: new_folder(out, config, recipe, count, held_out))
@@ -97,8 +96,8 @@ def resume(folder: Path, fields: dict[str, Any], device: torch.device) -> Run:
     problem = f"processes see different checkpoints of {folder}, of steps {steps}"
     require(len(steps) == 1, f"{problem}; wait and try again")
     if recipe.init_from and state.step == 0:
-        start_from(state, load_model(recipe.init_from))
-    recipe = resumed_recipe(recipe, fields)
+        settings.start_from(state, load_model(recipe.init_from))
+    recipe = settings.resumed_recipe(recipe, fields)
     set_block_options(state.model, recipe)
     perceptual, data, held_out = load_inputs(recipe, device, folder)
     state.num_images = state.num_images or len(data)
@@ -113,9 +112,8 @@ def load_inputs(
     recipe: Recipe, device: torch.device, run: Path | None = None
 ) -> tuple[Perceptual | None, ImageSet | ImageFiles, ImageSet | None]:
     """What training reads: the perceptual network, images, and held-out ones if there are any."""
-    return first_on_node(
-        lambda: (load_perceptual(recipe.perceptual, device), *load_data(recipe, device, run=run))
-    )
+    perceptual = first_on_node(lambda: load_perceptual(recipe.perceptual, device))
+    return perceptual, *first_on_node(lambda: load_data(recipe, device, run=run))
 
 
 def check_same_data(state: TrainState, recipe: Recipe, data: ImageSet | ImageFiles) -> None:
@@ -128,7 +126,7 @@ def check_same_data(state: TrainState, recipe: Recipe, data: ImageSet | ImageFil
     require(found == known, f"the classes {', '.join(known)} are now {', '.join(found)}; undo that")
 
 
-def begun_before_restart() -> Path | None:
+def begun_before() -> Path | None:
     """The run folder that these ranks had begun before torchrun restarted them, if any."""
     if not dist.is_initialized():
         return None

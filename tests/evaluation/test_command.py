@@ -86,11 +86,10 @@ def test_the_digits_model_is_judged(tmp_path):
         "all",
         "mean class",
     ]
-    for picture in ("closest.png", "angles.png"):
-        image = Image.open(tmp_path / "new" / picture)
-        image.load()
-        assert image.text["weights"] == model.weights_hash() and "evaluate" in image.text["command"]
-        assert np.asarray(image).std() > 20
+    image = Image.open(tmp_path / "new" / "closest.png")
+    image.load()
+    assert image.text["weights"] == model.weights_hash() and "evaluate" in image.text["command"]
+    assert np.asarray(image).std() > 20
 
 
 def test_no_more_latents_than_memory_holds(tmp_path, monkeypatch):

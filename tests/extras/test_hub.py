@@ -5,17 +5,21 @@ import shutil
 import subprocess
 import sys
 import threading
+from base64 import b64decode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
 import pytest
 import torch
 from conftest import DIGITS_MODEL, ROOT, random_model, run_process
+from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file
 from test_release import write_release
 
-from sphere_mini import SphereEncoder
+from sphere_mini import SphereEncoder, UserError
 from sphere_mini.config import SIZES
+from sphere_mini.extras.export import model_card, push_to_hub
 from sphere_mini.extras.release import RELEASE_SIZES
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -38,7 +42,8 @@ class Hub(BaseHTTPRequestHandler):
     """The hub's answers about the folders below `root`, each "owner/name"."""
 
     root = None
-    asked = []
+    asked = []  # files that were fetched
+    made = []  # repositories, and who sees them
 
     def log_message(self, *args):
         pass
@@ -49,9 +54,43 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self):
         self.answer(body=True)
 
+    def do_POST(self):
+        """Make a repository, say how files are sent, and write a commit's files."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        path = self.path.split("?")[0]
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            name = "/".join(filter(None, [asked.get("organization") or "me", asked["name"]]))
+            Hub.made.append((name, asked.get("visibility")))
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+            found = {"url": f"http://{self.headers['Host']}/{name}"}
+        elif "/preupload/" in path:
+            files = [file["path"] for file in json.loads(body)["files"]]
+            found = {
+                "files": [dict(path=f, uploadMode="regular", shouldIgnore=False) for f in files]
+            }
+        elif "/commit/" in path:
+            owner, name = path.split("/")[3:5]
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    file = self.root / owner / name / line["value"]["path"]
+                    file.write_bytes(b64decode(line["value"]["content"]))
+            url = f"http://{self.headers['Host']}/{owner}/{name}/commit/{COMMIT}"
+            found = {"success": True, "commitOid": COMMIT, "commitUrl": url}
+        else:  # the check of a model card's head
+            found = {"errors": [], "warnings": []}
+        content = json.dumps(found).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
     def answer(self, body):
         path = unquote(self.path.split("?")[0]).strip("/")
-        if path.startswith("api/models/"):
+        if path.startswith("api/") and not path.startswith("api/models/"):
+            content = None  # who asks
+        elif path.startswith("api/models/"):
             owner, name, *_ = path.removeprefix("api/models/").split("/")
             folder = self.root / owner / name
             files = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
@@ -91,6 +130,7 @@ def hub(tmp_path, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     Hub.root = root
     Hub.asked = []
+    Hub.made = []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
@@ -162,3 +202,73 @@ def test_fine_tuning_from_a_subfolder(hub, tmp_path):
     done = run_process("train.py", "--init-from", "hf://me/several/in here/digits", *flags)
     assert done.returncode == 0, done.stderr
     assert SphereEncoder.from_pretrained(tmp_path / "run").config.class_names
+
+
+PUSH = """
+import sys
+from sphere_mini.extras.export import push_to_hub
+print(push_to_hub(*sys.argv[1:3], private=True, license="mit"))
+"""
+
+
+def push(folder, name):
+    command = [sys.executable, "-c", PUSH, str(folder), name]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_a_pushed_model_has_a_card_and_comes_back(hub, tmp_path):
+    """A run folder: no picture of training, no path and no optimizer leaves it."""
+    run_folder = tmp_path / "run"
+    shutil.copytree(DIGITS_MODEL, run_folder)
+    for name in ("README.md", "samples.png"):
+        (run_folder / name).unlink()
+    (run_folder / "samples").mkdir()
+    (run_folder / "last.pt").touch()
+    done = run_process("sample.py", run_folder, "evaluate", "--num-images", 70, "--num-steps", 1)
+    assert done.returncode == 0, done.stderr
+    done = push(run_folder, "hf://me/new-digits")
+    assert done.stdout == "hf://me/new-digits\n", done.stderr
+    assert Hub.made == [("me/new-digits", "private")]
+    pushed = hub / "me" / "new-digits"
+    files = {"config.json", "model.safetensors", "prior.safetensors", "README.md", "samples.png"}
+    files |= {"interpolate.png", "manipulate.png"}
+    assert {path.name for path in pushed.iterdir()} == files
+    card = ModelCard.load(pushed / "README.md")
+    assert card.data.license == "mit" and card.data.library_name == "sphere_mini"
+    scores = {one.metric_type: one.metric_value for one in card.data.eval_results}
+    table = json.loads((run_folder / "scores.json").read_text())["samples"][0]
+    assert scores["FD-pixels-70"] == pytest.approx(table["FD-pixels-70"][0], abs=1e-4)
+    assert "python sample.py hf://me/new-digits\n" in card.text and "| FD-pixels-70 |" in card.text
+    assert "| l1_beta " in card.text and "data_dir" not in card.text
+    assert Image.open(pushed / "samples.png").size[0] > 400
+    weights = load_file(pushed / "model.safetensors")
+    assert all(
+        torch.equal(weights[name], value)
+        for name, value in load_file(run_folder / "model.safetensors").items()
+    )
+    assert sample("hf://me/new-digits", "--out", tmp_path / "a.png").returncode == 0
+
+
+def test_a_card_of_ones_own_is_sent_as_it_is(hub):
+    assert push(DIGITS_MODEL, "me/shipped").returncode == 0
+    pushed = hub / "me" / "shipped"
+    for name in ("README.md", "samples.png"):
+        assert (pushed / name).read_bytes() == (DIGITS_MODEL / name).read_bytes()
+
+
+def test_a_card_without_scores(tmp_path):
+    model = random_model(num_classes=2, class_names=("cat", "dog"))
+    training = {"dataset": "cifar10", "data_dir": "/home/me"}
+    model.save_pretrained(tmp_path, training=training)
+    text = model_card(tmp_path, model, "me/pets", "unknown")
+    card = ModelCard(text)
+    assert card.data.datasets == ["cifar10"] and card.data.eval_results is None
+    assert "Scores" not in text and "/home/me" not in text and "['cat', 'dog']" in text
+
+
+def test_a_push_that_fails_is_one_sentence(monkeypatch, tmp_path):
+    random_model().save_pretrained(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    told = "me/cats could not be written to the hub .*; check the name, .*`hf auth login`"
+    with pytest.raises(UserError, match=told):
+        push_to_hub(tmp_path, "me/cats")

@@ -3,12 +3,10 @@ import math
 import pytest
 import torch
 from conftest import TINY, parity_case, random_model
-from huggingface_hub import HfApi, RepoUrl
 from safetensors.torch import load_file, save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sphere_mini import SphereConfig, SphereEncoder, UserError, spherify
-from sphere_mini.files import push_to_hub
 from sphere_mini.recipe import Recipe
 from sphere_mini.vit import Block, MixerBlock, RMSNorm
 
@@ -123,37 +121,6 @@ def test_a_hub_name_that_cannot_be_fetched_is_one_sentence(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="hf://nobody/nothing could not be fetched"):
         SphereEncoder.from_pretrained("hf://nobody/nothing")
-
-
-def test_pushing_to_the_hub_sends_the_models_files(monkeypatch, tmp_path):
-    """huggingface_hub is replaced at its edge: its calls are noted, nothing is sent."""
-    random_model(num_classes=2, class_names=("cat", "dog")).save_pretrained(tmp_path)
-    (tmp_path / "last.pt").touch()
-    sent = {}
-
-    def create_repo(self, name, **options):
-        sent["made"] = (name, options)
-        return RepoUrl(f"https://huggingface.co/{name}")
-
-    def upload_folder(self, repo_id, folder_path, allow_patterns):
-        names = {path.name for path in folder_path.iterdir()}
-        sent["files"] = names & set(allow_patterns)
-        sent["to"] = repo_id
-
-    monkeypatch.setattr(HfApi, "create_repo", create_repo)
-    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
-    for name in ("me/cats", "hf://me/cats"):
-        assert push_to_hub(tmp_path, name, private=True) == "hf://me/cats"
-        assert sent["made"] == ("me/cats", {"private": True, "exist_ok": True})
-        assert sent["to"] == "me/cats" and sent["files"] == {"config.json", "model.safetensors"}
-
-
-def test_a_push_that_fails_is_one_sentence(monkeypatch, tmp_path):
-    random_model().save_pretrained(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    told = "me/cats could not be written to the hub .*; check the name, .*`hf auth login`"
-    with pytest.raises(UserError, match=told):
-        push_to_hub(tmp_path, "me/cats")
 
 
 def test_the_linear_parity_model_survives_the_round_trip(tmp_path):

@@ -13,9 +13,9 @@ from sphere_mini import SphereEncoder
 from sphere_mini.data.images import ImageSet
 from sphere_mini.perceptual import load_perceptual
 from sphere_mini.recipe import PERCEPTUALS, make_recipe
-from sphere_mini.runs import dry_run as dry_run_module
 from sphere_mini.runs import run as start_module
-from sphere_mini.runs.dry_run import compiled_if_long, cost
+from sphere_mini.runs import settings
+from sphere_mini.runs.settings import compiled_if_long, cost
 from sphere_mini.training import new_state, train
 
 CPU = torch.device("cpu")
@@ -69,16 +69,16 @@ def test_what_a_run_would_refuse_is_refused(flags, words):
 
 def test_compiling_pays_in_a_long_run_on_an_accelerator_with_its_tools(monkeypatch, tmp_path):
     accelerator = torch.device("meta")  # any device but a CPU
-    monkeypatch.setattr(dry_run_module, "has_triton", lambda: True)
-    monkeypatch.setattr(dry_run_module.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(settings, "has_triton", lambda: True)
+    monkeypatch.setattr(settings.sysconfig, "get_path", lambda name: str(tmp_path))
     (tmp_path / "Python.h").touch()
-    monkeypatch.setattr(dry_run_module.shutil, "which", lambda name: name)  # and a compiler
+    monkeypatch.setattr(settings.shutil, "which", lambda name: name)  # and a compiler
     long = make_recipe("cifar10", recipe="quick").resolved(50_000)
     assert compiled_if_long(long, 50_000, 10, accelerator) == replace(long, compile=True)
     assert compiled_if_long(long, 50_000, 10, CPU) == long
     short = make_recipe("cifar10", recipe="quick", epochs=5.0).resolved(50_000)
     assert compiled_if_long(short, 50_000, 10, accelerator) == short
-    for place, tool in ((dry_run_module, "has_triton"), (dry_run_module.shutil, "which")):
+    for place, tool in ((settings, "has_triton"), (settings.shutil, "which")):
         with monkeypatch.context() as context:
             context.setattr(place, tool, lambda *_: None)
             assert compiled_if_long(long, 50_000, 10, accelerator) == long
@@ -89,7 +89,7 @@ def test_compiling_pays_in_a_long_run_on_an_accelerator_with_its_tools(monkeypat
 def test_a_run_compiles_by_itself_where_that_pays_and_no_flag_says(monkeypatch, tmp_path):
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda block, **_: compiled.append(block))
-    for module in (dry_run_module, start_module):
+    for module in (settings, start_module):
         monkeypatch.setattr(
             module, "compiled_if_long", lambda recipe, *_: replace(recipe, compile=True)
         )

@@ -9,14 +9,14 @@ from sphere_mini.data.images import ImageSet
 from sphere_mini.data.sets import load_digit_images
 from sphere_mini.evaluation import Reference, Sampler, evaluate
 from sphere_mini.evaluation.metrics import coverage
-from sphere_mini.evaluation.report import table, usual_num_images
 from sphere_mini.evaluation.scores import (
-    angle_figure,
     score_coverage,
     score_reconstructions,
     score_samples,
+    table,
+    usual_num_images,
 )
-from sphere_mini.sphere import random_point, spherify
+from sphere_mini.sphere import spherify
 
 COUNT = 70  # a distance of 64 pixels takes as many images
 
@@ -70,7 +70,7 @@ def test_a_report_has_every_part_and_every_figure_its_facts(report, model):
     assert report.samples[0]["seeds"] == "0 to 139" and len(report.samples[0]["recall"]) == 2
     assert f"FD-pixels-{COUNT}" in report.samples[0] and "agreement" not in report.samples[0]
     assert f"rFD-pixels-{COUNT}" in reconstruction and reconstruction["PSNR held out"] > 0
-    assert min(*report.closest.size, *report.angles.size) > 100
+    assert min(report.closest.size) > 100
 
 
 def test_the_table_is_markdown_without_facts(report):
@@ -98,16 +98,15 @@ def test_each_part_alone_gives_the_reports_figures(report, model, reference):
     assert report.facts | row == report.samples[0] and closest.size == report.closest.size
     row = score_reconstructions(model, reference, COUNT)
     assert report.facts | row == report.reconstruction[0]
-    rows, sphere = score_coverage(model, reference, COUNT)
+    rows = score_coverage(model, reference, COUNT)
     for row, known in zip(rows, report.coverage, strict=True):
         assert report.facts | row == known
-    assert sphere.tobytes() == report.angles.tobytes()
 
 
 def test_coverage_is_of_encoded_images_and_needs_no_features(model, monkeypatch):
     data = image_set()
     monkeypatch.setattr(Reference, "extractor", None)
-    rows, _ = score_coverage(model, Reference(data, features="inception"), 10**6)
+    rows = score_coverage(model, Reference(data, features="inception"), 10**6)
     with torch.no_grad():
         v = spherify(model.encode(data.images.float() / 127.5 - 1, data.labels))
     for name, value in coverage(v).items():
@@ -180,11 +179,3 @@ def test_mistakes_of_the_arguments_are_found_at_once():
         Sampler(guidance=-1.0)
     with pytest.raises(UserError, match="guidance place must be one of"):
         Sampler(guidance_place="everywhere")
-
-
-def test_the_picture_of_angles_shows_where_points_gather():
-    v = random_point((200, 4, 4), torch.Generator().manual_seed(0))
-    spread = angle_figure(v)
-    gathered = angle_figure(v[:1].expand_as(v) + 0.01 * v)
-    assert spread.size == gathered.size == (700, 450)
-    assert spread.tobytes() != gathered.tobytes()
