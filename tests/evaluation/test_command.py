@@ -1,7 +1,9 @@
 """`sample.py RUN evaluate`: what it measures, writes and complains of."""
 
+import errno
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 from torch_fidelity import FeatureExtractorInceptionV3, feature_extractor_inceptionv3
 
 from sphere_mini import SphereEncoder, generate
+from sphere_mini.data import grids
 from sphere_mini.data.images import ImageSet
 from sphere_mini.data.picture_files import open_picture, square_pixels
 from sphere_mini.evaluation import Reference, reference, scores
@@ -90,6 +93,42 @@ def test_the_digits_model_is_judged(tmp_path):
     image.load()
     assert image.text["weights"] == model.weights_hash() and "evaluate" in image.text["command"]
     assert np.asarray(image).std() > 20
+
+
+@pytest.mark.parametrize("command", ["evaluate --num-steps 1", "generate"])
+def test_what_is_interrupted_leaves_no_empty_file(command, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scores, "score_samples", interrupted)
+    monkeypatch.setattr(grids, "image_grid", interrupted)
+    out = tmp_path / ("figures" if "evaluate" in command else "a.png")
+    done = run("sample.py", DIGITS_MODEL, *command.split(), "--out", out)
+    assert done.returncode == 130
+    assert not [path for path in tmp_path.rglob("*") if path.suffix]
+
+
+def test_a_picture_that_cannot_be_written_does_not_block_its_name(tmp_path, monkeypatch):
+    flags = ("--num-steps", 1, "--per-class", 1, "--out", tmp_path / "a.png")
+    with monkeypatch.context() as context:
+        context.setattr(grids, "save_picture", full_disk)
+        done = run("sample.py", DIGITS_MODEL, *flags)
+    assert done.returncode == 2 and "No space left" in done.stderr
+    assert run("sample.py", DIGITS_MODEL, *flags).returncode == 0
+    Image.open(tmp_path / "a.png").load()
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_scores_without_their_package_are_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity.metric_prc", None)
+    flags = (*SMALL, "--num-steps", 1, "--out", tmp_path / "new")
+    done = run("sample.py", DIGITS_MODEL, "evaluate", *flags)
+    assert done.returncode == 2
+    assert "torch_fidelity.metric_prc is not installed, and comes with" in done.stderr
+    assert not list(tmp_path.rglob("scores*"))
 
 
 def test_no_more_latents_than_memory_holds(tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ from sphere_mini import SphereEncoder, UserError
 from sphere_mini.config import SIZES
 from sphere_mini.extras.export import model_card, push_to_hub
 from sphere_mini.extras.release import RELEASE_SIZES
+from sphere_mini.files import SHIPPED, shipped_models
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 RELEASE = "kaiyuyue/sphere-encoder-models"
@@ -31,6 +32,7 @@ SMALL = """
 import runpy, sys
 from sphere_mini.config import SIZES
 from sphere_mini.extras.release import RELEASE_SIZES
+from sphere_mini.files import SHIPPED, shipped_models
 SIZES[RELEASE_SIZES["small"]] = (16, 1, 2)
 script = sys.argv[1]
 sys.argv = sys.argv[1:]
@@ -272,3 +274,13 @@ def test_a_push_that_fails_is_one_sentence(monkeypatch, tmp_path):
     told = "me/cats could not be written to the hub .*; check the name, .*`hf auth login`"
     with pytest.raises(UserError, match=told):
         push_to_hub(tmp_path, "me/cats")
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_the_heads_of_shipped_cards_repeat_their_tables(name):
+    card = ModelCard.load(SHIPPED / name / "README.md")
+    assert card.data.license == "mit" and len(card.data.eval_results) == 4
+    for result in card.data.eval_results:
+        value = result.metric_value
+        shown = f"{value:.1%}" if result.metric_type == "agreement" else f"{value:g}"
+        assert result.metric_type.split("-")[0] in card.text and shown in card.text

