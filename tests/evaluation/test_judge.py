@@ -118,6 +118,7 @@ def test_the_flag_trains_one_and_keeps_it(tmp_path, monkeypatch):
         out = tmp_path / str(len(found))
         done = run("sample.py", folder, *command, *flags, "--out", out)
         assert done.returncode == 0, done.stderr
-        found.append(json.loads((out / "scores.json").read_text())["samples"][0]["agreement"])
+        found.append(json.loads((out / "scores.json").read_text())["samples"][0])
     assert (folder / "judge.safetensors").exists()
-    assert found[1] == found[2] != found[0]  # of the one that was kept
+    assert found[1] == found[2]  # of the one that was kept
+    assert "FD-judge-100" in found[1] and "FD-judge-100" not in found[0]

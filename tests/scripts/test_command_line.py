@@ -216,7 +216,8 @@ def test_names_that_are_too_long(tmp_path):
         assert done.returncode == 2 and problem in done.stderr and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("encoding", ["ascii", pytest.param("latin-1", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_classes_that_the_terminal_cannot_show(encoding, tmp_path):
     names = ("Łódź", os.fsdecode(b"caf\xe9"))
     for k, name in enumerate(names):

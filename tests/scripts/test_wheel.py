@@ -84,7 +84,8 @@ def test_a_wheel_holds_the_package_and_no_more(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert wheel.name.startswith(f"sphere_mini-{sphere_mini.__version__}-")
     modules = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
-    paths = [*(ROOT / "sphere_mini").rglob("*.py"), *(ROOT / "sphere_mini" / "page").iterdir()]
+    package = ROOT / "sphere_mini"
+    paths = [*package.rglob("*.py"), *(package / "page").iterdir(), *package.rglob("*.md")]
     assert modules == {path.relative_to(ROOT).as_posix() for path in paths}
 
 
