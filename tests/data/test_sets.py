@@ -150,7 +150,13 @@ def write_folders(root, four_pictures, classes, suffix):
                 image.save(folder / f"{mode}.{suffix}", "JPEG")
 
 
-@pytest.mark.parametrize("dataset", LAYOUTS)
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("flowers102", "afhq") else name
+        for name in LAYOUTS
+    ],
+)
 def test_two_steps_from_the_layout_on_disk(dataset, photos, tmp_path, monkeypatch):
     LAYOUTS[dataset].write(tmp_path / "data" / dataset, photos, monkeypatch)
     flags = TWO_STEPS

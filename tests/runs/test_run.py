@@ -19,7 +19,16 @@ from sphere_mini.runs.run import load_run, save_run
 from sphere_mini.training import draw_flips, init_state, train
 
 
-@pytest.mark.parametrize("where", [{}, {"in_memory_gb": 0.0, "workers": 1}, {"optimizer": "muon"}])
+FROM_DISK = {"in_memory_gb": 0.0, "workers": 1}
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {},
+        *[pytest.param(one, marks=pytest.mark.slow) for one in (FROM_DISK, {"optimizer": "muon"})],
+    ],
+)
 def test_resume_in_the_middle_of_an_epoch_is_bit_exact(photo_folder, tmp_path, where):
     data, recipe, whole = prepare(photo_folder, **where)
     for _ in train(whole, recipe, data):

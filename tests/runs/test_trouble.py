@@ -28,7 +28,8 @@ def test_a_damaged_image_in_a_picture_alone_costs_the_picture(tmp_path):
     assert list((tmp_path / "run" / "samples").iterdir()) == []
 
 
-@pytest.mark.parametrize("damaged", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("damaged", [False, True])
 def test_a_run_that_cannot_be_written_is_not_resumed(damaged, tmp_path):
     folder = tmp_path / "run"
     tiny = (*TINY_NETWORK.split(), "--save-every", 1)

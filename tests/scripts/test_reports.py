@@ -210,6 +210,7 @@ def test_a_process_knows_its_number_on_its_machine(name, monkeypatch):
     assert local_rank() == 3
 
 
+@pytest.mark.slow
 def test_two_processes_that_no_torchrun_has_started_make_one_run(pictures, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
