@@ -18,7 +18,6 @@ from sphere_mini.runs import run as run_module
 from sphere_mini.runs.run import load_run, save_run
 from sphere_mini.training import draw_flips, init_state, train
 
-
 FROM_DISK = {"in_memory_gb": 0.0, "workers": 1}
 
 
