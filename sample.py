@@ -229,7 +229,7 @@ def evaluate_model(model: SphereEncoder, args: Namespace) -> None:
     print(f"\n{report.table()}")
     picture = command.write_report(report, folder, args.command)
     print(f"written to {folder}: {report.file.name}, the tables in scores.md, {picture}")
-    print("better: lower FD, KD, memorised, else higher; what each says: docs/numbers.md")
+    print("better: lower FD, KD, memorised; higher agreement, IS, precision, recall, PSNR")
 
 
 def loop_options(args: Namespace) -> dict[str, Any]:

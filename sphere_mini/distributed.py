@@ -70,8 +70,9 @@ def connect(name: str) -> torch.device:
     require(not missing, f"{problem}; start them by torchrun, which sets all of it")
     if device.type != "cpu":
         count = torch.accelerator.device_count()
-        require(local_rank() < count, f"processes exceed the {count} {device.type} devices here")
-        torch.accelerator.set_device_index(local_rank())
+        index = local_rank() if count > 1 or "LOCAL_RANK" in env else 0  # some hide the others'
+        require(index < count, f"there are {count} {device.type} devices; lower --nproc-per-node")
+        torch.accelerator.set_device_index(index)
     backend = dist.get_default_backend_for_device(device)
     if device.type != "cpu":
         backend = f"cpu:gloo,{device.type}:{backend}"  # gloo for what the hosts agree on

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .distributed import from_rank_0
-from .errors import UserError, is_utf8, reading, require
+from .errors import UserError, is_utf8, reading, reason, require
 
 T = TypeVar("T")
 HUB_PREFIX = "hf://"
@@ -187,6 +187,16 @@ def shipped_models() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}"))
 
 
+@contextmanager
+def hub_errors(problem: str, advice: str) -> Iterator[None]:
+    """The hub's errors, and those of any network layer below it, become a `UserError`."""
+    try:
+        yield
+    except Exception as error:
+        why = f"{type(error).__name__}: {reason(error)}"
+        raise UserError(f"{problem} ({why}); {advice}") from error
+
+
 def local_folder(folder: str | Path, files: Sequence[str] = (*MODEL_FILES, RELEASE_FILE)) -> Path:
     """The folder itself, a shipped model by name, or a copy of "hf://owner/name[/subfolder]".
 
@@ -204,11 +214,8 @@ def local_folder(folder: str | Path, files: Sequence[str] = (*MODEL_FILES, RELEA
     require(len(parts) > 1, f"{folder} is no name; one is hf://owner/name[/subfolder]")
     repository = "/".join(parts[:2])
     patterns = ["/".join([*parts[2:], file]) for file in files]
-    try:
+    with hub_errors(f"{folder} could not be fetched", "check the name and the network"):
         copy = Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
-    except Exception as error:  # the hub's own errors, and those of any network layer below it
-        problem = f"{folder} could not be fetched ({type(error).__name__})"
-        raise UserError(f"{problem}; check the name and the network") from error
     has_model = any(any(copy.glob(pattern)) for pattern in patterns)
     require(has_model, f"{folder} has no {' or '.join(files[:2])}; try hf://{repository}/SUBFOLDER")
     return copy.joinpath(*parts[2:])

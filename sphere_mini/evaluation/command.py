@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -127,8 +128,10 @@ def write_report(report: Report, folder: Path, command: str) -> str:
 def write_json(folder: Path, report: Report) -> None:
     """Write all figures that are known, on rank 0, to a new scores.json; else `UserError`."""
     if rank() == 0:
+        parts = ("samples", "reconstruction", "coverage")
+        text = json.dumps({part: getattr(report, part) for part in parts}, indent=1)
+        temporary = folder / f".scores-{os.getpid()}.tmp"  # older figures stay until it is whole
+        with files.writing(temporary, is_new=True):
+            temporary.write_text(text, encoding="utf-8")
         report.file = report.file or files.reserve(folder / "scores.json")
-        with files.writing(report.file):
-            parts = ("samples", "reconstruction", "coverage")
-            rows = {part: getattr(report, part) for part in parts}
-            report.file.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        os.replace(temporary, report.file)

@@ -33,11 +33,6 @@ EXTRACTORS = {"pixels": "-pixels", "efficientnet": "-EfficientNet", "inception":
 Extractor = Callable[[Tensor], tuple[Tensor, ...]]
 
 
-def pixel_features(images: Tensor) -> tuple[Tensor]:
-    """For tiny images: uint8 (B, 3, H, W) → pixels (B, H·W) in [-1, 1], the mean over channels."""
-    return (images.float().mean(1).flatten(1) / 127.5 - 1,)
-
-
 def efficientnet_features(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """EfficientNet-Lite0: uint8 (B, 3, H, W) → features (B, 1280) and logits (B, 1000)."""
     x = F.interpolate(images.float() / 255, (96, 96), mode="bicubic", antialias=True)
@@ -49,8 +44,9 @@ def efficientnet_features(network: nn.Module, images: Tensor) -> tuple[Tensor, T
 
 def load_extractor(name: str, device: torch.device) -> Extractor:
     """The extractor of a name in `EXTRACTORS`; `UserError` where its weights cannot be fetched."""
+    from_extra("torch_fidelity")  # which takes long to be found missing
     if name == "pixels":
-        return pixel_features
+        return lambda images: (images.float().mean(1).flatten(1) / 127.5 - 1,)  # (B, H·W), grey
     if name == "efficientnet":
         network = EfficientNetLite().network.to(device)
         return lambda images: efficientnet_features(network, images.to(device))

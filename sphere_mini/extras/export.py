@@ -7,14 +7,13 @@ import os
 import re
 import shlex
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
-from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelCardData
 from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
@@ -23,11 +22,12 @@ from .. import files
 from ..config import NUM_SEEDS, SphereConfig
 from ..data import grids
 from ..data.images import ImageFiles, evenly_spaced
+from ..data.picture_files import without_notes
 from ..data.sets import FETCHED, find_splits
 from ..distributed import gather, rank_chunks
-from ..errors import UserError, printable, reading, require
+from ..errors import UserError, printable, reading, require, shortened
 from ..evaluation.command import find_recipe
-from ..evaluation.scores import Row, table
+from ..evaluation.scores import table
 from ..model import SphereEncoder
 from ..sampling import draw_from_seeds, generate, points_of
 
@@ -38,10 +38,9 @@ NUM_PICTURES = 100  # that a page shows where their points lie
 CARD = Path(__file__).with_name("card.md")  # what stands in a model card
 CARD_FILE = "README.md"
 PICTURE_FILE = "samples.png"
-PUSHED = (*files.MODEL_FILES, CARD_FILE, PICTURE_FILE, "interpolate.png", "manipulate.png")
-TASK = "unconditional-image-generation"  # the hub's name for it
+PUSHED = (*files.MODEL_FILES[1:], CARD_FILE, PICTURE_FILE, "interpolate.png", "manipulate.png")
 FACTS = ("weights", "features", "reference", "classes", "judge", "memorised below")  # of a row
-PRIVATE = ("data_dir", "init_from")  # settings that a card does not show
+PRIVATE = ("data_dir", "init_from")  # settings that are not pushed
 
 
 def export_images(
@@ -160,15 +159,24 @@ def push_to_hub(
 ) -> str:
     """Upload a model folder to the hub as "owner/name"; gives "hf://owner/name", or `UserError`.
 
-    A folder without README.md gets a `model_card`, one without samples.png a picture of samples.
-    license: in the hub's words, as "mit", for the card.
+    Paths of this machine and texts in pictures stay here. README.md and samples.png, where the
+    folder has none, are made for it. license: in the hub's words, as "mit".
     """
     folder = files.local_folder(folder)
     model = SphereEncoder.from_pretrained(folder)
+    wrong = (f"{name} could not be written to the hub", "check it, and run `hf auth login` first")
     name = name.removeprefix(files.HUB_PREFIX)
-    paths = [folder / file for file in PUSHED]
-    content = {path.name: path.read_bytes() for path in paths if path.exists()}
-    content.setdefault(CARD_FILE, model_card(folder, model, name, license).encode())
+    with files.hub_errors(*wrong):
+        name = HfApi().create_repo(name, private=private, exist_ok=True).repo_id
+    with reading(folder / files.CONFIG_FILE):
+        settings = json.loads((folder / files.CONFIG_FILE).read_text())
+        settings["training"] = settings.get("training", {}) | dict.fromkeys(PRIVATE, "")
+    content = {files.CONFIG_FILE: json.dumps(settings, indent=2).encode()}
+    for path in filter(Path.exists, map(folder.joinpath, PUSHED)):
+        is_picture = path.suffix == ".png"
+        content[path.name] = without_notes(path.read_bytes()) if is_picture else str(path)
+    if CARD_FILE not in content:
+        content[CARD_FILE] = model_card(folder, model, name, license, settings).encode()
     if PICTURE_FILE not in content:
         labels = grids.grid_labels(model)
         names = [model.config.class_name(label) for label in labels]
@@ -176,54 +184,38 @@ def push_to_hub(
         grids.image_grid(grids.class_rows(model, labels, columns=10), names).save(picture, "PNG")
         content[PICTURE_FILE] = picture.getvalue()
     operations = [CommitOperationAdd(file, data) for file, data in content.items()]
-    try:
-        name = HfApi().create_repo(name, private=private, exist_ok=True).repo_id
+    with files.hub_errors(*wrong):
         HfApi().create_commit(name, operations, commit_message="A sphere encoder")
-    except Exception as error:  # the hub's own errors, and those of any network layer below it
-        problem = f"{name} could not be written to the hub ({type(error).__name__})"
-        raise UserError(f"{problem}; check the name, and log in with `hf auth login`") from error
     return files.HUB_PREFIX + name
 
 
-def model_card(folder: Path, model: SphereEncoder, name: str, license: str) -> str:
-    """A card, with settings and newest scores; `UserError` where either cannot be read."""
-    path = folder / files.CONFIG_FILE
-    with reading(path):
-        config = json.loads(path.read_text())
-    settings = config.pop("training", {}) | config
+def model_card(
+    folder: Path, model: SphereEncoder, name: str, license: str, settings: dict[str, Any]
+) -> str:
+    """The card of a model, with its settings and the newest scores in its folder."""
     rows = []
     for scores in sorted(folder.glob("scores*.json"), key=os.path.getmtime):  # the newest is last
-        with reading(scores):
+        with suppress(ValueError, KeyError, TypeError):  # none of ours, or damaged
             found = json.loads(scores.read_text())["samples"]
             rows = [row for row in found if row["weights"] == model.weights_hash()] or rows
-    shown = [dict(setting=key, value=str(settings[key])) for key in settings if key not in PRIVATE]
-    dataset = settings.get("dataset") or "images of one's own"
+    shown = settings.pop("training") | settings
+    shown["class_names"] = shortened(model.config.class_names)
+    measured = [key for row in rows[:1] for key, value in row.items() if isinstance(value, list)]
+    dataset = shown.get("dataset", "")
     head = ModelCardData(
         model_name=name,
         license=license,
         library_name="sphere_mini",
-        pipeline_tag=TASK,
-        datasets=[dataset] if dataset in FETCHED else None,
+        pipeline_tag="unconditional-image-generation",
         tags=["sphere-encoder", "image-generation", "autoencoder"],
-        eval_results=[result for row in rows for result in results_of(row, dataset)] or None,
+        datasets=[dataset] if dataset in FETCHED else None,
+        metrics=measured or None,
     )
-    facts = dict(name=name, address=files.HUB_PREFIX + name, dataset=dataset, settings=table(shown))
+    facts = dict(name=name, address=files.HUB_PREFIX + name, dataset=dataset)
     facts["parameters"] = f"{sum(weight.numel() for weight in model.parameters()):,}"
-    if rows:
-        facts |= dict(facts=rows[0], scores=table(rows, hidden=FACTS))
+    lines = [{"setting": key, "value": str(value)} for key, value in shown.items() if value != ""]
+    facts["settings"] = table(lines)
+    if rows:  # the reference in five words, such as "1,797 training images of digits": no folder
+        facts |= dict(scores=table(rows, hidden=FACTS), features=rows[0]["features"])
+        facts["reference"] = " ".join(rows[0]["reference"].split(" ")[:5])
     return ModelCard.from_template(head, template_path=CARD, **facts).content
-
-
-def results_of(row: Row, dataset: str) -> Iterator[EvalResult]:
-    """A row's scores as the hub's metrics, each the mean of its repetitions."""
-    for name, values in row.items():
-        if isinstance(values, list):
-            settings = f"{grids.count_steps(row['steps'])}, guidance {row['guidance']:g}"
-            yield EvalResult(
-                task_type=TASK,
-                dataset_type=dataset,
-                dataset_name=dataset,
-                metric_type=name,
-                metric_name=f"{name}, {settings}",
-                metric_value=round(fmean(values), 4),
-            )

@@ -22,6 +22,7 @@ RELEASE_FIELDS |= dict(mixer_depth="vit_enc_latent_mlp_mixer_depth")
 RELEASE_FIELDS |= dict(alpha_max_deg="noise_sigma_max_angle")
 CHECKPOINTS = ("ckpt/ep*.pth",)  # the release's own, and as others share them:
 CHECKPOINTS += ("ckpt/*.safetensors", "*.safetensors", "*.pth", "*.pt", "*.ckpt")
+HOLDERS = r"((?:(?:ema|ema_model|model_ema|ema_state_dict|model|model_state_dict|state_dict)\.)*)"
 ADDED = r"\b(module|_orig_mod)\."  # in names of weights, by DistributedDataParallel and compile
 
 
@@ -70,7 +71,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     averaged = {}
     plain = {}
     for key, value in tensors_in(content).items():
-        found = re.fullmatch(r"(.*?)((?:encoder|decoder)\..+)", re.sub(ADDED, "", key))
+        found = re.fullmatch(HOLDERS + r"((?:encoder|decoder)\..+)", re.sub(ADDED, "", key))
         if not found or key.endswith(".rope"):
             continue
         holder, name = found.groups()  # such as "ema_model."

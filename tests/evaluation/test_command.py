@@ -4,6 +4,7 @@ import errno
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from sphere_mini.data.picture_files import open_picture, square_pixels
 from sphere_mini.evaluation import Reference, reference, scores
 from sphere_mini.evaluation.features import extract, load_extractor
 from sphere_mini.evaluation.metrics import judge_digits, psnr
+from sphere_mini.files import OURS
 
 SMALL = ("--num-images", 80)
 
@@ -118,16 +120,24 @@ def test_a_picture_that_cannot_be_written_does_not_block_its_name(tmp_path, monk
     Image.open(tmp_path / "a.png").load()
 
 
-def full_disk(*_):
+def test_figures_on_a_full_disk_leave_no_half_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    flags = (*SMALL, "--num-steps", 1, "--out", tmp_path / "new")
+    done = run("sample.py", DIGITS_MODEL, "evaluate", *flags)
+    assert done.returncode == 2 and "No space left" in done.stderr
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [OURS]
+
+
+def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_scores_without_their_package_are_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch_fidelity.metric_prc", None)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     flags = (*SMALL, "--num-steps", 1, "--out", tmp_path / "new")
     done = run("sample.py", DIGITS_MODEL, "evaluate", *flags)
     assert done.returncode == 2
-    assert "torch_fidelity.metric_prc is not installed, and comes with" in done.stderr
+    assert "torch_fidelity is not installed, and comes with" in done.stderr
     assert not list(tmp_path.rglob("scores*"))
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from sphere_mini import UserError, generate, import_release
 from sphere_mini.config import SIZES
-from sphere_mini.extras.release import RELEASE_SIZES
+from sphere_mini.extras.release import RELEASE_SIZES, read_weights
 
 
 def write_release(folder, model, cfg_changes=None, ema=True):
@@ -182,3 +182,17 @@ def test_a_release_without_or_with_a_cut_checkpoint(tmp_path, monkeypatch):
         file.unlink()
     with pytest.raises(UserError, match="no checkpoint"):
         import_release(tmp_path / "release")
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    ["text_encoder.", "discriminator.", "optimizer.state.", "losses.ema.", "schema."],
+)
+def test_weights_of_other_networks_are_passed_over(foreign, tmp_path):
+    model = random_model()
+    weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}
+    others = {f"{foreign}{name}": weight + 1 for name, weight in model.state_dict().items()}
+    torch.save(weights | others, tmp_path / "a.pth")
+    found = read_weights(tmp_path / "a.pth")
+    assert all(torch.equal(found[name], weight) for name, weight in model.state_dict().items())
+    assert len(found) == len(weights)

@@ -119,7 +119,10 @@ def test_what_is_imported_is_installed_without_extras():
     }
     found -= {*sys.stdlib_module_names, "sphere_mini"}
     assert found == {IMPORTED_AS.get(name, name) for name in core}
-    extras = {*project["optional-dependencies"]}
+    extras = project["optional-dependencies"]
+    asked = "".join(path.read_text() for path in FILES)
+    asked = {name.replace("_", "-") for name in re.findall(r'from_extra\("(\w+)', asked)}
+    assert asked == {re.split("[<>=]", need)[0] for need in extras["eval"]}
     (line,) = [line for line in lines(ROOT / "requirements.txt") if not line.startswith("#")]
     assert line == f"-e .[{','.join(sorted(extras, key=line.index))}]"
 

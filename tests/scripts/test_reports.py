@@ -29,7 +29,7 @@ from sphere_mini.data.folders import find_held_out, find_training
 from sphere_mini.data.images import ImageSet, as_images
 from sphere_mini.data.picture_files import open_picture
 from sphere_mini.data.sets import load_data, load_digit_images, record_held_out
-from sphere_mini.distributed import connect, local_rank
+from sphere_mini.distributed import LOCAL_RANKS, connect, local_rank
 from sphere_mini.errors import UserError
 from sphere_mini.evaluation import Reference
 from sphere_mini.evaluation.metrics import memorised_below, nearness
@@ -203,7 +203,7 @@ def test_several_processes_without_a_meeting_place_are_sent_to_torchrun(name, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"])
+@pytest.mark.parametrize("name", LOCAL_RANKS)
 def test_a_process_knows_its_number_on_its_machine(name, monkeypatch):
     assert local_rank() == 0
     monkeypatch.setenv(name, "3")
