@@ -33,6 +33,12 @@ def slow(state, *args, **kwargs):
 training.train_step = slow
 """
 # run the script that is named first, after what has been patched
+HEARING = """
+import signal
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests' parent ignores both
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
 START = """
 script = sys.argv[1]
 sys.argv = sys.argv[1:]
@@ -95,7 +101,7 @@ def assert_same_end(folder, straight):
 
 def launch(code, *args):
     """Start a script in a process that runs `code` first."""
-    command = [sys.executable, "-c", code + START, *map(str, args)]
+    command = [sys.executable, "-c", HEARING + code + START, *map(str, args)]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -256,7 +256,7 @@ def test_two_processes_save_the_images_of_one_byte_for_byte(tmp_path):
     done = torchrun("sample.py", DIGITS_MODEL, *flags, tmp_path / "two")
     assert done.returncode == 0 and done.stdout.count("1,000 images") == 1, done.stderr
     one, two = (
-        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.png")}
         for name in ("one", "two")
     )
     assert len(one) == 1000 and one == two
