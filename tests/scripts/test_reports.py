@@ -202,7 +202,6 @@ def test_several_processes_without_a_meeting_place_are_sent_to_torchrun(name, mo
         connect("cpu")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", LOCAL_RANKS)
 def test_a_process_knows_its_number_on_its_machine(name, monkeypatch):
     assert local_rank() == 0
