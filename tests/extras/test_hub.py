@@ -258,8 +258,12 @@ def test_a_pushed_model_has_a_card_and_comes_back(hub, tmp_path):
 def test_a_card_of_ones_own_is_sent_as_it_is(hub):
     assert push(DIGITS_MODEL, "me/shipped").returncode == 0
     pushed = hub / "me" / "shipped"
-    for name in ("README.md", "samples.png"):
-        assert (pushed / name).read_bytes() == (DIGITS_MODEL / name).read_bytes()
+    assert (pushed / "README.md").read_bytes() == (DIGITS_MODEL / "README.md").read_bytes()
+    with (
+        Image.open(pushed / "samples.png") as sent,
+        Image.open(DIGITS_MODEL / "samples.png") as own,
+    ):
+        assert sent.tobytes() == own.tobytes()
 
 
 def test_a_card_without_scores_and_a_picture_where_there_is_none(hub, tmp_path):
