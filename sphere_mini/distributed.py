@@ -70,7 +70,7 @@ def connect(name: str) -> torch.device:
     require(not missing, f"{problem}; start them by torchrun, which sets all of it")
     if device.type != "cpu":
         count = torch.accelerator.device_count()
-        index = local_rank() if count > 1 or "LOCAL_RANK" in env else 0  # some hide the others'
+        index = local_rank() if count > 1 or "LOCAL_RANK" in env else 0  # it may see its own only
         require(index < count, f"there are {count} {device.type} devices; lower --nproc-per-node")
         torch.accelerator.set_device_index(index)
     backend = dist.get_default_backend_for_device(device)

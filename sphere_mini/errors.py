@@ -81,8 +81,7 @@ def from_extra(package: str) -> ModuleType:
     try:
         return import_module(package)
     except ModuleNotFoundError as error:
-        problem = f"{error.name} is not installed, and comes with the extra eval"
-        raise UserError(f"{problem}; run `pip install -e '.[eval]'`") from error
+        raise UserError(f"{error.name} is missing; run `pip install -e '.[eval]'`") from error
 
 
 def shortened(names: Sequence[str]) -> str:

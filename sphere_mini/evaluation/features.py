@@ -44,7 +44,7 @@ def efficientnet_features(network: nn.Module, images: Tensor) -> tuple[Tensor, T
 
 def load_extractor(name: str, device: torch.device) -> Extractor:
     """The extractor of a name in `EXTRACTORS`; `UserError` where its weights cannot be fetched."""
-    from_extra("torch_fidelity")  # which takes long to be found missing
+    from_extra("torch_fidelity")  # the scores take it, but only after all samples are drawn
     if name == "pixels":
         return lambda images: (images.float().mean(1).flatten(1) / 127.5 - 1,)  # (B, H·W), grey
     if name == "efficientnet":

@@ -38,7 +38,7 @@ NUM_PICTURES = 100  # that a page shows where their points lie
 CARD = Path(__file__).with_name("card.md")  # what stands in a model card
 CARD_FILE = "README.md"
 PICTURE_FILE = "samples.png"
-PUSHED = (*files.MODEL_FILES[1:], CARD_FILE, PICTURE_FILE, "interpolate.png", "manipulate.png")
+PUSHED = (*files.MODEL_FILES, CARD_FILE, PICTURE_FILE, "interpolate.png", "manipulate.png")
 FACTS = ("weights", "features", "reference", "classes", "judge", "memorised below")  # of a row
 PRIVATE = ("data_dir", "init_from")  # settings that are not pushed
 
@@ -171,10 +171,11 @@ def push_to_hub(
     with reading(folder / files.CONFIG_FILE):
         settings = json.loads((folder / files.CONFIG_FILE).read_text())
         settings["training"] = settings.get("training", {}) | dict.fromkeys(PRIVATE, "")
-    content = {files.CONFIG_FILE: json.dumps(settings, indent=2).encode()}
+    content = {}
     for path in filter(Path.exists, map(folder.joinpath, PUSHED)):
         is_picture = path.suffix == ".png"
         content[path.name] = without_notes(path.read_bytes()) if is_picture else str(path)
+    content[files.CONFIG_FILE] = json.dumps(settings, indent=2).encode()
     if CARD_FILE not in content:
         content[CARD_FILE] = model_card(folder, model, name, license, settings).encode()
     if PICTURE_FILE not in content:
@@ -198,7 +199,7 @@ def model_card(
         with suppress(ValueError, KeyError, TypeError):  # none of ours, or damaged
             found = json.loads(scores.read_text())["samples"]
             rows = [row for row in found if row["weights"] == model.weights_hash()] or rows
-    shown = settings.pop("training") | settings
+    shown = settings["training"] | settings | {"training": ""}
     shown["class_names"] = shortened(model.config.class_names)
     measured = [key for row in rows[:1] for key, value in row.items() if isinstance(value, list)]
     dataset = shown.get("dataset", "")

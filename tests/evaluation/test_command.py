@@ -137,7 +137,7 @@ def test_scores_without_their_package_are_one_sentence(tmp_path, monkeypatch):
     flags = (*SMALL, "--num-steps", 1, "--out", tmp_path / "new")
     done = run("sample.py", DIGITS_MODEL, "evaluate", *flags)
     assert done.returncode == 2
-    assert "torch_fidelity is not installed, and comes with" in done.stderr
+    assert "torch_fidelity is missing; run `pip install -e '.[eval]'`" in done.stderr
     assert not list(tmp_path.rglob("scores*"))
 
 
