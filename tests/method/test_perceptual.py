@@ -204,7 +204,5 @@ def test_none_is_none():
 def test_a_missing_package_is_named_with_its_extra(name, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
     monkeypatch.setattr(perceptual, "convnext_small", lambda weights: nn.Identity())
-    with pytest.raises(
-        UserError, match=rf"^{package} is missing; run .*'\.\[eval\]'`$"
-    ):
+    with pytest.raises(UserError, match=rf"^{package} is missing; run .*'\.\[eval\]'`$"):
         load_perceptual(name, torch.device("cpu"))
