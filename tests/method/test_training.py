@@ -4,11 +4,13 @@ import math
 import platform
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
 from conftest import DIGITS_MODEL, ROOT
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset
 
 from sphere_mini import UserError
@@ -179,6 +181,46 @@ def test_bfloat16_changes_the_numbers_a_little_and_keeps_float32_weights(digits)
         assert all(p.dtype == torch.float32 for p in state.model.parameters())
     assert losses["float32"] != losses["bfloat16"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
+
+
+class CastCounter(TorchDispatchMode):
+    """How often each of a model's matrices is rounded to bfloat16."""
+
+    def __init__(self, model):
+        super().__init__()
+        named = model.named_parameters()
+        self.names = {w.data_ptr(): name for name, w in named if w.requires_grad and w.dim() > 1}
+        self.casts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and out.dtype == torch.bfloat16:
+            name = self.names.get(args[0].data_ptr())
+            self.casts.update([name] if name else [])
+        return out
+
+
+@pytest.mark.parametrize(
+    ("fields", "once_more"),
+    [
+        ({}, ()),
+        ({"optimizer": "muon"}, ()),
+        ({"latent_spares_encoder": True}, ("encoder",)),  # by weights without a gradient
+        ({"grad_accum": 2}, ("encoder", "decoder")),
+    ],
+)
+def test_matrices_are_rounded_to_bfloat16_once_for_all_passes_of_a_micro_batch(
+    digits, fields, once_more
+):
+    fields = {"latent_spares_encoder": False, "spread": 0.0, "dtype": "bfloat16"} | fields
+    state, recipe = fresh(digits, **fields)
+    x, y = to_model_range(digits.images[:16]), digits.labels[:16]
+    with CastCounter(state.model) as counter:
+        train_step(state, recipe, x, y)
+    tables = {f"{end}.y_embedder.embedding_table.weight" for end in ("encoder", "decoder")}
+    assert set(counter.casts) == set(counter.names.values()) - tables
+    for name, count in counter.casts.items():
+        assert count == 1 + (name.split(".")[0] in once_more), name
 
 
 def test_devices():
