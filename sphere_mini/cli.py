@@ -16,7 +16,7 @@ from .errors import UserError
 from .recipe import SETS
 
 SEVERAL = dict(nargs="+")
-CLASS_HELP = "numbers or names (default: of generate ten, of interpolate the seeds', else null)"
+CLASS_HELP = "numbers or names (default: generate ten, interpolate the seeds', else none)"
 STRENGTH_HELP = "share of the noise, in (0, 1]; 0.3 keeps more of an image, at 1 the seed decides"
 FLAGS = {  # options of sample.py's flags
     "image": dict(metavar="IMAGE", help="file of any size; the centre square is used"),
@@ -24,14 +24,14 @@ FLAGS = {  # options of sample.py's flags
     "--num-steps": dict(type=int, default=4, help="steps of the loop"),
     "--guidance": dict(type=float, default=1.0, help="classifier-free guidance, 1 is off"),
     "--guidance-place": dict(choices=GUIDANCE_PLACES, default="both", help="what it acts on"),
-    "--noise": dict(choices=NOISES, default="shared", help="of all steps, or of each"),
+    "--noise": dict(choices=NOISES, default="shared", help="one for all steps, or new in each"),
     "--schedule": dict(choices=SCHEDULES, default="fixed", help="of the noise's angle"),
-    "--prior": dict(choices=("uniform", "fitted"), default="uniform", help="fitted: to images"),
+    "--prior": dict(choices=("uniform", "fitted"), default="uniform", help="of first points"),
     "--seed": dict(type=int, default=0, help="of the first image; the next ones count up"),
     "--class": SEVERAL | dict(dest="classes", metavar="CLASS", default=[], help=CLASS_HELP),
-    "--per-class": dict(type=int, metavar="N", help="images (default: a row of ten; of a path 1)"),
+    "--per-class": dict(type=int, metavar="N", help="images (default: ten; with --trajectory 1)"),
     "--trajectory": dict(action="store_true", help="one row an image, showing every step"),
-    "--save-images": dict(metavar="DIR", help="single PNGs, N of every class; goes on there"),
+    "--save-images": dict(metavar="DIR", help="folder of PNGs, N a class; resumes"),
     "--frames": dict(type=int, default=16, help="images of a path, or of a grid's side"),
     "--path": dict(choices=PATHS, help="between two seeds (default: spherical)"),
     "--strength": dict(type=float, default=1.0, help=STRENGTH_HELP),
@@ -41,7 +41,7 @@ FLAGS = {  # options of sample.py's flags
     "--data-dir": dict(metavar="PATH", help="where they are (default: RUN's, or data/<dataset>)"),
     "--features": dict(help="default: efficientnet; for the digits pixels"),
     "--num-reference": dict(type=int, metavar="N", default=50_000, help="training images at most"),
-    "--judge": dict(action="store_true", help="train a classifier of samples, if RUN has none"),
+    "--judge": dict(action="store_true", help="train a judge on real images, if RUN has none"),
     "--num-images": dict(type=int, metavar="N", help="samples a row (default: usually 50,000)"),
     "--repeats": dict(type=int, metavar="K", default=1, help="N samples K times: mean ± deviation"),
     "--out": dict(metavar="FILE", help="PNG, PDF, SVG or GIF (default: in pictures/, numbered)"),
