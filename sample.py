@@ -53,8 +53,7 @@ def parse_args(argv: list[str]) -> Namespace:
         about = function.__doc__.splitlines()[0]
         task = tasks.add_parser(name, help=about, description=about, prog=f"sample.py RUN {name}")
         task.set_defaults(function=function)
-        flags += " --out --device" if name in ("evaluate", "page") else " --out --scale --device"
-        for flag in flags.split():
+        for flag in [*flags.split(), "--out", "--device"]:
             options = FLAGS[flag] | CHANGES.get(name, {}).get(flag, {})
             default = options.get("default")
             if default not in (None, []):
@@ -69,8 +68,7 @@ def parse_args(argv: list[str]) -> Namespace:
             argv = [argv[0], "generate", *argv[1:]]
     args, unknown = parser.parse_known_args(argv)
     problem = f"{args.task} takes no {' '.join(unknown)}"
-    known = TASKS[args.task][1].split()
-    for near in get_close_matches(unknown[0], known, 1) if unknown else ():
+    for near in get_close_matches(unknown[0], TASKS[args.task][1].split(), 1) if unknown else ():
         problem += f", perhaps {near}"
     advice = f"`python sample.py RUN {args.task} --help` lists what there is"
     require(not unknown, f"{problem}; {advice}")
@@ -90,15 +88,16 @@ def main() -> None:
         ends = {"evaluate": ("",), "page": (".html",)}.get(args.task, grids.SUFFIXES)
         is_name = args.out.lower().endswith(ends)
         require(is_name, f"--out takes a name that ends in {' or '.join(ends)}, not {args.out}")
-    scale = getattr(args, "scale", None)
-    require(scale is None or scale > 0, f"--scale must be above 0, not {scale}")
     device = connect(args.device)
     if not args.run.startswith(files.HUB_PREFIX):
         args.run = str(files.local_folder(args.run))
     model = load_model(args.run).to(device)
     args.labels = [class_number(text, model.config) for text in getattr(args, "classes", [])]
-    args.min_side = scale and scale * model.config.image_size  # pixels of an image in a picture
     args.fitted = None
+    is_named = getattr(args, "dataset", None) or getattr(args, "data_dir", None)
+    fits = "fitted" in getattr(args, "prior", "fitted") and not getattr(args, "save_images", None)
+    problem = "--dataset and --data-dir go with --prior fitted, and not with --save-images"
+    require(fits or args.task == "evaluate" or not is_named, problem)
     if "fitted" in getattr(args, "prior", ""):  # all ranks together
         args.fitted = command.find_prior(args.run, model, args.dataset, args.data_dir)
     is_shared = args.task == "evaluate" or getattr(args, "save_images", None)
@@ -178,7 +177,7 @@ def interpolate(model: SphereEncoder, args: Namespace) -> None:
         names += [""] * (args.frames - 1)
         names[-1] = f"{ends[2]} → {ends[3]}"
     picture = save_grid(images.split(args.frames), names, None, model, args)
-    if not is_grid and picture.suffix != ".gif":
+    if not is_grid and picture.suffix.lower() != ".gif":
         args.out = str(files.free_path(picture.with_suffix(".gif")))
         save_grid([images], names, None, model, args)
 
@@ -217,9 +216,9 @@ def evaluate_model(model: SphereEncoder, args: Namespace) -> None:
     if num_images is None:
         num_images = usual_num_images(model, reference)
     if not reference.has_distance(num_images):
-        count, dim = reference.training_features.shape
-        problem = f"which takes {dim:,} images, not {min(num_images, count):,}"
-        print(f"left out: the Fréchet distance, {problem}; the kernel distance (KD) stands instead")
+        dim = reference.training_features.shape[1]
+        problem = f"left out: the Fréchet distance, which takes {dim:,} images or more"
+        print(f"{problem}; the kernel distance (KD) stands instead")
     for name, fact in facts_of(model, reference).items():
         print(f"{name}: {fact}")
     save = partial(command.write_json, folder)  # each figure as soon as it is known
@@ -261,7 +260,7 @@ def save_grid(
     name = f"{Path(args.run).resolve().name}-{args.task}.png"
     path = files.claim_path(args.out, Path("pictures", name))
     is_gif = path.suffix.lower() == ".gif"
-    side = args.min_side or (MIN_FRAME if is_gif and len(rows) == 1 else MIN_TILE)
+    side = MIN_FRAME if is_gif and len(rows) == 1 else MIN_TILE
     with files.writing(path, is_new=True):
         if is_gif:
             frames = []
@@ -269,7 +268,7 @@ def save_grid(
                 texts = captions and [row[c : c + 1] for row in captions]
                 column = [row[c : c + 1] for row in rows]
                 frames.append(grids.image_grid(column, names, texts, side))
-            grids.save_animation(frames, path, args.command)
+            grids.save_animation(frames, path, facts)
         else:
             grids.save_picture(grids.image_grid(rows, names, captions, side), path, facts)
     print(f"picture: {path}")
@@ -287,7 +286,7 @@ TASKS = {  # what does it, and its flags
     "interpolate": (interpolate, f"images {LOOP} {PRIOR} --class --frames --path"),
     "manipulate": (manipulate, f"image {LOOP} --seed --class --strength"),
     "crossover": (crossover, f"images {LOOP} --seed --stitch --swap --strength"),
-    "page": (write_page, "--data-dir"),
+    "page": (write_page, "--dataset --data-dir"),
     "evaluate": (evaluate_model, f"{LOOP} {PRIOR} --features {SCORES}"),
 }
 SWEPT = [*LOOP.split(), "--prior"]  # each takes several values, and all are combined

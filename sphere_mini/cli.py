@@ -45,7 +45,6 @@ FLAGS = {  # options of sample.py's flags
     "--num-images": dict(type=int, metavar="N", help="samples a row (default: usually 50,000)"),
     "--repeats": dict(type=int, metavar="K", default=1, help="N samples K times: mean ± deviation"),
     "--out": dict(metavar="FILE", help="PNG, PDF, SVG or GIF (default: in pictures/, numbered)"),
-    "--scale": dict(type=int, metavar="N", help="picture's pixels for one of an image's"),
     "--device": dict(default="auto", help="auto, or a device of this machine by name"),
 }
 

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .errors import composed, require
+from .errors import composed, require, require_known
 from .sphere import sigma_from_angle
 
 NUM_SEEDS = 2**32  # torch's generator keeps 32 bits of a seed
@@ -67,11 +67,11 @@ class SphereConfig:
         require(self.width % multiple == 0, f"width {self.width} is no multiple of {multiple}")
         alpha = self.alpha_max_deg
         require(0 < alpha < 90, f"alpha_max_deg must lie between 0 and 90, not {alpha}")
-        head = self.pixel_head
-        require(head in PIXEL_HEADS, f"pixel_head must be conv or linear, not {head!r}")
-        names = len(self.class_names)
-        fits = names in (0, self.num_classes)
-        require(fits, f"{names} class names were given for {self.num_classes} classes")
+        require_known("pixel_head", self.pixel_head, PIXEL_HEADS)
+        names = tuple(composed(name) for name in self.class_names)
+        object.__setattr__(self, "class_names", names)  # the way to set a frozen field
+        fits = len(names) in (0, self.num_classes)
+        require(fits, f"{len(names)} class names were given for {self.num_classes} classes")
 
     @property
     def latent_shape(self) -> tuple[int, int]:
@@ -100,6 +100,4 @@ def config_from_dict(values: dict[str, Any]) -> SphereConfig:
     names = {field.name for field in dataclasses.fields(SphereConfig)}
     missing = names - values.keys()
     require(not missing, f"it lacks {', '.join(sorted(missing))}")
-    fields = {name: values[name] for name in names}
-    fields["class_names"] = tuple(composed(name) for name in values["class_names"])
-    return SphereConfig(**fields)
+    return SphereConfig(**{name: values[name] for name in names})

@@ -122,8 +122,7 @@ def decode_both(
 ) -> tuple[Tensor, Tensor]:
     """(x_far, x_near), (B, 3, H, W) each, decoded as one batch of 2B."""
     y = None if y_far is None else torch.cat([y_far, y_near])  # (2B,)
-    x_far, x_near = model.decode(torch.cat([v_far, v_near]), y).chunk(2)
-    return x_far, x_near
+    return model.decode(torch.cat([v_far, v_near]), y).chunk(2)
 
 
 def pixel_losses(

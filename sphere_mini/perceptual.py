@@ -61,8 +61,7 @@ class EfficientNetLite(Perceptual):
         return stages
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        stages = zip(a, b, strict=True)
-        return sum((u - v).square().sum(1).mean() for u, v in stages) / len(a)
+        return sum((u - v).square().sum(1).mean() for u, v in zip(a, b, strict=True)) / len(a)
 
 
 def fold_norms(network: nn.Module) -> None:
@@ -102,8 +101,7 @@ class LPIPSAndConvNeXt(LPIPS):
         self.convnext = convnext.requires_grad_(False).eval()
 
     def features(self, x: Tensor) -> list[Tensor]:
-        size = (224, 224)
-        images = F.interpolate(x.float(), size, mode="bilinear", antialias=True)
+        images = F.interpolate(x.float(), (224, 224), mode="bilinear", antialias=True)
         logits = self.convnext(self.network.scaling_layer(images)).float()  # by ImageNet's mean
         return [*super().features(x), logits]
 

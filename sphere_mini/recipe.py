@@ -247,7 +247,7 @@ def quick_fields(dataset: str, image_size: int, overrides: dict[str, Any]) -> di
     if image_size > LARGE:
         fields |= {name: ANIMAL_FACES[name] for name in OF_LARGE} | {"l1_beta": 1.0}
     if "spread" in fields:
-        fields["spread"] *= min(1.0, (32 / image_size) ** 2)  # the term grows as the latent does
+        fields["spread"] *= min(1.0, (32 / max(image_size, 1)) ** 2)  # it grows with the latent
     if overrides.get("model") == "mini":
         fields["lr"] = CIFAR_IN_MINUTES["lr"]  # no other was tried with it
     if dataset == "digits" and not overrides.get("conditional", True):
@@ -257,5 +257,5 @@ def quick_fields(dataset: str, image_size: int, overrides: dict[str, Any]) -> di
 
 def count_micro_batches(batch_size: int, at_once: int, processes: int) -> int:
     """The least number of micro-batches with at most `at_once` images on each rank, or 1."""
-    counts = range(math.ceil(batch_size / (at_once * processes)), batch_size + 1)
-    return next((count for count in counts if batch_size % (count * processes) == 0), 1)
+    counts = [k for k in range(1, batch_size + 1) if batch_size % (k * processes) == 0]
+    return next((k for k in counts if k * processes * at_once >= batch_size), 1)

@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from .config import SphereConfig
 from .data.images import ImageSet, as_images, batch_indices, rank_batches, to_model_range
 from .distributed import autocast, gradient_sync, mean_over_ranks, rank_shard, world_size
 from .extras.muon import Muon, block_matrices
-from .losses import StepNoise, draw_step_noise, sphere_losses
+from .losses import LossWeights, StepNoise, draw_step_noise, sphere_losses
 from .model import SphereEncoder
 from .perceptual import Perceptual, load_perceptual
 from .recipe import LR_BATCH, Recipe
@@ -73,8 +72,15 @@ class LossModule(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *inputs: Any) -> dict[str, Tensor]:
-        return sphere_losses(self.model, *inputs)
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor | None,
+        noise: StepNoise,
+        weights: LossWeights,
+        perceptual: Perceptual | None,
+    ) -> dict[str, Tensor]:
+        return sphere_losses(self.model, x, y, noise, weights, perceptual)
 
 
 def new_state(recipe: Recipe, data: ImageSet | Dataset) -> TrainState:
@@ -126,7 +132,7 @@ def train_step(
     before clipping, on the device, and the decoder's learning rate.
     """
     noise = draw_rank_noise(state, recipe, len(x))  # this rank's shard of the step's noise
-    row_chunks = torch.arange(len(x), device=x.device).chunk(recipe.grad_accum)  # micro-batches
+    row_chunks = torch.arange(len(x), device=x.device).view(recipe.grad_accum, -1)  # micro-batches
     total = {}
     state.model.zero_grad(set_to_none=True)  # also of a step that was interrupted
     for k, rows in enumerate(row_chunks, 1):

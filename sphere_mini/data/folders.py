@@ -170,5 +170,4 @@ def visible_files(
         if stat.S_ISREG(status.st_mode):  # no pipe or device, where reading may never end
             yield File(class_folder, str(folder), entry.name, real, linked)
         elif stat.S_ISDIR(status.st_mode) and real not in above:  # else a link that leads back
-            inside = class_folder or entry.name
-            yield from visible_files(entry.path, inside, linked, [*above, real])
+            yield from visible_files(entry.path, class_folder or entry.name, linked, [*above, real])

@@ -24,7 +24,6 @@ GAP = 4  # pixels between images
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 SUFFIXES = (".png", ".pdf", ".svg", ".gif")  # of pictures
 GRID_COLUMNS = 10
-BLUE = "#0072B2"  # of Okabe and Ito's colours, which colour-blind eyes tell apart
 STYLE = {
     "font.size": 14,
     "lines.linewidth": 2.5,
@@ -90,8 +89,7 @@ def image_grid(
     if captions:
         row_height += font.size + GAP
     left = max(int(font.getlength(label)) for label in labels) + 2 * GAP
-    columns = max(len(row) for row in rows)
-    width = left + columns * (column_width + GAP) + GAP
+    width = left + max(len(row) for row in rows) * (column_width + GAP) + GAP
     canvas = Image.new("RGB", (width, len(rows) * row_height + GAP), "white")
     draw = ImageDraw.Draw(canvas)
     for r, row in enumerate(rows):
@@ -111,31 +109,34 @@ def to_picture(figure: Figure) -> Image.Image:
     """A figure's pixels."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())
-    return Image.fromarray(pixels).convert("RGB")
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def as_line(facts: dict[str, Any]) -> str:
+    """What makes a picture again, as one line of text."""
+    return printable(", ".join(f"{name}: {value}" for name, value in facts.items()))
 
 
 def save_picture(picture: Image.Image, path: Path, facts: dict[str, Any]) -> None:
     """Write a PNG (PDF, SVG: by its suffix) that carries `facts`, to make it again."""
-    texts = {name: printable(str(value)) for name, value in facts.items()}
     if path.suffix.lower() in (".pdf", ".svg"):
         figure = Figure([side / 100 for side in picture.size], dpi=100)
         figure.figimage(np.asarray(picture))
-        title = ", ".join(f"{name}: {text}" for name, text in texts.items())
-        figure.savefig(path, metadata={"Title": title}, dpi=100)
+        figure.savefig(path, metadata={"Title": as_line(facts)}, dpi=100)
         return
     notes = PngInfo()
-    for name, text in texts.items():
-        notes.add_text(name, text)
+    for name, value in facts.items():
+        notes.add_text(name, printable(str(value)))
     picture.save(path, "PNG", pnginfo=notes)
 
 
-def save_animation(frames: Sequence[Image.Image], path: Path, comment: str) -> None:
-    """Write frames as an endless GIF, there and back, with a comment."""
+def save_animation(frames: Sequence[Image.Image], path: Path, facts: dict[str, Any]) -> None:
+    """Write frames as an endless GIF, there and back, with `facts` as its comment."""
     width = max(frame.width for frame in frames)  # which captions decide
     frames = [ImageOps.expand(one, (0, 0, width - one.width, 0), "white") for one in frames]
     others = [*frames[1:], *frames[-2:0:-1]]
-    options = dict(duration=200, loop=0, comment=printable(comment).encode())  # milliseconds
+    comment = as_line(facts).encode()
+    options = dict(duration=200, loop=0, comment=comment)  # milliseconds
     frames[0].save(path, "GIF", save_all=True, append_images=others, **options)
 
 

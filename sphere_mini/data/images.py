@@ -129,8 +129,7 @@ class ImageFiles(Dataset):
                 labels = labels.to(self.device, non_blocking=True)
                 yield images, labels
         except UserError as error:  # from a worker it comes with the worker's traceback in front
-            sentence = str(error).strip().rsplit(f"{UserError.__name__}: ", 1)[-1]
-            raise ReadError(sentence) from None
+            raise ReadError(str(error).strip().rsplit(f"{UserError.__name__}: ", 1)[-1]) from None
         except (RuntimeError, OSError) as error:  # the latter while a batch is handed over
             text = str(error)
             is_files = "Too many open files" in text or "ancdata" in text

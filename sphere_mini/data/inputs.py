@@ -76,10 +76,7 @@ def has_plain_numbers(names: Sequence[str]) -> bool:
 
 
 def seeds_for(seeds: Sequence[int] | int | None, **others: Sized | None) -> Sequence[int]:
-    """The seeds, one for each image; drawn at random where `seeds` is None. A number is one seed.
-
-    others: what else has an entry an image. `UserError`: numbers differ, or a seed is out of range.
-    """
+    """As many seeds as `others` have images, drawn for None; `UserError`: no or other seeds."""
     if seeds is not None and np.ndim(seeds) == 0:
         seeds = [seeds]
     given = {**others, "seeds": seeds}
@@ -89,7 +86,7 @@ def seeds_for(seeds: Sequence[int] | int | None, **others: Sized | None) -> Sequ
         count = next(iter(sizes.values()), 1)
         seeds = torch.randint(2**31, (count,)).tolist()
     in_range = all(int(seed) == seed and 0 <= seed < NUM_SEEDS for seed in seeds)
-    require(in_range, "seeds must be whole numbers in 0 ... 2^32 - 1")
+    require(in_range and len(seeds) > 0, "seeds must be whole numbers in 0 ... 2^32 - 1")
     return seeds
 
 

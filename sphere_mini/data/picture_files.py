@@ -38,8 +38,8 @@ def open_picture(path: str | Path, advice: str = "name one that is whole") -> Im
         raise UserError(f"{path} cannot be read as an image ({reason}); {advice}") from error
 
 
-def without_notes(content: bytes) -> bytes:
-    """A PNG's bytes without notes, which Pillow would unpack, or refuse where they are damaged."""
+def without_notes(content: bytes, also: bytes = b"eXIf") -> bytes:
+    """A PNG's bytes without notes, which Pillow would unpack or refuse, but for whole `also`."""
     if not content.startswith(PNG):
         return content
     kept = [PNG]
@@ -48,7 +48,7 @@ def without_notes(content: bytes) -> bytes:
         length = int.from_bytes(content[place : place + 4])
         chunk = content[place : place + length + 12]  # length, kind, data and checksum
         is_whole = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])
-        if chunk[4:8] in PIXEL_CHUNKS or (chunk[4:8] == b"eXIf" and is_whole):
+        if chunk[4:8] in PIXEL_CHUNKS or (chunk[4:8] == also and is_whole):
             kept.append(chunk)
         place += len(chunk)
     return b"".join(kept)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from torch.utils.data import ConcatDataset
+from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, Flowers102
 from tqdm import tqdm
 
@@ -96,7 +96,9 @@ def without_damaged(splits: Splits, recipe: Recipe) -> Splits:
     count = 0
     for images in splits[:2]:
         damaged = find_damaged(images or [], recipe)
-        kept.append([images[k] for k in range(len(images or [])) if k not in damaged])
+        rows = [k for k in range(len(images or [])) if k not in damaged]
+        is_folder = isinstance(images or [], list)  # torchvision's sets decode what is asked for
+        kept.append([images[k] for k in rows] if is_folder else Subset(images, rows))
         count += len(damaged)
     require(bool(kept[0]), f"{recipe.data_root} has no picture that can be read")
     note = f"{splits.description}; damaged ones left out: {count:,}"

@@ -50,6 +50,7 @@ def find_recipe(
     if dataset == training.get("dataset"):
         data_dir = data_dir or training.get("data_dir")
     fields = {"held_out": 0.0, "data_dir": data_dir or "", "conditional": config.num_classes > 0}
+    fields["init_from"] = run  # whose classes are known, so that a folder of one will do
     kept = ("held_out", "flip", "skip_damaged")
     fields |= {name: training[name] for name in kept if name in training}
     fields |= {name: getattr(config, name) for name in ("image_size", "patch_size")}
@@ -63,13 +64,17 @@ def make_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
     data, held_out = first_on_node(lambda: load_data(recipe, model.device, MOST_HELD_OUT, run))
     name = f"{recipe.dataset} {recipe.data_dir}".strip()
     folder = recipe.data_root
-    if recipe.dataset == OWN:  # nothing is written among one's own pictures
+    if recipe.dataset == OWN or not folder.is_dir():  # nothing is written among own pictures
         folder = Path(args.out or args.run)
     reference = Reference(data, held_out, args.features, name, folder, args.num_reference)
     require_fit(data, model.config)
-    judge = load_judge(run, data.class_names)
+    judge = None if reference.holds_digits else load_judge(run, data.class_names)
     if judge is None and args.judge:
-        require(model.config.num_classes > 0, "this model has no classes; leave out --judge")
+        has_use = model.config.num_classes > 0 and not reference.holds_digits
+        require(
+            has_use,
+            "the digits have a judge, and other models need classes for one; leave out --judge",
+        )
         judge = from_rank_0(lambda: fit_judge(data, recipe.flip).cpu())  # one for all ranks
         if args.dataset is None and args.data_dir is None:
             keep(judge, args.run)
@@ -80,9 +85,9 @@ def make_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
 def find_prior(
     run: str, model: SphereEncoder, dataset: str | None, data_dir: str | None
 ) -> FittedPrior:
-    """The prior kept in `run`, or else one fitted to `find_recipe`'s images; its own are kept."""
+    """The prior kept in `run`, or one fitted to other images if they are named, and not kept."""
     folder = files.local_folder(run)
-    prior = load_prior(folder, model)
+    prior = None if dataset or data_dir else load_prior(folder, model)
     if prior is None:
         recipe = find_recipe(run, model.config, dataset, data_dir)
         data, _ = first_on_node(lambda: load_data(recipe, model.device, run=folder))

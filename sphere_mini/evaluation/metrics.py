@@ -138,9 +138,8 @@ def digits_judge() -> tuple[SVC, np.ndarray]:
 def judge_digits(images: Tensor, labels: Tensor) -> dict[str, float]:
     """What the judge says of samples (B, 3, 8, 8) in [0, 1] that should show `labels` (B,).
 
-    `agreement`: share recognised. `frechet`: Fréchet distance of pixels in [-1, 1] to those of all
-    real digits. `deviation`: root of the mean variance of a pixel within its class, near 0 of a
-    collapsed model, which draws one image a class.
+    `agreement`: share recognised. `frechet`: Fréchet distance of pixels in [-1, 1] to all digits'.
+    `deviation`: root mean variance of a pixel within its class; near 0 it says: all are alike.
     """
     judge, real = digits_judge()
     pixels = images.mean(1).flatten(1).cpu().double().numpy()  # (B, 64)

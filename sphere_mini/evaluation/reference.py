@@ -21,6 +21,7 @@ from ..files import warn_on_write_error, write_safely
 from .features import BATCH, EXTRACTORS, Extractor, Judge, extract, load_extractor
 from .metrics import memorised_below, nearness
 
+LEAST_IMAGES = 10  # precision and recall look at the third neighbour, memorised at more
 MOST_HELD_OUT = 10_000  # images that were not trained on, where a script reads them
 FINGERPRINTED = 1000  # images, spread evenly, that tell a set from another one
 
@@ -39,7 +40,7 @@ class Reference:
 
     def __post_init__(self) -> None:
         count = min(self.most, len(self.data))
-        require(count > 0, f"a reference takes at least one training image, not {count}")
+        require(count >= LEAST_IMAGES, f"scores take at least {LEAST_IMAGES} training images")
         self.features = self.features or ("pixels" if self.holds_digits else "efficientnet")
         require_known("features", self.features, EXTRACTORS)
 
@@ -100,6 +101,7 @@ class Reference:
 
     def features_of(self, split: str, data: ImageSet | ImageFiles, rows: Tensor) -> Tensor:
         """Features (len(rows), F) of a set's images: from `folder`, or computed and kept there."""
+        extractor = self.extractor  # also where features are kept: all ranks meet to load it
         keep = self.folder is not None and self.features != "pixels"
         if keep:
             name = f"features-{self.features}-{split}-{len(rows)}-{fingerprint(data, rows)}"
@@ -108,7 +110,7 @@ class Reference:
             if features is not None:
                 return features
         chunks = rank_chunks(rows.split(BATCH), f"features of {split} images", BATCH)
-        features = extract(self.extractor, (images for images, _ in data.batches(chunks)))[0]
+        features = extract(extractor, (images for images, _ in data.batches(chunks)))[0]
         if keep and rank() == 0:
             with warn_on_write_error(path.name):
                 write_safely(path, lambda temporary: save_file({"features": features}, temporary))
@@ -128,9 +130,8 @@ def fingerprint(data: ImageSet | ImageFiles, rows: Tensor) -> str:
     if isinstance(data, ImageFiles):
         if isinstance(data.source, list):
             for path, _ in (data.source[row] for row in rows.tolist()):
-                facts = os.stat(path)
-                entry = f"{path}|{facts.st_size}|{facts.st_mtime_ns}|"
-                digest.update(entry.encode(errors="replace"))
+                file = os.stat(path)
+                digest.update(f"{path}|{file.st_size}|{file.st_mtime_ns}|".encode(errors="replace"))
         rows = rows[evenly_spaced(len(rows), FINGERPRINTED)]
     for images, _ in data.batches(rows.split(BATCH)):
         digest.update(images.cpu().numpy().tobytes())

@@ -23,11 +23,10 @@ from ..model import SphereEncoder
 from ..sampling import generate, reconstruct
 from . import metrics
 from .features import BATCH, NUMBERED_BELOW, extract, fidelity, kernel_distance, score_name
-from .reference import Reference
+from .reference import LEAST_IMAGES, Reference
 
 Row = dict[str, Any]  # figures and facts by name: a row of a table
 MOST_NUMBERS = 10**9  # in all latents that are looked at together: 4 GB
-LEAST_IMAGES = 10  # precision and recall look at the third neighbour, memorised at more
 USUAL_IMAGES = 50_000  # samples of a row, by the field's convention
 # formats of numbers, by the first letters of their column's name
 FORMATS = {"agreement": ".1%", "memorised": ".1%", "guidance": "g", "IS": ".2f", "PSNR": ".1f"}
@@ -110,8 +109,7 @@ def evaluate(
     require(repeats > 0 and len(samplers) > 0, "scores take at least one sampler, and one repeat")
     if num_images is None:
         num_images = usual_num_images(model, reference)
-    problem = f"scores take at least {LEAST_IMAGES} samples and training images"
-    require(min(num_images, len(reference.rows)) >= LEAST_IMAGES, problem)
+    require(num_images >= LEAST_IMAGES, f"scores take at least {LEAST_IMAGES} samples")
     report = Report(facts_of(model, reference))
     for sampler in samplers:
         row, report.closest = score_samples(model, reference, sampler, num_images, seed, repeats)
@@ -199,6 +197,8 @@ def look_at(
         images = (seen[0] + 1).view(-1, 1, DIGIT_SIDE, DIGIT_SIDE) / 2
         judged = metrics.judge_digits(images, rows % num_classes)
         del judged["frechet"]
+        real = metrics.judge_digits(reference.data.images / 255, reference.data.labels)
+        judged["deviation of digits"] = real["deviation"]
     if judge:
         judged["agreement"] = seen.pop().float().mean().item()
         features = seen.pop()  # (n, 96)

@@ -127,13 +127,14 @@ def write_page(model: SphereEncoder, args: Namespace) -> None:
     x, labels, class_names, source = pictures(model, args)
     tensors["points"] = points_of(model, x, None).half()
     tensors["pictures"] = (255 * x).round().byte().contiguous()
-    settings = dict(name=Path(args.run).name, config=vars(model.config), hash=model.weights_hash())
+    name = Path(args.run).resolve().name
+    settings = dict(name=name, config=vars(model.config), hash=model.weights_hash())
     settings |= dict(labels=labels.tolist(), class_names=class_names, source=source)
     parts = {path.name: path.read_text("utf-8") for path in PAGE.glob("[a-z]*")}
     parts["settings"] = json.dumps(settings).replace("<", "\\u003c")  # no tag ends the script
     parts["tensors"] = base64.b64encode(save(tensors)).decode()
     html = re.sub(r"\{\{(.+?)\}\}", lambda match: parts[match[1]], parts["page.html"])
-    path = files.claim_path(args.out, Path("pictures", f"{settings['name']}-page.html"))
+    path = files.claim_path(args.out, Path("pictures", f"{name}-page.html"))
     with files.writing(path, is_new=True):
         path.write_text(html, "utf-8")
     print(f"page: {path}")
@@ -141,17 +142,17 @@ def write_page(model: SphereEncoder, args: Namespace) -> None:
 
 def pictures(model: SphereEncoder, args: Namespace) -> tuple[Tensor, Tensor, tuple[str, ...], str]:
     """x (n, 3, H, H) in [0, 1], labels, their names, and whence: a data set, "" for samples."""
-    with suppress(*() if args.data_dir else [UserError]):  # the model may not say its data set
-        recipe = find_recipe(args.run, model.config, data_dir=args.data_dir)
-        if args.data_dir or recipe.dataset == "digits" or recipe.data_root.is_dir():
+    given = args.dataset or args.data_dir
+    with suppress(*() if given else [UserError]):  # the model may not say its data set
+        recipe = find_recipe(args.run, model.config, args.dataset, args.data_dir)
+        if given or recipe.dataset == "digits" or recipe.data_root.is_dir():
             found = find_splits(recipe)
             options = (found.class_names, recipe.image_size, 0, model.device)
             data = ImageFiles(found.held_out or found.training, *options)
             images, y = next(data.batches([evenly_spaced(len(data), NUM_PICTURES)]))
             return images / 255, y, found.class_names, recipe.dataset
     labels, _ = draw_from_seeds(range(NUM_PICTURES), model.config, 1)
-    x = generate(model, seeds=range(NUM_PICTURES))
-    return x, labels, model.config.class_names, ""
+    return generate(model, seeds=range(NUM_PICTURES)), labels, model.config.class_names, ""
 
 
 def push_to_hub(
@@ -174,7 +175,7 @@ def push_to_hub(
     content = {}
     for path in filter(Path.exists, map(folder.joinpath, PUSHED)):
         is_picture = path.suffix == ".png"
-        content[path.name] = without_notes(path.read_bytes()) if is_picture else str(path)
+        content[path.name] = without_notes(path.read_bytes(), b"") if is_picture else str(path)
     content[files.CONFIG_FILE] = json.dumps(settings, indent=2).encode()
     if CARD_FILE not in content:
         content[CARD_FILE] = model_card(folder, model, name, license, settings).encode()

@@ -69,13 +69,13 @@ def load_prior(folder: Path, model: SphereEncoder) -> FittedPrior | None:
 
 @torch.no_grad()
 def fit_prior(model: SphereEncoder, data: ImageSet | ImageFiles, rank: int = 64) -> FittedPrior:
-    """Fit the prior to at most 20,000 training images, with `rank` axes of a class's covariance."""
+    """Fit the prior to at most 20,000 training images; rank: axes of a class's, fewer of many."""
     config = model.config
     require_fit(data, config)
     dim = math.prod(config.latent_shape)
-    rank = min(rank, dim)
-    size = (config.num_classes + 1) * (rank + 1) * dim
-    require(size <= MOST_NUMBERS, f"a prior of {size:,} numbers is too large; take a smaller rank")
+    rank = min(rank, dim, MOST_NUMBERS // (dim * (config.num_classes + 1)) - 1)
+    problem = f"a prior for {config.num_classes:,} classes of {dim:,} numbers is too large"
+    require(rank > 0, f"{problem}; draw without it")
     encoded = []
     rows = evenly_spaced(len(data), min(20_000, MOST_NUMBERS // dim))
     for images, y in data.batches(rows.split(BATCH)):

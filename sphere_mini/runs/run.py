@@ -67,8 +67,7 @@ def start(fields: dict[str, Any], preset: str | None, out: str | None, device: t
     if pretrained:
         new_classes = ", ".join(settings.start_from(state, pretrained)) or "no class"
         print(f"weights from {recipe.init_from}; class tables made anew for: {new_classes}")
-    config = state.model.config
-    folder = from_rank_0(lambda: new_folder(out, config, recipe, count, held_out))
+    folder = from_rank_0(lambda: new_folder(out, state.model.config, recipe, count, held_out))
     return Run(state, recipe, data, held_out, perceptual, folder)
 
 

@@ -143,7 +143,9 @@ def start_from(state: TrainState, old: SphereEncoder) -> list[str]:
     """
     config = state.model.config
     old_count = old.config.num_classes
-    advice = f"train on with --set conditional={str(old_count > 0).lower()}"
+    advice = "pass --unconditional"
+    if old_count:
+        advice = "put the images into a folder a class, one will do, and leave out --unconditional"
     problem = f"the given model has {old_count or 'no'} classes; {advice}"
     require((old_count > 0) == (config.num_classes > 0), problem)
     known = old.config.class_names

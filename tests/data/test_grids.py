@@ -80,10 +80,10 @@ def test_files_carry_their_text(tmp_path):
         assert image.text == {"seed": "3", "command": "python sample.py"}
     greys = (0, 80, 160, 240)
     frames = [Image.new("RGB", (9 - k, 7), (grey,) * 3) for k, grey in enumerate(greys)]
-    save_animation(frames, tmp_path / "a.gif", "there and back")
+    save_animation(frames, tmp_path / "a.gif", {"seed": 3, "command": "python sample.py"})
     with Image.open(tmp_path / "a.gif") as animation:
         assert animation.n_frames == 6 and animation.size == (9, 7)
-        assert animation.info["comment"] == b"there and back"
+        assert animation.info["comment"] == b"seed: 3, command: python sample.py"
 
 
 def test_vector_files_hold_every_pixel(tmp_path):

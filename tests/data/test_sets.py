@@ -18,11 +18,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from scipy.io import savemat
 from sklearn.datasets import load_digits
+from torch.utils.data import Subset
 from torchvision.datasets import CIFAR10, CIFAR100, Flowers102
 
 from sphere_mini import SphereEncoder, UserError
-from sphere_mini.data.images import to_model_range
+from sphere_mini.data.images import ImageFiles, to_model_range
 from sphere_mini.data.sets import load_data
+from sphere_mini.evaluation.reference import fingerprint
 from sphere_mini.recipe import SETS, make_recipe
 
 CPU = torch.device("cpu")
@@ -170,6 +172,15 @@ def test_two_steps_from_the_layout_on_disk(dataset, photos, tmp_path, monkeypatc
     assert config.image_size == SETS[dataset].fields["image_size"]
     assert (tmp_path / "run" / "samples" / "step0000002.png").is_file()
     assert '"held_out_psnr"' in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_a_fetched_set_without_damaged_pictures_stays_on_disk(photos, tmp_path, monkeypatch):
+    write_flowers102(tmp_path, photos, monkeypatch)
+    (tmp_path / "flowers-102" / "jpg" / "image_00002.jpg").write_bytes(b"no picture")
+    fields = dict(data_dir=str(tmp_path), image_size=16, skip_damaged=True, in_memory_gb=1e-9)
+    data, _ = load_data(make_recipe("flowers102", **fields), CPU)
+    assert isinstance(data, ImageFiles) and isinstance(data.source, Subset) and len(data) == 7
+    assert fingerprint(data, torch.arange(7))
 
 
 def test_digits_are_the_real_ones():

@@ -67,6 +67,7 @@ def test_the_digits_model_is_judged(tmp_path):
         )
         assert row["FD-pixels-1000"] == pytest.approx([known["frechet"]], rel=0.02)
         assert row["deviation"] == pytest.approx([known["deviation"]], rel=0.02)
+        assert row["deviation of digits"] == pytest.approx([0.206], abs=1e-3)
         facts = {
             "features": "pixels",
             "images": 1000,
@@ -243,7 +244,7 @@ def test_a_small_folder_is_scored_as_far_as_it_goes(crops):
     """160 images are too few for a distance of 1,280 features: all else is measured."""
     done = run("sample.py", crops / "run", "evaluate", "--num-steps", 1)
     assert done.returncode == 0, done.stderr
-    left_out = "left out: the Fréchet distance, which takes 1,280 images, not 160;"
+    left_out = "left out: the Fréchet distance, which takes 1,280 images or more;"
     assert left_out in done.stdout and "warning" not in done.stdout
     found = figures(crops / "run")
     row = found["samples"][0]
@@ -293,6 +294,9 @@ def test_features_of_a_network_are_kept_beside_the_data(crops, monkeypatch, caps
     changed = images.clone()
     changed[20] = 0
     assert not torch.equal(features(changed), first) and len(extracted) == 3
+    kept = Reference(ImageSet(images, labels, ()), None, "efficientnet", folder=crops / "data")
+    kept.features_of("training", kept.data, rows)
+    assert "extractor" in vars(kept)  # all ranks meet to load it, and later some draw nothing
     again = features(images, crops / "nowhere")
     assert torch.equal(again, first) and "could not be written" in capsys.readouterr().out
 
@@ -300,7 +304,9 @@ def test_features_of_a_network_are_kept_beside_the_data(crops, monkeypatch, caps
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--num-images", 9), "scores take at least 10 samples and training images"),
+        (("--num-images", 9), "scores take at least 10 samples"),
+        (("--num-reference", 9), "scores take at least 10 training images"),
+        (("--judge",), "the digits have a judge"),
         (("--num-images", 0), "scores take at least 10"),
         (("--num-steps", 1, 0), "num_steps must be at least 1, not 0"),
         (("--guidance", 1, -2), "guidance must be 0 or more, not -2"),
@@ -329,6 +335,28 @@ def test_a_model_whose_images_are_not_numbers(tmp_path):
     model.save_pretrained(tmp_path, training={"dataset": "digits"})
     done = run("sample.py", tmp_path, "evaluate")
     assert done.returncode == 2 and "images that are not numbers" in done.stderr
+
+
+def test_a_model_of_one_class_is_scored(tmp_path, crops):
+    """As fine-tuned on a folder with one class in it."""
+    data = tmp_path / "cats" / "cat"
+    data.parent.mkdir()
+    (crops / "data" / "train" / "china").rename(data)
+    training = {"dataset": "folder", "data_dir": str(data.parent)}
+    random_model(num_classes=1, class_names=("cat",)).save_pretrained(
+        tmp_path / "m", **{"training": training}
+    )
+    flags = ("--features", "pixels", "--num-steps", 1, *SMALL)
+    done = run("sample.py", tmp_path / "m", "evaluate", *flags)
+    assert done.returncode == 0, done.stderr
+    assert figures(tmp_path / "m")["samples"][0]["reference"].startswith("80 training images")
+
+
+def test_features_of_a_set_without_a_folder_lie_with_the_figures(tmp_path):
+    flags = ("--features", "efficientnet", "--num-steps", 1, *SMALL, "--num-reference", 20)
+    done = run("sample.py", DIGITS_MODEL, "evaluate", *flags, "--out", tmp_path)
+    assert done.returncode == 0 and "warning" not in done.stdout + done.stderr, done.stderr
+    assert list(tmp_path.glob("features-efficientnet-training-20-*.safetensors"))
 
 
 def test_a_model_that_does_not_say_what_it_was_trained_on(tmp_path):
@@ -390,4 +418,4 @@ def test_a_smaller_reference(tmp_path):
         found.append(row["FD-pixels-80"])
     assert found[0] != found[1]
     done = run("sample.py", DIGITS_MODEL, "evaluate", *flags, 0, "--out", tmp_path / "0")
-    assert done.returncode == 2 and "at least one training image, not 0" in done.stderr
+    assert done.returncode == 2 and "at least 10 training images" in done.stderr

@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from conftest import DIGITS_MODEL, run
+from conftest import DIGITS_MODEL, random_model, run
+from PIL import Image
 
 from sphere_mini import SphereEncoder, UserError, generate
 from sphere_mini.data.grids import quantise
@@ -109,10 +110,17 @@ def test_one_class_is_nothing_to_judge(digits):
 
 def test_the_flag_trains_one_and_keeps_it(tmp_path, monkeypatch):
     monkeypatch.setattr("sphere_mini.evaluation.features.LEAST_STEPS", 60)
-    model = SphereEncoder.from_pretrained(DIGITS_MODEL)
     folder = tmp_path / "run"
-    model.save_pretrained(folder, training={"dataset": "digits"})
-    command = ("evaluate", "--num-steps", 1, "--num-images", 100)
+    digits = load_digit_images(8, torch.device("cpu"))
+    for label in (3, 8):  # the digits as such have a judge of their own
+        (tmp_path / "data" / f"number {label}").mkdir(parents=True)
+        for k, image in enumerate(digits.images[digits.labels == label][:60]):
+            picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+            picture.save(tmp_path / "data" / f"number {label}" / f"{k}.png")
+    model = random_model(num_classes=2, class_names=("number 3", "number 8"))
+    training = {"dataset": "folder", "data_dir": str(tmp_path / "data")}
+    model.save_pretrained(folder, training=training)
+    command = ("evaluate", "--features", "pixels", "--num-steps", 1, "--num-images", 100)
     found = []
     for flags in ((), ("--judge",), ()):
         out = tmp_path / str(len(found))

@@ -14,6 +14,7 @@ import torch
 from conftest import DIGITS_MODEL, ROOT, random_model, run_process
 from huggingface_hub import ModelCard
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file
 from test_release import write_release
 
@@ -235,6 +236,11 @@ def test_a_pushed_model_has_a_card_and_comes_back(hub, tmp_path):
         (run_folder / name).touch()
     with Image.open(run_folder / "samples.png") as picture:
         assert "python sample.py" in picture.text["command"]
+        exif = Image.Exif()
+        exif[0x010E] = "secret"  # a description
+        notes = PngInfo()
+        notes.add_text("command", picture.text["command"])
+        picture.save(run_folder / "samples.png", exif=exif, pnginfo=notes)
     done = push(run_folder, "hf://me/new-digits")
     assert done.stdout == "hf://me/new-digits\n", done.stderr
     assert Hub.made == [("me/new-digits", "private")]

@@ -109,9 +109,14 @@ def test_mistakes_are_one_sentence(digits, digits_model, monkeypatch):
     others = ImageSet(digits.images, digits.labels, tuple("abcdefghij"))
     with pytest.raises(UserError, match=r"classes: 10 \(a, .* the network of .* classes: 10 \(0, "):
         fit_prior(digits_model, others)
-    monkeypatch.setattr(prior_module, "MOST_NUMBERS", 11 * 65 * 128 - 1)
-    with pytest.raises(UserError, match="a prior of 91,520 numbers is too large"):
+    monkeypatch.setattr(prior_module, "MOST_NUMBERS", 11 * 2 * 128 - 1)
+    with pytest.raises(UserError, match="a prior for 10 classes of 128 numbers is too large"):
         fit_prior(digits_model, digits)
+
+
+def test_many_classes_have_as_many_axes_as_fit(digits, digits_model, monkeypatch):
+    monkeypatch.setattr(prior_module, "MOST_NUMBERS", 11 * 6 * 128)
+    assert fit_prior(digits_model, digits).axes.shape == (11, 5, 128)
 
 
 def test_a_class_of_one_image_takes_all_images(digits, digits_model):
@@ -148,7 +153,7 @@ def test_the_script_fits_it_once(run_without_prior, tmp_path):
     assert pixels[0] != pixels[1] == pixels[2]
 
 
-def test_the_script_fits_it_to_the_images_that_are_named(run_without_prior, tmp_path):
+def test_the_script_fits_it_to_the_images_that_are_named(run_without_prior, digits, tmp_path):
     """A run whose data set is gone takes another one for the fit, which it does not keep."""
     folder = run_without_prior
     text = (folder / "config.json").read_text().replace('"digits"', '"folder"')
@@ -160,6 +165,14 @@ def test_the_script_fits_it_to_the_images_that_are_named(run_without_prior, tmp_
     assert done.returncode == 0, done.stderr
     assert "prior fitted to the encoded training images of digits" in done.stdout
     assert not (folder / "prior.safetensors").exists()
+    few = ImageSet(digits.images[:50], digits.labels[:50], digits.class_names)
+    fit_prior(SphereEncoder.from_pretrained(folder), few).save(folder)
+    again = run("sample.py", folder, *flags[:-1], tmp_path / "b.png", "--dataset", "digits")
+    assert "prior fitted to" in again.stdout  # and not the one that is kept
+    pixels = [Image.open(tmp_path / name).tobytes() for name in ("a.png", "b.png")]
+    assert pixels[0] == pixels[1]
+    kept = run("sample.py", folder, *flags[:-1], tmp_path / "c.png")
+    assert kept.returncode == 0 and Image.open(tmp_path / "c.png").tobytes() != pixels[0]
 
 
 def test_single_images_and_scores_say_which_prior(tmp_path):

@@ -112,7 +112,8 @@ def test_save_and_load(tmp_path, half):
 
 
 def test_class_names_beyond_ascii_go_through_the_files(tmp_path):
-    model = random_model(num_classes=2, class_names=("Łódź", "水"))
+    model = random_model(num_classes=2, class_names=["Łódź", "水"])
+    assert model.config.class_names == ("Łódź", "水")
     model.save_pretrained(tmp_path)
     assert SphereEncoder.from_pretrained(tmp_path).config.class_names == ("Łódź", "水")
 

@@ -445,6 +445,20 @@ def test_mistakes_are_one_sentence(command, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_set_of_its_pictures_can_be_named(tmp_path):
+    model = SphereEncoder.from_pretrained(DIGITS_MODEL)
+    model.save_pretrained(tmp_path / "m")  # which does not say what it was trained on
+    sources = []
+    for flags in ((), ("--dataset", "digits")):
+        path = tmp_path / f"{len(sources)}.html"
+        done = run("sample.py", ".", "page", *flags, "--out", path, cwd=tmp_path / "m")
+        assert done.returncode == 0, done.stderr
+        html = path.read_text()
+        assert '"name": "m"' in html
+        sources.append(re.search(r'"source": "(\w*)"', html)[1])
+    assert sources == ["", "digits"]
+
+
 def test_the_default_place_is_beside_the_pictures(tmp_path):
     for name in ("digits-page.html", "digits-page-2.html"):
         done = run("sample.py", DIGITS_MODEL, "page", cwd=tmp_path)

@@ -58,7 +58,7 @@ TASKS = {  # a task, and flags each of which changes its picture
         "--per-class 3",
         "--trajectory",
     ],
-    "reconstruct PICTURES/3.png": ["PICTURES/8.png", "--class 3", "--class 3 8", "--scale 2"],
+    "reconstruct PICTURES/3.png": ["PICTURES/8.png", "--class 3", "--class 3 8"],
     "interpolate --frames 4": [
         "--frames 3",
         "--path linear",
@@ -166,7 +166,7 @@ def test_manipulation_shows_the_input_and_every_step(tmp_path, pictures, digits_
         assert any((pixels[4:100, k : k + 96] == tile).all() for k in range(pixels.shape[1] - 95))
 
 
-def tile_at(picture, scale, column):
+def tile_at(picture, column, scale=12):
     """An image of 8 pixels in a picture's first row, by its column from the right end."""
     pixels = np.array(picture)
     side = 8 * scale
@@ -176,24 +176,25 @@ def tile_at(picture, scale, column):
 
 
 def test_reconstructions_under_classes_stand_beside_each_other(tmp_path, pictures, digits_model):
-    flags = ("reconstruct", pictures / "3.png", "--class", 8, "3", "--scale", 20)
+    flags = ("reconstruct", pictures / "3.png", "--class", 8, "3")
     image = draw(tmp_path / "a.png", *flags)
     x = square_pixels(open_picture(pictures / "3.png"), 8)[None] / 255
     eight, three = [to_uint8(reconstruct(digits_model, x, [label]))[0] for label in (8, 3)]
-    assert np.array_equal(tile_at(image, 20, 0), three)
-    assert np.array_equal(tile_at(image, 20, 1), eight)
+    assert np.array_equal(tile_at(image, 0), three)
+    assert np.array_equal(tile_at(image, 1), eight)
     assert not np.array_equal(three, eight)
-    assert image.height > 160 + 20  # pixels of the image, and letters larger than usual
 
 
-@pytest.mark.parametrize(("scale", "side"), [(None, 96), (1, 8), (20, 160)])
-def test_scale_is_the_size_of_an_images_pixel(scale, side, tmp_path):
-    flags = () if scale is None else ("--scale", scale)
-    image = draw(tmp_path / "a.png", "--class", 3, "--per-class", 5, *flags)
-    assert image.height == side + 8 and 5 * (side + 4) < image.width < 5 * (side + 4) + 60
-    draw(tmp_path / "b.png", "interpolate", "--frames", 3, *flags)
+def test_images_are_shown_at_a_size_that_one_sees(tmp_path):
+    image = draw(tmp_path / "a.png", "--class", 3, "--per-class", 5)
+    assert image.height == 96 + 8 and 5 * (96 + 4) < image.width < 5 * (96 + 4) + 60
+    draw(tmp_path / "b.png", "interpolate", "--frames", 3)
     with Image.open(tmp_path / "b.gif") as animation:
-        assert animation.height == (192 if scale is None else max(side, 8)) + 8
+        assert animation.height == 192 + 8
+        assert (
+            b"weights: " in animation.info["comment"]
+            and b"seed: [0, 1]" in animation.info["comment"]
+        )
 
 
 def test_images_of_any_size_and_mode(tmp_path, pictures):
@@ -268,7 +269,9 @@ MISTAKES = [
     ("reconstruct PICTURES/3.png --out PICTURES/words.png/a.png", "cannot be made"),
     ("reconstruct PICTURES/3.png --seed 3", "reconstruct takes no --seed 3;"),
     ("reconstruct PICTURES/3.png --class 11", "no class '11'; give 0, 1, 2"),
-    ("reconstruct PICTURES/3.png --scale 0", "--scale must be above 0, not 0"),
+    ("--dataset digits", "--dataset and --data-dir go with --prior fitted"),
+    ("interpolate --data-dir NEW", "--dataset and --data-dir go with --prior fitted"),
+    ("--prior fitted --dataset digits --save-images NEW/a", "and not with --save-images"),
     ("manipulate --class 4", "required: IMAGE"),
     ("generate --noise new", "invalid choice: 'new'"),
 ]
