@@ -135,8 +135,7 @@ def save_animation(frames: Sequence[Image.Image], path: Path, facts: dict[str, A
     width = max(frame.width for frame in frames)  # which captions decide
     frames = [ImageOps.expand(one, (0, 0, width - one.width, 0), "white") for one in frames]
     others = [*frames[1:], *frames[-2:0:-1]]
-    comment = as_line(facts).encode()
-    options = dict(duration=200, loop=0, comment=comment)  # milliseconds
+    options = dict(duration=200, loop=0, comment=as_line(facts).encode())  # milliseconds
     frames[0].save(path, "GIF", save_all=True, append_images=others, **options)
 
 

@@ -71,10 +71,7 @@ def make_reference(model: SphereEncoder, args: argparse.Namespace) -> Reference:
     judge = None if reference.holds_digits else load_judge(run, data.class_names)
     if judge is None and args.judge:
         has_use = model.config.num_classes > 0 and not reference.holds_digits
-        require(
-            has_use,
-            "the digits have a judge, and other models need classes for one; leave out --judge",
-        )
+        require(has_use, "the digits have a judge, and others need classes; leave out --judge")
         judge = from_rank_0(lambda: fit_judge(data, recipe.flip).cpu())  # one for all ranks
         if args.dataset is None and args.data_dir is None:
             keep(judge, args.run)

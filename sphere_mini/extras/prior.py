@@ -69,7 +69,7 @@ def load_prior(folder: Path, model: SphereEncoder) -> FittedPrior | None:
 
 @torch.no_grad()
 def fit_prior(model: SphereEncoder, data: ImageSet | ImageFiles, rank: int = 64) -> FittedPrior:
-    """Fit the prior to at most 20,000 training images; rank: axes of a class's, fewer of many."""
+    """Fit the prior to at most 20,000 training images; `rank` axes a class, or as many as fit."""
     config = model.config
     require_fit(data, config)
     dim = math.prod(config.latent_shape)
