@@ -280,3 +280,15 @@ def test_two_processes_find_the_figures_of_one(tmp_path):
                 assert again[name] == (
                     value if isinstance(value, str) else pytest.approx(value, rel=1e-4)
                 )
+
+
+@pytest.mark.slow
+def test_a_rank_with_nothing_to_draw_ends_too_where_features_are_kept(tmp_path):
+    """Of 100 samples, one batch, the second rank has none; the network is loaded by both."""
+    flags = ("--features", "efficientnet", "--num-steps", 1, "--num-images", 100)
+    flags += ("--num-reference", 40, "--out", tmp_path)
+    for _ in range(2):
+        done = torchrun("sample.py", DIGITS_MODEL, "evaluate", *flags, timeout=240)
+        assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("scores*.json"))) == 2
+    assert len(list(tmp_path.glob("features-efficientnet-training-40-*"))) == 1
