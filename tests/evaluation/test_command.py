@@ -343,9 +343,8 @@ def test_a_model_of_one_class_is_scored(tmp_path, crops):
     data.parent.mkdir()
     (crops / "data" / "train" / "china").rename(data)
     training = {"dataset": "folder", "data_dir": str(data.parent)}
-    random_model(num_classes=1, class_names=("cat",)).save_pretrained(
-        tmp_path / "m", **{"training": training}
-    )
+    model = random_model(num_classes=1, class_names=("cat",))
+    model.save_pretrained(tmp_path / "m", training=training)
     flags = ("--features", "pixels", "--num-steps", 1, *SMALL)
     done = run("sample.py", tmp_path / "m", "evaluate", *flags)
     assert done.returncode == 0, done.stderr

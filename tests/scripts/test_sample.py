@@ -191,10 +191,8 @@ def test_images_are_shown_at_a_size_that_one_sees(tmp_path):
     draw(tmp_path / "b.png", "interpolate", "--frames", 3)
     with Image.open(tmp_path / "b.gif") as animation:
         assert animation.height == 192 + 8
-        assert (
-            b"weights: " in animation.info["comment"]
-            and b"seed: [0, 1]" in animation.info["comment"]
-        )
+        comment = animation.info["comment"]
+        assert b"weights: " in comment and b"seed: [0, 1]" in comment
 
 
 def test_images_of_any_size_and_mode(tmp_path, pictures):
