@@ -127,7 +127,7 @@ def compare_digits(model: str, minutes: float, seed: int) -> Row:
 def try_rival(model: str, minutes: float, lr: float, seed: int, beta: float = 0.0) -> Row:
     """Train a rival for a short time, and score it by fewer samples."""
     reference = clothes_reference()
-    recipe = make_recipe(CLOTHES, seed=seed, lr=lr)
+    recipe = replace(recipe_of(model, CLOTHES, seed), lr=lr)
     trained, found = train_for(model, recipe, reference.data, minutes, beta)
     sampler = Sampler(1) if model == "vae" else Sampler(10)
     images = drawn(trained, sampler, classes(DRAWN))
@@ -170,8 +170,8 @@ def compare(model: str, minutes: float = 0.0, beta: float = 0.0, seed: int = 0) 
 
 
 def recipe_of(model: str, dataset: str, seed: int) -> Recipe:
-    """The preset of a data set; rivals change its learning rate."""
-    recipe = make_recipe(dataset, seed=seed)
+    """The preset of a data set, by AdamW alone; rivals change its learning rate."""
+    recipe = make_recipe(dataset, seed=seed, optimizer="adamw", lr_schedule="cosine")
     return replace(recipe, lr=LR.get(model, recipe.lr))
 
 

@@ -59,8 +59,8 @@ class SphereConfig:
             require(getattr(self, name) >= 0, f"{name} must be 0 or more")
         size = self.image_size
         patch = self.patch_size
-        below = size - size % patch
-        problem = f"image size {size} is not divisible by patch size {patch}; try {below + patch}"
+        above = size + patch - size % patch
+        problem = f"image size {size} is not divisible by patch size {patch}; try {above}"
         require(size % patch == 0, problem)
         require(size > patch, f"image size {size} must be at least two patches of {patch}")
         multiple = 4 * self.num_heads

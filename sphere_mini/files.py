@@ -116,14 +116,6 @@ def make_ours(folder: Path) -> None:
         (path / OURS).touch()
 
 
-def reserve(path: Path) -> Path:
-    """Make an empty file of a free name like `path`, beside other programs that do so at once."""
-    while True:
-        free = free_path(path)
-        with writing(free), suppress(FileExistsError), free.open("x"):
-            return free
-
-
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other programs from writing to a folder meanwhile; `UserError` where one does."""

@@ -38,8 +38,8 @@ class LossWeights:
     latent: float = 0.1  # w5
     # ours, off in the paper's recipes
     spread: float = 0.0  # weight of `spreading`
-    latent_spares_encoder: bool = False  # latent consistency reaches the encoder by v alone
-    l1_beta: float = 1.0  # pixel difference below which smooth L1 is quadratic; at 1 it always is
+    latent_spares_encoder: bool = False  # no gradient to the weights that encode x_far
+    l1_beta: float = 1.0  # smooth L1 is quadratic below this pixel difference; 1: always
 
 
 class StepNoise(NamedTuple):
@@ -66,7 +66,7 @@ def draw_step_noise(
     e = torch.randn(batch_size, *config.latent_shape, generator=generator, device=device)
     r = jitter(batch_size, generator)
     r_far = with_hard_cases(r, config.alpha_max_deg, hard_fraction, generator)
-    r_near = r * NEAR_SCALE * jitter(batch_size, generator)  # of r: near noise has no hard cases
+    r_near = r * NEAR_SCALE * jitter(batch_size, generator)  # from r, not r_far: without hard cases
     drop = torch.rand(4, batch_size, generator=generator, device=device) < label_drop
     return StepNoise(e, r_far, r_near, *drop)
 
@@ -205,9 +205,8 @@ def mean_where(values: Tensor, chosen: Tensor) -> Tensor:
 def encode_with_fixed_weights(model: SphereEncoder, x: Tensor, y: Tensor | None) -> Tensor:
     """`model.encode(x, y)` with the encoder's weights as constants: gradients reach x alone."""
     constants = {name: weight.detach() for name, weight in model.encoder.named_parameters()}
-    c = model.embed_labels(model.encoder, y, len(x))
-    if c is not None:
-        c = c.detach()
+    with torch.no_grad():
+        c = model.embed_labels(model.encoder, y, len(x))
     checkpointed = model.encoder.checkpoint_activations
     model.encoder.checkpoint_activations = False  # recomputing would use the real weights
     try:

@@ -86,7 +86,7 @@ def initialize(model: SphereEncoder) -> None:
     """The paper's initialization, in place, so that E and D give zeros at first."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            if ".adaLN_modulation." in name or name.endswith(".ffn.linear"):  # last of a network
+            if ".adaLN_modulation." in name or name.endswith(".ffn.linear"):  # AdaLN; last Linear
                 nn.init.zeros_(module.weight)
             elif name.startswith("decoder.x_embedder"):  # the decoder's input and its mixer
                 nn.init.normal_(module.weight)

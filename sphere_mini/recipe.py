@@ -13,7 +13,6 @@ from .losses import LossWeights
 from .perceptual import NETWORKS
 
 DTYPES = ("auto", "float32", "bfloat16")
-OPTIMIZERS = ("adamw", "muon")
 PERCEPTUALS = ("none", *NETWORKS)
 ABOVE_ZERO = ("batch_size", "grad_accum", "epochs", "lr", "image_size", "clip", "l1_beta")
 ABOVE_ZERO += ("compression_ratio", "log_every", "sample_every", "save_every")
@@ -62,6 +61,7 @@ class Recipe(LossWeights):
     warmup_steps: int = 0  # 0: from warmup_epochs, at most a fifth of the run
     lr: float = 1e-4  # decoder's, per 256 images of global batch
     min_lr: float = 1e-6  # likewise
+    lr_schedule: str = "cosine"  # trapezoid: ours, lr but for the warm-up and the last 40%
     encoder_lr_factor: float = 0.1
     optimizer: str = "adamw"  # muon: ours, for the matrices of the blocks
     muon_lr_factor: float = 4.0  # Muon's learning rate is this times AdamW's
@@ -85,7 +85,8 @@ class Recipe(LossWeights):
                 require(is_share, f"{name} must lie in 0 ... 1, not {value}")
         require(self.seed < NUM_SEEDS, f"seed must be below 2^32, not {self.seed}")
         choices = {"model": SIZES, "dtype": DTYPES, "perceptual": PERCEPTUALS}
-        for name, known in (choices | {"optimizer": OPTIMIZERS}).items():
+        choices |= {"optimizer": ("adamw", "muon"), "lr_schedule": ("cosine", "trapezoid")}
+        for name, known in choices.items():
             require_known(name, getattr(self, name), known)
         batch = f"a batch of {self.batch_size} in {self.grad_accum} micro-batches"
         problem = f"{batch} does not split evenly; change --grad-accum"
@@ -185,7 +186,8 @@ NEAR_L1 = dict(l1_beta=0.05, recon_l1=0.5, con_l1=0.25)
 DIGITS = NEAR_L1 | dict(spread=3e-4, latent_spares_encoder=True, alpha_max_deg=75.0)
 DIGITS |= dict(batch_size=128, epochs=75.0, warmup_epochs=7.0)
 CLOTHES = dict(l1_beta=0.2, recon_l1=0.6, con_l1=0.3, latent_spares_encoder=True)
-CLOTHES |= dict(batch_size=64, lr=1.2e-2, epochs=16.0, warmup_epochs=0.5)
+CLOTHES |= dict(optimizer="muon", lr_schedule="trapezoid", lr=1.2e-2)
+CLOTHES |= dict(batch_size=64, epochs=12.0, warmup_epochs=0.5)
 CLOTHES |= dict(sample_every=1000, save_every=500)
 QUICK = {
     "digits": DIGITS | dict(perceptual="none"),  # 8 by 8 pixels are too few for the network

@@ -174,12 +174,13 @@ def interpolate(
     class. All share the first seed's refinement noise; `sampling`: as in `generate`.
     """
     if x is not None:
-        seeds = [seeds[0]] * len(x)
+        seeds = [seeds[0]] * len(x)  # for the refinement noise alone
     corners = len(seeds)
     inputs.check_loop(num_steps)
     inputs.check_path(corners, frames, path)
     y = inputs.as_labels(y, model.config, model.device)
-    labels, ends, step_noise = draw(model, inputs.seeds_for(seeds, y=y), num_steps - 1, False)
+    seeds = inputs.seeds_for(seeds, y=y)
+    labels, ends, step_noise = draw(model, seeds, num_steps - 1, share_noise=False)
     if x is not None:
         labels = torch.full_like(labels, model.config.null_label)
         ends = points_of(model, x, y).cpu()

@@ -82,13 +82,13 @@ def jitter(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
     u = u.clamp(min=1e-3)  # no second 0
     inner = (torch.arange(strata, device=device) + u) / max(strata, 1)
     inner = inner.clamp(max=1 - 2**-24)  # nor a second 1
-    ends = torch.arange(2.0, device=device)  # 0 and 1, made there: the host need not wait
+    ends = torch.arange(2.0, device=device)  # 0 and 1, made on the device: no copy to wait for
     r = torch.cat([ends, inner])
     return r[torch.randperm(batch_size, generator=generator, device=device)]
 
 
 def hard_band(alpha_max_deg: float) -> float:
-    """The end of the hard cases' band of levels: tan(min(alpha_max + 5°, 89°)) / tan(alpha_max)."""
+    """Largest level of a hard case: tan(min(alpha_max + 5°, 89°)) / tan(alpha_max), at least 1."""
     alpha_hard_deg = max(alpha_max_deg, min(alpha_max_deg + HARD_EXTRA_DEG, HARD_LIMIT_DEG))
     return sigma_from_angle(alpha_hard_deg) / sigma_from_angle(alpha_max_deg)
 

@@ -23,21 +23,26 @@ from .perceptual import Perceptual, load_perceptual
 from .recipe import LR_BATCH, Recipe
 from .vit import Block, MixerBlock
 
+DECAY_SHARE = 0.4  # of the steps after the warm-up, in which a trapezoid falls
 FLIP_STREAM = 1  # keeps the random numbers of flips apart from those of the noise
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
     """The decoder's rate at step s, scaled by batch_size/256; W: the recipe's warm-up steps.
 
-    lr·(s+1)/(W+1) during warm-up, then a cosine that reaches min_lr at the last step.
+    lr·(s+1)/(W+1) during warm-up, then a cosine that reaches min_lr at the last step. Ours: then lr
+    until the last 40%, which fall linearly to min_lr.
     """
     scale = recipe.batch_size / LR_BATCH
     warmup = recipe.warmup_steps
     if step < warmup:
         return scale * recipe.lr * (step + 1) / (warmup + 1)
     progress = min(1.0, (step - warmup) / max(1, recipe.steps - 1 - warmup))
-    cosine = (1 + math.cos(math.pi * progress)) / 2  # from 1 to 0
-    return scale * (recipe.min_lr + (recipe.lr - recipe.min_lr) * cosine)
+    if recipe.lr_schedule == "trapezoid":
+        share = min(1.0, (1 - progress) / DECAY_SHARE)
+    else:
+        share = (1 + math.cos(math.pi * progress)) / 2  # from 1 to 0
+    return scale * (recipe.min_lr + (recipe.lr - recipe.min_lr) * share)
 
 
 def ema_decay(step: int, decay: float) -> float:
@@ -134,7 +139,7 @@ def train_step(
     noise = draw_rank_noise(state, recipe, len(x))  # this rank's shard of the step's noise
     row_chunks = torch.arange(len(x), device=x.device).view(recipe.grad_accum, -1)  # micro-batches
     total = {}
-    state.model.zero_grad(set_to_none=True)  # also of a step that was interrupted
+    state.model.zero_grad(set_to_none=True)  # also what an interrupted step left
     for k, rows in enumerate(row_chunks, 1):
         micro_y = None if y is None else y[rows]
         micro_noise = StepNoise(*[drawn[rows] for drawn in noise])
@@ -148,7 +153,7 @@ def train_step(
     grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip)
     freeze_if_not_finite(state, total["loss"] + grad_norm)  # after a NaN no step changes weights
     lr = set_learning_rates(state, recipe)
-    with autocast(x.device, recipe.dtype):  # for its products
+    with autocast(x.device, recipe.dtype):  # for Muon's products
         state.muon.step()
     state.optimizer.step()
     update_ema(state, recipe.ema)

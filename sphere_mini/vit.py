@@ -159,7 +159,7 @@ def mix_mlp(channels: int, hidden: int) -> nn.Sequential:
 
 
 class MixerBlock(nn.Module):
-    """Mixes tokens, then channels of (B, N, channels); learned numbers, first 0, scale both."""
+    """Mixes tokens, then channels of (B, N, channels), each scaled by a learned number, first 0."""
 
     def __init__(self, num_tokens: int, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The notebooks' precompute programs: the runs in results/ are those that the code names."""
+"""The notebooks' precompute programs: each task that the code names has a row in results/."""
 
 import json
 import math

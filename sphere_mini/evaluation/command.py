@@ -121,7 +121,7 @@ def write_report(report: Report, folder: Path, command: str) -> str:
     before = "\n" if log.exists() else ""
     with files.writing(log), log.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(before + "\n".join([*lines, "", report.table(), ""]))
-    path = files.reserve(folder / "closest.png")
+    path = files.claim_path(None, folder / "closest.png")
     with files.writing(path, is_new=True):
         save_picture(report.closest, path, facts)
     return path.name
@@ -135,5 +135,5 @@ def write_json(folder: Path, report: Report) -> None:
         temporary = folder / f".scores-{os.getpid()}.tmp"  # older figures stay until it is whole
         with files.writing(temporary, is_new=True):
             temporary.write_text(text, encoding="utf-8")
-        report.file = report.file or files.reserve(folder / "scores.json")
+        report.file = report.file or files.claim_path(None, folder / "scores.json")
         os.replace(temporary, report.file)

@@ -627,7 +627,9 @@ function angleWords(tilts) {
   let why = `Up to α_max = ${most} training asked for the old picture back.`;
   if (lost) why += " Where another is nearer, the point alone no longer says which is meant.";
   if (state.angle > config.alpha_max_deg) why += ` Beyond ${most} training seldom went.`;
-  const missed = degrees(180 / Math.PI / Math.sqrt(LENGTH)); // the spread of noise along a point
+  const sine = Math.sin((state.angle * Math.PI) / 180);
+  const spread = sine * Math.sqrt((1 + sine * sine) / (2 * LENGTH)); // a standard deviation
+  const missed = `${((spread * 180) / Math.PI).toFixed(1)}°`;
   const all = LENGTH.toLocaleString("en");
   return `The five points are turned by ${degrees(away)} on average and keep ${kept} of the old `
     + `one. They may miss the slider's angle by about ${missed}: in ${all} dimensions noise is `

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shlex
 import signal
 import sys
@@ -134,10 +133,7 @@ def draw_curves(folder: Path) -> None:
                     axes.plot(values.keys(), values.values(), label=name)
             axes.set_yscale("log" if names is LOSSES else "linear")
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
-        picture = grids.to_picture(figure)
-    temporary = folder / f"{CURVES_FILE}.tmp"
-    picture.save(temporary, "PNG")
-    os.replace(temporary, folder / CURVES_FILE)  # a viewer never sees half a picture
+        grids.to_picture(figure).save(folder / CURVES_FILE)
 
 
 def training_picture(model: SphereEncoder, data: ImageSet | ImageFiles, kind: str) -> Image.Image:

@@ -31,11 +31,8 @@ FREE_ON_RESUME += ("compile", "save_every", "log_every", "sample_every")
 ANGLE = "alpha_max_deg"
 SHAPE_FIELDS = ("image_size", "patch_size", "width", "depth", "num_heads", "mixer_depth")
 SHAPE_FIELDS += ("pixel_head", ANGLE)
-LOSS_FIELDS = {"pix_recon": "recon_l1, recon_perceptual", "pix_con": "con_l1, con_perceptual"}
-LOSS_FIELDS["lat_con"] = "latent"
 COMPILERS = {"darwin": "clang++", "win32": "cl"}  # torch.compile's defaults; elsewhere g++
 WANTED = {bool: "true or false", int: "a whole number", float: "a number"}
-NETWORK_FIELDS = ("width", "depth", "num_heads", "patch_size")  # a recipe may leave them open
 # bytes per token and channel that a block keeps: by its layers, in bfloat16 by peaks of an H200
 BLOCK_BYTES = {"float32": 107, "bfloat16": 58}
 # what the frozen network keeps: bytes per pixel of an image, and the least side that it sees
@@ -49,8 +46,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     types = get_type_hints(Recipe)
     if not equals or name not in types:
-        found = difflib.get_close_matches(name, types, n=3, cutoff=0.4) or types
-        near = LOSS_FIELDS.get(name) or ", ".join(found)
+        near = ", ".join(difflib.get_close_matches(name, types, n=3, cutoff=0.4) or types)
         raise UserError(f"--set takes FIELD=VALUE, and {name!r} is no field; near it: {near}")
     kind = types[name]
     try:
@@ -170,7 +166,7 @@ def dry_run(recipe: Recipe, device: torch.device, choose_compile: bool) -> None:
     if choose_compile:
         recipe = compiled_if_long(recipe, num_images, num_classes, device)
     config = recipe.sphere_config(())
-    lines = asdict(recipe) | {name: getattr(config, name) for name in NETWORK_FIELDS}
+    lines = asdict(recipe) | {name: getattr(config, name) for name in SHAPE_FIELDS}
     lines["steps"] = f"{recipe.steps:,}" if recipe.steps else f"{recipe.epochs:g} epochs"
     lines["images an epoch"] = f"{num_images:,}" if num_images else UNKNOWN
     batch_lr = f"{recipe.lr * recipe.batch_size / LR_BATCH:.3g} (lr is that of {LR_BATCH} images)"

@@ -111,7 +111,9 @@ OURS = {
         "alpha_max_deg": "80.0",
         "l1_beta": "0.2",
         "latent_spares_encoder": "True",
-        "steps": "15,000",
+        "optimizer": "muon",
+        "lr_schedule": "trapezoid",
+        "steps": "11,250",
     },
     "folder": {
         "image_size": "32",

@@ -56,11 +56,11 @@ def fresh(digits, **fields):
     return new_state(recipe, digits), recipe
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "trapezoid"])
 @pytest.mark.parametrize(("total", "warmup"), [(100, 10), (7, 0), (2, 1), (1, 0), (3, 5)])
-def test_schedule_is_valid_for_any_length(total, warmup):
-    recipe = make_recipe(
-        "digits", lr=1.0, min_lr=0.01, steps=total, warmup_steps=warmup, batch_size=256
-    )
+def test_schedule_is_valid_for_any_length(total, warmup, schedule):
+    fields = dict(steps=total, warmup_steps=warmup, batch_size=256, lr_schedule=schedule)
+    recipe = make_recipe("digits", lr=1.0, min_lr=0.01, **fields)
     rates = [learning_rate(step, recipe) for step in range(total)]
     assert all(0 < rate <= 1 for rate in rates)
     if total > warmup + 1:
@@ -73,6 +73,13 @@ def test_schedule_is_valid_for_any_length(total, warmup):
 def test_schedule_is_a_cosine_scaled_with_the_batch():
     recipe = make_recipe("digits", lr=1.0, min_lr=0.0, steps=102, warmup_steps=11, batch_size=512)
     assert learning_rate(11 + 30, recipe) == pytest.approx(2 * (1 + math.cos(math.pi / 3)) / 2)
+
+
+def test_a_trapezoid_holds_the_rate_and_falls_linearly_in_the_last_two_fifths():
+    fields = dict(steps=112, warmup_steps=11, batch_size=512, lr_schedule="trapezoid")
+    recipe = make_recipe("digits", lr=1.0, min_lr=0.2, **fields)
+    rates = [learning_rate(11 + step, recipe) for step in (0, 1, 60, 70, 80, 90, 100)]
+    assert rates == pytest.approx([2, 2, 2, 1.6, 1.2, 0.8, 0.4])
 
 
 def test_lengths_in_steps():

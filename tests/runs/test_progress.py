@@ -37,7 +37,7 @@ from sphere_mini.data.images import ImageSet, to_model_range
 from sphere_mini.data.sets import load_digit_images
 from sphere_mini.evaluation.metrics import effective_dimension
 from sphere_mini.extras.prior import encode_under_own_class
-from sphere_mini.recipe import OPTIMIZERS, make_recipe
+from sphere_mini.recipe import make_recipe
 from sphere_mini.runs.progress import (
     find_bad_step,
     log_step,
@@ -161,7 +161,7 @@ def test_a_collapse_is_said_once_and_of_no_sound_model(digits_model, tmp_path, c
     assert log(600)[1] == ""
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_numbers_that_are_none_never_reach_the_weights(optimizer, photo_folder):
     data, recipe, state = prepare(photo_folder, optimizer=optimizer)
     x, y = to_model_range(data.images[:10]), data.labels[:10]
@@ -253,7 +253,7 @@ class HostCopies(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_no_tensor_is_copied_to_the_host_between_log_steps(optimizer, photo_folder):
     data, recipe, state = prepare(photo_folder, optimizer=optimizer)
     steps = train(state, recipe, data)

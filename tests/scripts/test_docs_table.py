@@ -11,7 +11,7 @@ from sphere_mini.recipe import SETS, Recipe, make_recipe
 from train import RECIPE_FLAGS
 
 LOSS_FIELDS = [field.name for field in fields(LossWeights)]
-OF_PRESETS = ["alpha_max_deg", *LOSS_FIELDS, "perceptual", "optimizer"]
+OF_PRESETS = ["alpha_max_deg", *LOSS_FIELDS, "perceptual", "optimizer", "lr_schedule"]
 PRESETS = ["digits", "fashion_mnist", "folder"]
 PRESETS += ["cifar10 paper", "cifar10 quick", "afhq", "imagenet"]
 SAME = {"cifar100 paper": "cifar10 paper", "cifar100 quick": "cifar10 quick", "flowers102": "afhq"}
