@@ -258,6 +258,9 @@ def test_teachers_page_shows_a_picture_of_it(path):
     assert np.array_equal(shown, pictures_of(path)[teachers_page.SHOWN[path.stem]])
 
 
-def test_teachers_page_fits_in_120_columns():
-    page = (ROOT / "notebooks" / "README.md").read_text()
-    assert max(len(line) for line in page.splitlines()) <= 120
+@pytest.mark.parametrize("path", [ROOT / "notebooks" / "README.md", *NOTEBOOKS], ids=str)
+def test_prose_fits_in_120_columns(path):
+    is_page = path.suffix == ".md"
+    texts = [path.read_text()] if is_page else map(text_of, cells_of(path, "markdown"))
+    lines = [line for text in texts for line in text.splitlines() if not line.startswith("$$")]
+    assert [line for line in lines if len(line) > 120] == []
