@@ -8,11 +8,9 @@ tilts it by the angle atan(sigma). All is computed in float32 or better.
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-6  # inside the root: a latent of all zeros maps to zeros, not to NaN
-PARALLEL = 1e-6  # below this norm, the orthogonal part is rounding error
 HARD_EXTRA_DEG = 5.0  # by which hard cases exceed alpha_max, up to ...
 HARD_LIMIT_DEG = 89.0
 
@@ -105,26 +103,12 @@ def with_hard_cases(
 def slerp(u: Tensor, v: Tensor, t: Tensor | float) -> Tensor:
     """The point a fraction t of the way along the great circle from u to v.
 
-    cos(t·Ω)·û + sin(t·Ω)·ŵ with Ω their angle and ŵ ⟂ û. u, v: (B, ...) on the sphere; t: a number
-    or (B,) in [0, 1]; 0 and 1 give u and v themselves. Opposite points have no shortest way: one
-    great circle is chosen.
+    (sin((1-t)·Ω)·u + sin(t·Ω)·v) / sin Ω with Ω their angle. u, v: (B, ...) on the sphere, or
+    noise of about its radius; not opposite. t: a number or (B,) in [0, 1]; 0 and 1 give u and v.
     """
-    a = F.normalize(at_least_float32(u).flatten(1), dim=1)  # (B, L)
-    b = F.normalize(at_least_float32(v).flatten(1), dim=1)  # (B, L)
-    t = torch.as_tensor(t, device=a.device, dtype=a.dtype).view(-1, 1)
-    turn = t * torch.deg2rad(angle_between(u, v))[:, None]  # (B, 1)
-    across = direction_across(a, b)
-    point = (torch.cos(turn) * a + torch.sin(turn) * across) * math.sqrt(a.shape[1])
-    point = torch.where(t == 1, v.flatten(1), point)
-    point = torch.where(turn == 0, u.flatten(1), point)
-    return point.view(-1, *u.shape[1:])
-
-
-def direction_across(a: Tensor, b: Tensor) -> Tensor:
-    """Unit vectors (B, L) in the planes of unit vectors a and b, perpendicular to a, towards b."""
-    across = b - (a * b).sum(1, keepdim=True) * a
-    any_axis = F.one_hot(a.abs().argmin(1), a.shape[1])
-    across = torch.where(across.norm(dim=1, keepdim=True) < PARALLEL, any_axis, across)
-    for _ in range(2):  # the second pass removes the rounding error of the first
-        across = F.normalize(across - (a * across).sum(1, keepdim=True) * a, dim=1)
-    return across
+    column = (-1, *[1] * (u.dim() - 1))  # (B, 1, 1)
+    omega = torch.deg2rad(angle_between(u, v)).clamp(min=1e-4).view(column)  # u = v: no 0/0
+    t = torch.as_tensor(t, device=omega.device, dtype=omega.dtype).view(column)
+    from_u = torch.sin((1 - t) * omega) / torch.sin(omega)
+    from_v = torch.sin(t * omega) / torch.sin(omega)
+    return from_u * u + from_v * v

@@ -52,19 +52,19 @@ MISTAKES = {
     ),
     "slerp per token": Mistake(
         file="sphere_mini/sphere.py",
-        right="    a = F.normalize(at_least_float32(u).flatten(1), dim=1)  # (B, L)\n",
+        right="    column = (-1, *[1] * (u.dim() - 1))  # (B, 1, 1)\n",
         wrong=(
             "    if u.dim() == 3:\n"
             "        t = torch.as_tensor(t).expand(len(u)).repeat_interleave(u.shape[1])\n"
             "        return spherify(slerp(u.flatten(0, 1), v.flatten(0, 1), t).view_as(u))\n"
-            "    a = F.normalize(at_least_float32(u).flatten(1), dim=1)  # (B, L)\n"
+            "    column = (-1, *[1] * (u.dim() - 1))  # (B, 1, 1)\n"
         ),
         notebook="06_interpolation_and_editing.ipynb",
     ),
     "slerp by linear weights": Mistake(
         file="sphere_mini/sphere.py",
-        right="(torch.cos(turn) * a + torch.sin(turn) * across) * math.sqrt(a.shape[1])",
-        wrong="F.normalize((1 - t) * a + t * b, dim=1) * math.sqrt(a.shape[1])",
+        right="return from_u * u + from_v * v\n",
+        wrong="return spherify((1 - t) * u + t * v)\n",
         notebook="06_interpolation_and_editing.ipynb",
     ),
     "spherify per token": Mistake(

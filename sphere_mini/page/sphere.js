@@ -60,7 +60,7 @@ function norm(x) {
 }
 
 // The point a fraction t of the way along the great circle from u to v, two points on the sphere.
-// Twin: slerp in sphere.py (which also takes opposite points, where no circle is the shortest)
+// The same as slerp in sphere.py, by the direction across u: (v - cos Ω·u) / sin Ω.
 function slerp(u, v, t) {
   const turn = (t * angleBetween(u, v) * Math.PI) / 180;
   const across = directionAcross([u], v);
@@ -68,7 +68,6 @@ function slerp(u, v, t) {
 }
 
 // The part of v that is perpendicular to each of `axes`, which are so to each other; of RMS 1.
-// Twin: direction_across in sphere.py, for one axis
 function directionAcross(axes, v) {
   let across = v;
   for (const axis of axes) {
