@@ -187,7 +187,7 @@ DIGITS = NEAR_L1 | dict(spread=3e-4, latent_spares_encoder=True, alpha_max_deg=7
 DIGITS |= dict(batch_size=128, epochs=75.0, warmup_epochs=7.0)
 CLOTHES = dict(l1_beta=0.2, recon_l1=0.6, con_l1=0.3, latent_spares_encoder=True)
 CLOTHES |= dict(optimizer="muon", lr_schedule="trapezoid", lr=1.2e-2)
-CLOTHES |= dict(batch_size=64, epochs=12.0, warmup_epochs=0.5)
+CLOTHES |= dict(batch_size=64, epochs=10.0, warmup_epochs=0.5)
 CLOTHES |= dict(sample_every=1000, save_every=500)
 QUICK = {
     "digits": DIGITS | dict(perceptual="none"),  # 8 by 8 pixels are too few for the network

@@ -113,7 +113,7 @@ OURS = {
         "latent_spares_encoder": "True",
         "optimizer": "muon",
         "lr_schedule": "trapezoid",
-        "steps": "11,250",
+        "steps": "9,375",
     },
     "folder": {
         "image_size": "32",
