@@ -188,7 +188,9 @@ def interpolate(
     noise = torch.einsum("nk,ktd->ntd", shares, ends)
     if path == "spherical" and corners == 2:
         first, second = ends[:, None].expand(-1, frames, -1, -1)  # (frames, N, D) each
-        noise = slerp(first, second, shares[:, 1])
+        noise = slerp(spherify(first), spherify(second), shares[:, 1])
+        rms = ends.square().mean((1, 2)).sqrt()  # (2,), near 1; a fitted prior sees it
+        noise = noise * (shares @ rms)[:, None, None]
     if model.config.num_classes:
         labels = labels if y is None else y.cpu()
         y = shares @ F.one_hot(labels, model.config.num_classes + 1).float()

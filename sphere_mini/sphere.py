@@ -103,8 +103,8 @@ def with_hard_cases(
 def slerp(u: Tensor, v: Tensor, t: Tensor | float) -> Tensor:
     """The point a fraction t of the way along the great circle from u to v.
 
-    (sin((1-t)·Ω)·u + sin(t·Ω)·v) / sin Ω with Ω their angle. u, v: (B, ...) on the sphere, or
-    noise of about its radius; not opposite. t: a number or (B,) in [0, 1]; 0 and 1 give u and v.
+    (sin((1-t)·Ω)·u + sin(t·Ω)·v) / sin Ω with Ω their angle. u, v: (B, ...) on the sphere,
+    not opposite; t: a number or (B,) in [0, 1]; 0 and 1 give u and v themselves.
     """
     column = (-1, *[1] * (u.dim() - 1))  # (B, 1, 1)
     omega = torch.deg2rad(angle_between(u, v)).clamp(min=1e-4).view(column)  # u = v: no 0/0

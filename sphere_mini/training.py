@@ -30,8 +30,8 @@ FLIP_STREAM = 1  # keeps the random numbers of flips apart from those of the noi
 def learning_rate(step: int, recipe: Recipe) -> float:
     """The decoder's rate at step s, scaled by batch_size/256; W: the recipe's warm-up steps.
 
-    lr·(s+1)/(W+1) during warm-up, then a cosine that reaches min_lr at the last step. Ours: then lr
-    until the last 40%, which fall linearly to min_lr.
+    lr·(s+1)/(W+1) during warm-up, then a cosine that reaches min_lr at the last step. A trapezoid,
+    ours, holds lr instead and falls linearly to min_lr in the last 40% of the steps after warm-up.
     """
     scale = recipe.batch_size / LR_BATCH
     warmup = recipe.warmup_steps

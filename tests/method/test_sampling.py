@@ -187,7 +187,7 @@ def test_a_path_between_equal_ends_stands_still_and_others_end_at_the_seeds(
 def test_the_two_paths_take_their_points(digits_model):
     _, drawn = draw_from_seeds([7, 8], digits_model.config, 1)
     a, b = drawn[0].split(1)
-    for path, middle in (("linear", a + b), ("spherical", slerp(a, b, 0.5))):
+    for path, middle in (("linear", a + b), ("spherical", slerp(spherify(a), spherify(b), 0.5))):
         frame = interpolate(digits_model, torch.tensor([4, 4]), [7, 8], 3, path, num_steps=1)[1:2]
         expected = generate(digits_model, torch.tensor([4]), 1, noise=middle)
         assert (frame - expected).abs().max() < 1e-5

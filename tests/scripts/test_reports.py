@@ -128,7 +128,7 @@ def test_two_exports_into_one_folder_are_not_mixed(tmp_path, monkeypatch):
     assert done.returncode == 2 and "another program writes to" in done.stderr
 
 
-def test_two_evaluations_at_once_keep_the_figures_of_both(tmp_path):
+def test_files_of_one_name_are_numbered(tmp_path):
     names = [claim_path(None, tmp_path / "scores.json").name for _ in range(3)]
     assert names == ["scores.json", "scores-2.json", "scores-3.json"]
 
