@@ -182,17 +182,17 @@ PAPER["cifar100"] = CIFAR  # not in the paper, but like its CIFAR-10
 QUICK_RATES = dict(lr=2.4e-2, min_lr=0.0, encoder_lr_factor=0.5, ema=0.995)
 QUICK_COMMON = dict(model="nano", pixel_head="linear", batch_size=32, warmup_epochs=1.0)
 QUICK_COMMON |= QUICK_RATES | dict(log_every=20, sample_every=200, save_every=200)
+MUON = dict(optimizer="muon", lr_schedule="trapezoid")
 NEAR_L1 = dict(l1_beta=0.05, recon_l1=0.5, con_l1=0.25)
 DIGITS = NEAR_L1 | dict(spread=3e-4, latent_spares_encoder=True, alpha_max_deg=75.0)
 DIGITS |= dict(batch_size=128, epochs=75.0, warmup_epochs=7.0)
 CLOTHES = dict(l1_beta=0.2, recon_l1=0.6, con_l1=0.3, latent_spares_encoder=True)
-CLOTHES |= dict(optimizer="muon", lr_schedule="trapezoid", lr=1.2e-2)
-CLOTHES |= dict(batch_size=64, epochs=10.0, warmup_epochs=0.5)
+CLOTHES |= MUON | dict(lr=1.2e-2, batch_size=64, epochs=10.0, warmup_epochs=0.5)
 CLOTHES |= dict(sample_every=1000, save_every=500)
 QUICK = {
     "digits": DIGITS | dict(perceptual="none"),  # 8 by 8 pixels are too few for the network
     "fashion_mnist": CLOTHES | dict(perceptual="none"),  # it would cost several times the rest
-    OWN: dict(perceptual="efficientnet", optimizer="muon", l1_beta=0.05, spread=3e-4),
+    OWN: MUON | dict(perceptual="efficientnet", l1_beta=0.05, spread=3e-4),
 }
 # For minutes on one GPU: the paper's recipe with a tenth of the weights and rates for a short run.
 CIFAR_IN_MINUTES = dict(model="mini", perceptual="efficientnet", latent_spares_encoder=True)

@@ -121,6 +121,7 @@ OURS = {
         "flip": "True",
         "perceptual": "efficientnet",
         "optimizer": "muon",
+        "lr_schedule": "trapezoid",
         "muon_lr_factor": "4.0",
         "l1_beta": "0.05",
         "spread": "0.0003",
