@@ -128,9 +128,12 @@ def test_two_exports_into_one_folder_are_not_mixed(tmp_path, monkeypatch):
     assert done.returncode == 2 and "another program writes to" in done.stderr
 
 
-def test_files_of_one_name_are_numbered(tmp_path):
-    names = [claim_path(None, tmp_path / "scores.json").name for _ in range(3)]
-    assert names == ["scores.json", "scores-2.json", "scores-3.json"]
+def test_two_programs_that_take_one_name_at_once_keep_the_files_of_both(tmp_path, monkeypatch):
+    wanted = tmp_path / "scores.json"
+    seen_free = iter([wanted, wanted, tmp_path / "scores-2.json"])  # the other looked before
+    monkeypatch.setattr("sphere_mini.files.free_path", lambda path: next(seen_free))
+    names = [claim_path(None, wanted).name for _ in range(2)]
+    assert names == ["scores.json", "scores-2.json"]
 
 
 # silently wrong
