@@ -91,7 +91,7 @@ def claim_path(out: str | None, default: Path, subfolder: str = "") -> Path:
     path = Path(out).expanduser() if out else free_path(default)
     require(is_utf8(str(path)), f"{path} is not in UTF-8; choose another --out")
     problem = f"{path} exists already; choose another --out, nothing is written over"
-    require(not os.path.lexists(path), problem)
+    require(out is None or not os.path.lexists(path), problem)
     try:
         make_ours(path.parent)
         if subfolder:

@@ -258,7 +258,9 @@ def test_teachers_page_shows_a_picture_of_it(path):
     assert np.array_equal(shown, pictures_of(path)[teachers_page.SHOWN[path.stem]])
 
 
-@pytest.mark.parametrize("path", [ROOT / "notebooks" / "README.md", *NOTEBOOKS], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [ROOT / "notebooks" / "README.md", *NOTEBOOKS], ids=lambda path: path.stem
+)
 def test_prose_fits_in_120_columns(path):
     is_page = path.suffix == ".md"
     texts = [path.read_text()] if is_page else map(text_of, cells_of(path, "markdown"))
